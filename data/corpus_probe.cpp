@@ -1,0 +1,129 @@
+#include <fmt/core.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <fstream>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <thread>
+#include <type_traits>
+
+#include "data/corpus_facts.h"
+#include "data/hdf5_handle.h"
+#include "kernels/check.h"
+
+namespace ringlet {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// a chunk may be 16 MiB, and the library holds a few; the facts themselves take next to nothing
+constexpr rlim_t kChildBytes = rlim_t{512} << 20;
+constexpr rlim_t kChildSeconds = 2;
+constexpr auto kChildPatience = std::chrono::seconds(60);  // a cold network disk, not computing
+
+/// Memory that the child writes and the parent reads.
+struct Answer {
+  enum State : int { none, facts, error };
+  std::atomic<int> state{none};
+  CorpusFacts corpus;
+  ShortText<1024> cause, advice;
+};
+static_assert(std::is_trivially_copyable_v<CorpusFacts>);
+
+struct Unmap {
+  void operator()(Answer* answer) const { munmap(answer, sizeof(Answer)); }
+};
+using SharedAnswer = std::unique_ptr<Answer, Unmap>;
+
+SharedAnswer make_shared_answer() {
+  void* memory = mmap(nullptr, sizeof(Answer), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+                      -1, 0);
+  if (memory == MAP_FAILED) fail_with_errno("share memory for", "a child process");
+  return SharedAnswer(new (memory) Answer);
+}
+
+void limit(int resource, rlim_t value) {
+  rlimit both{};
+  getrlimit(static_cast<__rlimit_resource_t>(resource), &both);
+  both.rlim_cur = std::min(value, both.rlim_max);
+  setrlimit(static_cast<__rlimit_resource_t>(resource), &both);
+}
+
+/// The address space that this process has now; the child's limit counts from there.
+rlim_t address_space_bytes() {
+  rlim_t pages = 0;
+  std::ifstream("/proc/self/statm") >> pages;
+  return pages * rlim_t(sysconf(_SC_PAGESIZE));
+}
+
+void limit_child(bool unpacks, int64_t file_bytes) {
+  for (const int signal_number : {SIGINT, SIGTERM, SIGSEGV, SIGBUS, SIGFPE, SIGABRT, SIGXCPU}) {
+    signal(signal_number, SIG_DFL);
+  }
+  limit(RLIMIT_CORE, 0);
+  limit(RLIMIT_AS, address_space_bytes() + kChildBytes);
+  // decompressing makes some 20 MB/s in the worst case
+  limit(RLIMIT_CPU, kChildSeconds + (unpacks ? rlim_t(file_bytes) / 1'000'000 : 0));
+}
+
+/// Never returns: no destructor and no exit handler of the parent may run twice.
+[[noreturn]] void answer_as_child(const File& file, const File& unpacked, Answer& answer) {
+  try {
+    limit_child(bool(unpacked), file.size_bytes());
+    setenv("HDF5_USE_FILE_LOCKING", "FALSE", 1);  // network disks may have no locks
+    answer.corpus = read_corpus_facts(file, unpacked);
+    answer.state = Answer::facts;
+  } catch (const Error& error) {
+    answer.cause.set(error.what());
+    answer.advice.set(error.advice);
+    answer.state = Answer::error;
+  } catch (const std::exception& error) {
+    answer.cause.set(fmt::format("cannot read {}: {}", file.path(), error.what()));
+    answer.state = Answer::error;
+  }
+  _exit(0);
+}
+
+/// Returns when the child is gone, by itself or because its time was up.
+void await_child(pid_t child) {
+  const auto start = Clock::now();
+  auto pause = std::chrono::microseconds(100);
+  bool killed = false;
+  while (waitpid(child, nullptr, WNOHANG) == 0) {
+    if (!killed && Clock::now() - start > kChildPatience) {
+      kill(child, SIGKILL);
+      killed = true;
+    }
+    std::this_thread::sleep_for(pause);
+    pause = std::min(pause * 2, std::chrono::microseconds(1000));
+  }
+}
+
+}  // namespace
+
+CorpusFacts probe_corpus(const File& file, const File& unpacked) {
+  const SharedAnswer answer = make_shared_answer();
+  pid_t child = -1;
+  {
+    const std::lock_guard lock(hdf5_mutex());  // the child must not inherit a library in mid-call
+    child = fork();
+    if (child == 0) answer_as_child(file, unpacked, *answer);
+  }
+  if (child < 0) fail_with_errno("start a process to read", file.path());
+  await_child(child);
+  if (answer->state == Answer::facts) return answer->corpus;
+  if (answer->state == Answer::error) throw Error(answer->cause.get(), answer->advice.get());
+  throw Error(fmt::format("{} is damaged: reading its structure crashed or did not end", file.path()),
+              "Make the corpus again from its text.");
+}
+
+}  // namespace ringlet

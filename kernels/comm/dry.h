@@ -1,0 +1,53 @@
+#pragma once
+
+#include <vector>
+
+#include "kernels/comm.h"
+
+namespace ringlet {
+
+/// Bytes that one rank sends, as the ring algorithms of the collectives do it: all_reduce
+/// 2 (R - 1) / R of its values, reduce_scatter (R - 1) / R, all_gather R - 1 times its shard;
+/// a broadcast once to each other rank, from the root.
+struct DryTraffic {
+  int64_t exchange_bytes = 0;
+  int64_t all_reduce_bytes = 0;
+  int64_t reduce_scatter_bytes = 0;
+  int64_t all_gather_bytes = 0;
+  int64_t broadcast_bytes = 0;
+  int64_t exchanges = 0;  // those in which anything was sent or received
+};
+
+/// Which rank of how many.
+struct DryPlace {
+  int rank = 0, size = 1;
+};
+
+/// One rank of a world, alone: sends nothing, counts what it would send. Never touches a tensor's
+/// data; every operation is done when its call returns. Arguments are checked as elsewhere.
+class DryComm : public Comm {
+ public:
+  /// `splits`: the results of the calls of split(), in their order. All count in `traffic`, which
+  /// must outlive them.
+  DryComm(DryPlace place, std::vector<DryPlace> splits, DryTraffic& traffic);
+
+  int rank() const override { return place_.rank; }
+  int size() const override { return place_.size; }
+  Event exchange(std::span<const Message> sends, std::span<const Message> receives,
+                 Event after) override;
+  Event all_reduce(const Tensor& values, Event after) override;
+  Event reduce_scatter(const Tensor& values, const Tensor& shard, Event after) override;
+  Event all_gather(const Tensor& shard, const Tensor& values, Event after) override;
+  Event broadcast(const Tensor& values, int root, Event after) override;
+  void barrier() override {}
+  /// Throws Error when more splits are asked for than were given. A result cannot be split again.
+  std::unique_ptr<Comm> split(int color) override;
+
+ private:
+  DryPlace place_;
+  std::vector<DryPlace> splits_;
+  size_t splits_used_ = 0;
+  DryTraffic& traffic_;
+};
+
+}  // namespace ringlet

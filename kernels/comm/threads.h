@@ -1,0 +1,31 @@
+#pragma once
+
+#include <chrono>
+#include <functional>
+
+#include "kernels/comm.h"
+#include "kernels/trace.h"
+
+namespace ringlet {
+
+struct ThreadsOptions {
+  int ranks = 1;
+  /// How long a rank waits for a message before it reports who has not answered.
+  std::chrono::milliseconds timeout{120'000};
+};
+
+/// Runs `rank_main` once per rank, each on a thread of its own in this process, connected by a Comm
+/// in host memory. Messages are copied, and sums taken, by one progress thread that sleeps when
+/// there is nothing to do. Returns when all ranks have returned. When one throws, the waits of all
+/// others throw PeerFailed, and the first error is rethrown here with its rank named: UsageError as
+/// such, all else as Error. A rank that returns while others still wait for it, or does not answer
+/// within the timeout, is an Error that names it with its step, phase, layer and hop.
+///
+/// Two seconds after a failure this returns in any case: a rank that is stuck is left behind on its
+/// thread, and the program should leave through std::_Exit. A rank that throws frees its memory on
+/// the way out; a Comm from split() that was declared after that memory first gives up the messages
+/// that are still in flight, `world` itself cannot.
+void run_ranks(const ThreadsOptions& options,
+               const std::function<void(Comm& world, Trace& trace)>& rank_main);
+
+}  // namespace ringlet

@@ -1,0 +1,28 @@
+#pragma once
+
+#include "kernels/backend.h"
+
+namespace ringlet::cpu {
+
+/// The attention operations of Backend on the calling thread, done when they return; contracts in
+/// backend.h. They check head_dim only (a multiple of 8, at most kMaxHeadDim); the caller has
+/// checked shapes.
+///
+/// Work is cut into tiles of 64 rows whose bounds are multiples of 64 in the global position (of 64
+/// strides in a strided piece). Each query meets the tiles of keys from the diagonal downwards,
+/// each key the tiles of queries upwards, heads of its group within a tile; a tile that a row does
+/// not see leaves its bits alone. So the results of unstrided pieces do not depend on how the
+/// sequence is cut, if it is cut at multiples of 64.
+inline constexpr int64_t kMaxHeadDim = 512;
+
+void attention_start(const AttentionState& state);
+void attention_forward(const AttentionStep& step, const Tensor& q, const Tensor& kv,
+                       const AttentionState& state);
+void attention_finish(const HeadShape& shape, const AttentionState& state, const Tensor& output,
+                      const Tensor& lse);
+void attention_delta(const HeadShape& shape, const Tensor& output, const Tensor& d_output,
+                     const Tensor& delta);
+void attention_backward(const AttentionStep& step, const Tensor& q, const Tensor& kv,
+                        const AttentionGradient& gradient, const Tensor& dq, const Tensor& dkv);
+
+}  // namespace ringlet::cpu

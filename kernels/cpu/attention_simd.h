@@ -1,0 +1,166 @@
+// Small matrix products and masks of the attention kernels, compiled once per instruction set (see
+// simd.h).
+#include <cstdint>
+
+#include "kernels/cpu/attention_tiles.h"
+#include "kernels/cpu/simd.h"
+
+#if defined(RINGLET_CPU_ATTENTION_SIMD_H) == defined(HWY_TARGET_TOGGLE)
+#ifdef RINGLET_CPU_ATTENTION_SIMD_H
+#undef RINGLET_CPU_ATTENTION_SIMD_H
+#else
+#define RINGLET_CPU_ATTENTION_SIMD_H
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace ringlet::cpu::HWY_NAMESPACE {
+
+struct Extent {
+  int64_t rows, columns, depth;
+};
+
+/// Elements and the distance of rows (of a transposed left operand: of steps of depth).
+template <class T>
+struct Matrix {
+  T* data;
+  int64_t stride;
+};
+
+/// result [rows, columns] <- left [rows, depth] * right [depth, columns]; columns: a multiple of 8.
+struct Product {
+  Extent extent;
+  Matrix<const float> left, right;
+  Matrix<float> result;
+};
+
+enum class Left : uint8_t { plain, transposed };
+
+/// What becomes of a product: each writes one vector of `row`.
+struct SetResult {
+  template <class D>
+  HWY_INLINE void operator()(D d, int64_t, hn::Vec<D> product, float* to) const {
+    hn::StoreU(product, d, to);
+  }
+};
+struct AddScaled {  // result += scale * product
+  float scale;
+  template <class D>
+  HWY_INLINE void operator()(D d, int64_t, hn::Vec<D> product, float* to) const {
+    hn::StoreU(hn::MulAdd(product, hn::Set(d, scale), hn::LoadU(d, to)), d, to);
+  }
+};
+struct RescaleAndAdd {  // result = result * factor[row] + product
+  const float* factor;
+  template <class D>
+  HWY_INLINE void operator()(D d, int64_t row, hn::Vec<D> product, float* to) const {
+    hn::StoreU(hn::MulAdd(hn::LoadU(d, to), hn::Set(d, factor[row]), product), d, to);
+  }
+};
+
+/// kRows rows from `row`, kVectors vectors from `column`: sums stay in registers, each in the order
+/// of depth.
+template <Left kLeft, int kRows, int kVectors, class D, class Write>
+HWY_INLINE void multiply_block(D d, const Product& p, int64_t row, int64_t column, Write write) {
+  const auto lanes = int64_t(hn::Lanes(d));
+  const int64_t row_step = kLeft == Left::plain ? p.left.stride : 1;
+  const int64_t depth_step = kLeft == Left::plain ? 1 : p.left.stride;
+  const float* left = p.left.data + row * row_step;
+  const float* right = p.right.data + column;
+  hn::Vec<D> sums[kRows][kVectors];
+  HWY_UNROLL(16)
+  for (int r = 0; r < kRows; ++r) {
+    HWY_UNROLL(16)
+    for (int v = 0; v < kVectors; ++v) sums[r][v] = hn::Zero(d);
+  }
+  for (int64_t k = 0; k < p.extent.depth; ++k, left += depth_step, right += p.right.stride) {
+    hn::Vec<D> vectors[kVectors];
+    HWY_UNROLL(16)
+    for (int v = 0; v < kVectors; ++v) vectors[v] = hn::LoadU(d, right + v * lanes);
+    HWY_UNROLL(16)
+    for (int r = 0; r < kRows; ++r) {
+      const hn::Vec<D> factor = hn::Set(d, left[r * row_step]);
+      HWY_UNROLL(16)
+      for (int v = 0; v < kVectors; ++v) sums[r][v] = hn::MulAdd(factor, vectors[v], sums[r][v]);
+    }
+  }
+  float* result = p.result.data + row * p.result.stride + column;
+  HWY_UNROLL(16)
+  for (int r = 0; r < kRows; ++r) {
+    HWY_UNROLL(16)
+    for (int v = 0; v < kVectors; ++v) {
+      write(d, row + r, sums[r][v], result + r * p.result.stride + v * lanes);
+    }
+  }
+}
+
+/// All rows from `row`, in blocks of kRows, then of half as many.
+template <Left kLeft, int kRows, int kVectors, class D, class Write>
+HWY_INLINE void multiply_rows(D d, const Product& p, int64_t row, int64_t column, Write write) {
+  for (; row + kRows <= p.extent.rows; row += kRows) {
+    multiply_block<kLeft, kRows, kVectors>(d, p, row, column, write);
+  }
+  if constexpr (kRows > 1) {
+    if (row < p.extent.rows) multiply_rows<kLeft, kRows / 2, kVectors>(d, p, row, column, write);
+  }
+}
+
+/// Blocks of 16 sums (8 where registers are few) hide the latency of the multiply-add.
+template <Left kLeft, class Write>
+HWY_NOINLINE void multiply(const Extent& extent, Matrix<const float> left,
+                           Matrix<const float> right, Matrix<float> result, Write write) {
+  const Product p{extent, left, right, result};
+  const hn::ScalableTag<float> d;
+  const hn::CappedTag<float, 8> d8;
+  const auto lanes = int64_t(hn::Lanes(d));
+  int64_t column = 0;
+  if constexpr (kManyRegisters) {
+    for (; column + 4 * lanes <= p.extent.columns; column += 4 * lanes) {
+      multiply_rows<kLeft, 4, 4>(d, p, 0, column, write);
+    }
+  }
+  for (; column + 2 * lanes <= p.extent.columns; column += 2 * lanes) {
+    multiply_rows<kLeft, kManyRegisters ? 8 : 4, 2>(d, p, 0, column, write);
+  }
+  for (; column + lanes <= p.extent.columns; column += lanes) {
+    multiply_rows<kLeft, 8, 1>(d, p, 0, column, write);
+  }
+  for (; column < p.extent.columns; column += int64_t(hn::Lanes(d8))) {
+    multiply_rows<kLeft, 8, 1>(d8, p, 0, column, write);
+  }
+}
+
+/// The queries of one vector of lanes, and which keys of a tile they see: all, or those that `rows`
+/// names.
+template <Visible kVisible, class D>
+class SeenBy {
+ public:
+  using V = hn::Vec<D>;
+  HWY_INLINE SeenBy(D d, const VisibleRows* rows, int64_t lane)
+      : begin_(hn::Zero(d)), end_(hn::Zero(d)) {
+    if constexpr (kVisible == Visible::some) {
+      begin_ = hn::Load(d, rows->begin + lane);
+      end_ = hn::Load(d, rows->end + lane);
+    }
+  }
+
+  /// `seen` in lanes that see the key, `unseen` in the others.
+  HWY_INLINE V select(D d, int64_t key, V seen, V unseen) const {
+    if constexpr (kVisible == Visible::all) return seen;
+    const V row = hn::Set(d, float(key));
+    return hn::IfThenElse(hn::And(hn::Ge(row, begin_), hn::Lt(row, end_)), seen, unseen);
+  }
+
+ private:
+  V begin_, end_;
+};
+
+/// Queries of a tile in whole vectors.
+HWY_INLINE int64_t whole_vectors(int64_t queries) {
+  const auto lanes = int64_t(hn::Lanes(hn::ScalableTag<float>()));
+  return (queries + lanes - 1) / lanes * lanes;
+}
+
+}  // namespace ringlet::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <memory>
+
+#include "kernels/backend.h"
+#include "kernels/trace.h"
+
+namespace ringlet {
+
+/// A range of zeroed host memory that costs nothing until it is touched. Huge pages where the system gives them.
+class HostMemory {
+ public:
+  /// Throws Error when the address space cannot be had.
+  explicit HostMemory(int64_t bytes);
+  ~HostMemory();
+  HostMemory(const HostMemory&) = delete;
+  HostMemory& operator=(const HostMemory&) = delete;
+  std::byte* data() const { return data_; }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  std::byte* data_;
+  int64_t bytes_;
+};
+
+/// The CPU as a device: f32, one thread per rank; operations are done when their call returns.
+/// SIMD through Highway, chosen at run time (RINGLET_ISA=avx512|avx2|portable forces one).
+/// `trace` gets the time spent waiting for events; it must outlive the backend.
+std::unique_ptr<Backend> make_cpu_backend(int64_t arena_bytes, Trace& trace);
+
+/// The instruction set in use, for the start message: "AVX-512", "AVX2", ...
+const char* cpu_isa_name();
+
+}  // namespace ringlet

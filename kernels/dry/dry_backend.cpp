@@ -1,0 +1,156 @@
+#include "kernels/dry/dry_backend.h"
+
+#include <algorithm>
+
+#include "kernels/op_shapes.h"
+
+namespace ringlet {
+namespace {
+
+/// An address that no processor lets a program touch, with as much room behind it: a touch is a crash.
+std::byte* untouchable_address() { return reinterpret_cast<std::byte*>(uintptr_t{1} << 55); }
+
+/// Sum of floor((a * i + b) / m) for i in [0, n), all non-negative, m > 0, in O(log m): Euclid's algorithm on the
+/// lattice points under a line (AtCoder Library's floor_sum).
+int64_t floor_sum(int64_t n, int64_t m, int64_t a, int64_t b) {
+  int64_t sum = 0;
+  while (n > 0) {
+    sum += n * (n - 1) / 2 * (a / m) + n * (b / m);
+    a %= m;
+    b %= m;
+    const int64_t last = a * n + b;
+    n = last / m;
+    b = last % m;
+    std::swap(m, a);
+  }
+  return sum;
+}
+
+int64_t divide_up(int64_t value, int64_t by) { return value <= 0 ? 0 : (value + by - 1) / by; }
+
+/// Pairs with position(key) <= position(query).
+int64_t causal_pairs(const Piece& queries, const Piece& keys) {
+  if (queries.row_count == 0 || keys.row_count == 0) return 0;
+  const auto first_query_at = [&](int64_t position) {
+    const int64_t row = divide_up(position - queries.first_position, queries.stride);
+    return std::min(row, queries.row_count);
+  };
+  // Queries from `some` on see the first key, those from `all` on see every key.
+  const int64_t some = first_query_at(keys.first_position);
+  const int64_t all = first_query_at(keys.last_position());
+  const int64_t offset = queries.position(some) - keys.first_position;
+  return floor_sum(all - some, keys.stride, queries.stride, offset) + (all - some) +
+         (queries.row_count - all) * keys.row_count;
+}
+
+class DryBackend final : public Backend {
+ public:
+  DryBackend(int64_t arena_bytes, DryCounts& counts)
+      : arena_(untouchable_address(), arena_bytes), counts_(counts) {}
+
+  Arena& arena() override { return arena_; }
+  Event record() override { return {}; }
+  void wait(Event event) override { event.wait(); }
+  void synchronize() override {}
+
+  void upload(std::span<const std::byte> host, const Tensor& to) override {
+    shapes::upload(host, to);
+  }
+  void read(const Tensor& from, std::span<std::byte> host) override {
+    shapes::read(from, host);
+    std::ranges::fill(host, std::byte{0});
+  }
+  void fill(float, const Tensor& to) override { shapes::fill(to); }
+  void copy(const Tensor& from, const Tensor& to) override { shapes::copy(from, to); }
+  void add(const Tensor& from, const Tensor& to) override { shapes::add(from, to); }
+  void copy_rows(const Tensor& from, int64_t first_row, const Tensor& to) override {
+    shapes::copy_rows(from, first_row, to);
+  }
+  void matmul(const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose transpose_b, Write,
+              const Tensor& out) override {
+    const auto [m, n, k] = shapes::matmul(a, transpose_a, b, transpose_b, out);
+    counts_.matmul_flops += 2.0 * double(m) * double(n) * double(k);
+  }
+
+  void rms_norm_forward(const Tensor& x, const Tensor& weight, float, const Tensor& y) override {
+    shapes::rms_norm_forward(x, weight, y);
+  }
+  void rms_norm_backward(const Tensor& x, const Tensor& weight, float, const Tensor& dy, Write,
+                         const Tensor& dx, const Tensor& d_weight) override {
+    shapes::rms_norm_backward(x, weight, dy, dx, d_weight);
+  }
+  void rotary_table(std::span<const Piece> pieces, double, const Tensor& table) override {
+    shapes::rotary_table(pieces, table);
+  }
+  void qkv_split_forward(const QkvSplit& split, const Tensor& qkv, const Tensor& q,
+                         const Tensor& kv) override {
+    shapes::qkv_split_forward(split, qkv, q, kv);
+  }
+  void qkv_split_backward(const QkvSplit& split, const Tensor& qkv, const Tensor& dq,
+                          const Tensor& dkv, const Tensor& d_qkv, const Tensor& d_q_norm,
+                          const Tensor& d_k_norm) override {
+    shapes::qkv_split_backward(split, qkv, dq, dkv, d_qkv, d_q_norm, d_k_norm);
+  }
+
+  void attention_start(const AttentionState& state) override { shapes::attention_start(state); }
+  void attention_forward(const AttentionStep& step, const Tensor& q, const Tensor& kv,
+                         const AttentionState& state) override {
+    shapes::attention_forward(step, q, kv, state);
+    count_attention(4, step);
+  }
+  void attention_finish(const HeadShape& shape, const AttentionState& state, const Tensor& output,
+                        const Tensor& lse) override {
+    shapes::attention_finish(shape, state, output, lse);
+  }
+  void attention_delta(const HeadShape& shape, const Tensor& output, const Tensor& d_output,
+                       const Tensor& delta) override {
+    shapes::attention_delta(shape, output, d_output, delta);
+  }
+  void attention_backward(const AttentionStep& step, const Tensor& q, const Tensor& kv,
+                          const AttentionGradient& gradient, const Tensor& dq,
+                          const Tensor& dkv) override {
+    shapes::attention_backward(step, q, kv, gradient, dq, dkv);
+    count_attention(10, step);
+  }
+
+  void swiglu_forward(const Tensor& gate_up, const Tensor& y) override {
+    shapes::swiglu_forward(gate_up, y);
+  }
+  void swiglu_backward(const Tensor& gate_up, const Tensor& dy, const Tensor& d_gate_up) override {
+    shapes::swiglu_backward(gate_up, dy, d_gate_up);
+  }
+  void embedding_forward(const Tensor& tokens, const Tensor& table, const Tensor& y) override {
+    shapes::embedding_forward(tokens, table, y);
+  }
+  void embedding_backward(const Tensor& tokens, const Tensor& dy, const Tensor& d_table) override {
+    shapes::embedding_backward(tokens, dy, d_table);
+  }
+  void cross_entropy(const Tensor& logits, const Tensor& labels, CrossEntropy, float,
+                     const Tensor& losses) override {
+    shapes::cross_entropy(logits, labels, losses);
+  }
+  void sum_of_squares(const Tensor& x, const Tensor& result) override {
+    shapes::sum_of_squares(x, result);
+  }
+  void adamw(const AdamW& settings, const Tensor& gradient, const Tensor& weights,
+             const Tensor& first_moment, const Tensor& second_moment) override {
+    shapes::adamw(settings, gradient, weights, first_moment, second_moment);
+  }
+
+ private:
+  void count_attention(double flops_per_pair, const AttentionStep& step) {
+    counts_.attention_flops += flops_per_pair * double(step.shape.q_width()) *
+                               double(causal_pairs(step.queries, step.keys));
+  }
+
+  Arena arena_;
+  DryCounts& counts_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_dry_backend(int64_t arena_bytes, DryCounts& counts) {
+  return std::make_unique<DryBackend>(arena_bytes, counts);
+}
+
+}  // namespace ringlet

@@ -1,0 +1,61 @@
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "model/gpt_config.h"
+
+namespace ringlet {
+
+/// One named weight of the model and its gradient: views into the bucket of its layer.
+struct Parameter {
+  std::string name;
+  std::vector<int64_t> shape{};
+  int64_t bucket = 0, first_element = 0;  // where it stands: its bucket, and the offset there
+  Tensor weight{};    // f32, [out, in] or [n]
+  Tensor gradient{};  // f32, same shape; absent without gradients
+  bool decays() const { return shape.size() == 2; }
+};
+
+/// All parameters of one layer as one flat array, cut evenly over the ranks of the world and padded with zeros to
+/// a multiple of them: the unit of reduce-scatter, optimizer step and all-gather.
+struct Bucket {
+  std::string name;  // "embedding", "blocks.3", "head"
+  int64_t used_elements = 0;
+  int64_t shard_elements = 0;  // per rank
+  Tensor weights{}, gradients{};  // f32 [world_size * shard_elements]
+};
+
+/// The weights of a model in the arena, replicated on every rank: the only list of parameters. Bucket 0 is the
+/// embedding, bucket 1 + i block i, the last one the final norm and the untied head.
+class Parameters {
+ public:
+  enum class Gradients : uint8_t { absent, present };
+
+  /// Allocates in regions "weights" and "gradients"; the content is unspecified but for the padding.
+  Parameters(const GptConfig& config, Backend& device, int world_size, Gradients gradients);
+
+  /// Fresh weights: normal with deviation 0.02 (branch outputs: 0.02 / sqrt(2 * layers)), norms 1. Every element is a
+  /// pure function of (seed, name, index), so all worlds and devices start bit-equal.
+  void initialise(uint64_t seed);
+
+  /// Throws Error when there is no such parameter.
+  const Parameter& find(std::string_view name) const;
+  std::span<const Parameter> all() const { return parameters_; }
+  std::span<const Bucket> buckets() const { return buckets_; }
+  void zero_gradients();
+
+  const GptConfig& config() const { return config_; }
+  Backend& device() const { return device_; }
+
+ private:
+  GptConfig config_;
+  Backend& device_;
+  std::vector<Parameter> parameters_;
+  std::vector<Bucket> buckets_;
+};
+
+}  // namespace ringlet

@@ -1,0 +1,27 @@
+#pragma once
+
+#include "model/step.h"
+
+namespace ringlet {
+
+/// The keys and values (or their gradients) of one piece within a rank's flat [2 * kv_heads * rows * head_dim]:
+/// [2, kv_heads, piece rows, head_dim].
+Tensor kv_piece(const Tensor& kv, const HeadShape& shape, const Piece& piece);
+
+/// Attention of this rank's queries over the keys and values of the whole ring, exact.
+///   q: [heads, rows, head_dim]; kv: flat, piece by piece, this rank's own
+///   output: [rows, heads * head_dim], lse: [heads, rows], set
+/// While one block is computed the next one travels; two inboxes take turns. Pieces that no later visitor sees
+/// stay where they are. The softmax state is f32 from the first hop to the last.
+/// Source: arXiv:2310.01889. Keys and values make ring_size - 1 hops.
+void ring_attention_forward(Step& step, const HeadShape& shape, const Tensor& q, const Tensor& kv,
+                            const Tensor& output, const Tensor& lse);
+
+/// Adds to dq: [heads, rows, head_dim] and dkv: flat, like kv.
+/// Keys and values travel once more in the same direction. The gradient of a block starts at its first visitor and
+/// travels behind it, R - 1 hops, the last of them home; the own block's stays. Each visitor computes into a
+/// zeroed scratch and adds the arriving sum afterwards, so that a whole step of compute hides a hop.
+void ring_attention_backward(Step& step, const HeadShape& shape, const Tensor& q, const Tensor& kv,
+                             const AttentionGradient& gradient, const Tensor& dq, const Tensor& dkv);
+
+}  // namespace ringlet

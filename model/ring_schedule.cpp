@@ -1,0 +1,31 @@
+#include "model/ring_schedule.h"
+
+#include <algorithm>
+
+namespace ringlet {
+
+RingSchedule::RingSchedule(const SequenceLayout& layout, const Mask& mask) {
+  const int ring_size = layout.ring_size();
+  spans_.resize(ring_size);
+  for (int owner = 0; owner < ring_size; ++owner) {
+    for (const Piece& keys : layout.ranks[owner]) {
+      Span span;
+      for (int hop = 0; hop < ring_size; ++hop) {
+        const bool seen = std::ranges::any_of(
+            layout.ranks[(owner + hop) % ring_size],
+            [&](const Piece& queries) { return any_visible(mask, queries, keys); });
+        span.seen_at.push_back(seen);
+        if (!seen || hop == 0) continue;
+        if (span.first == 0) span.first = hop;
+        span.last = hop;
+      }
+      spans_[owner].push_back(span);
+    }
+  }
+}
+
+bool RingSchedule::sees(int rank, int owner, int piece) const {
+  return spans_[owner][piece].seen_at[(rank - owner + ring_size()) % ring_size()];
+}
+
+}  // namespace ringlet

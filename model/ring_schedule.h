@@ -1,0 +1,35 @@
+#pragma once
+
+#include <vector>
+
+#include "model/sequence_layout.h"
+
+namespace ringlet {
+
+/// Who needs which piece of keys and values, and therefore what travels: a pure function of layout and mask, so that
+/// sender and receiver always agree. At hop h the block of `owner` is at rank (owner + h) % R.
+class RingSchedule {
+ public:
+  RingSchedule(const SequenceLayout& layout, const Mask& mask);
+
+  int ring_size() const { return int(spans_.size()); }
+  /// Does any query of `rank` see this piece?
+  bool sees(int rank, int owner, int piece) const;
+  /// Do the keys and values of this piece move on from hop to hop + 1? (Does a later visitor need them?)
+  bool kv_travels(int owner, int piece, int hop) const { return hop < spans_[owner][piece].last; }
+  /// Does the gradient of this piece move on from hop (>= 1) to hop + 1? (Has a visitor put anything in it?)
+  /// Hop ring_size() is the way home.
+  bool gradient_travels(int owner, int piece, int hop) const {
+    const Span& span = spans_[owner][piece];
+    return span.first > 0 && span.first <= hop;
+  }
+
+ private:
+  struct Span {
+    int first = 0, last = 0;  // first and last hop >= 1 whose visitor sees the piece; 0: none
+    std::vector<bool> seen_at;  // by hop, from 0
+  };
+  std::vector<std::vector<Span>> spans_;  // [owner][piece]
+};
+
+}  // namespace ringlet

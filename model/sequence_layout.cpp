@@ -1,0 +1,112 @@
+#include "model/sequence_layout.h"
+
+#include <algorithm>
+#include <array>
+
+#include "kernels/check.h"
+
+namespace ringlet {
+namespace {
+
+constexpr int64_t kTile = 64;
+constexpr std::array kNames{"contiguous", "zigzag", "striped"};
+
+int64_t divide_up(int64_t value, int64_t by) { return value / by + (value % by != 0); }
+
+/// Appends positions [begin, end) to a rank; chunks that touch become one piece.
+void append(std::vector<Piece>& pieces, int64_t begin, int64_t end) {
+  if (begin >= end) return;
+  if (pieces.empty()) {
+    pieces.push_back({begin, 1, 0, end - begin});
+  } else if (Piece& last = pieces.back(); last.last_position() + 1 == begin) {
+    last.row_count += end - begin;
+  } else {
+    pieces.push_back({begin, 1, last.first_row + last.row_count, end - begin});
+  }
+}
+
+std::vector<Piece> contiguous_rank(int64_t length, int ring_size, int rank) {
+  const int64_t chunk = divide_up(divide_up(length, ring_size), kTile) * kTile;
+  std::vector<Piece> pieces;
+  append(pieces, std::min(length, rank * chunk), std::min(length, (rank + 1) * chunk));
+  return pieces;
+}
+
+std::vector<Piece> zigzag_rank(int64_t length, int ring_size, int rank) {
+  const int64_t chunks = 2 * int64_t(ring_size);
+  const auto bound = [&](int64_t chunk) {
+    return chunk * (length / chunks) + std::min(chunk, length % chunks);
+  };
+  std::vector<Piece> pieces;
+  for (const int64_t chunk : {int64_t(rank), chunks - 1 - rank}) {
+    append(pieces, bound(chunk), bound(chunk + 1));
+  }
+  return pieces;
+}
+
+std::vector<Piece> striped_rank(int64_t length, int ring_size, int rank) {
+  if (rank >= length) return {};
+  return {{rank, ring_size, 0, divide_up(length - rank, ring_size)}};
+}
+
+}  // namespace
+
+const char* name_of(Layout layout) { return kNames.at(size_t(layout)); }
+
+Layout layout_named(std::string_view name) {
+  const auto found = std::find(kNames.begin(), kNames.end(), name);
+  if (found == kNames.end()) {
+    throw UsageError("there is no layout '" + std::string(name) + "'",
+                     "choose contiguous, zigzag or striped");
+  }
+  return Layout(found - kNames.begin());
+}
+
+int64_t SequenceLayout::rows(int rank) const {
+  int64_t count = 0;
+  for (const Piece& piece : ranks.at(size_t(rank))) count += piece.row_count;
+  return count;
+}
+
+int64_t SequenceLayout::max_rows() const {
+  int64_t most = 0;
+  for (int rank = 0; rank < ring_size(); ++rank) most = std::max(most, rows(rank));
+  return most;
+}
+
+SequenceLayout make_layout(Layout layout, int64_t length, int ring_size) {
+  CHECK(length >= 1 && ring_size >= 1, "length ", length, ", ring size ", ring_size);
+  SequenceLayout result{length, {}};
+  for (int rank = 0; rank < ring_size; ++rank) {
+    switch (layout) {
+      case Layout::contiguous:
+        result.ranks.push_back(contiguous_rank(length, ring_size, rank));
+        break;
+      case Layout::zigzag:
+        result.ranks.push_back(zigzag_rank(length, ring_size, rank));
+        break;
+      case Layout::striped:
+        result.ranks.push_back(striped_rank(length, ring_size, rank));
+        break;
+    }
+  }
+  return result;
+}
+
+int64_t Mask::first_visible(int64_t position) const {
+  const auto next = std::upper_bound(document_starts.begin(), document_starts.end(), position);
+  CHECK(next != document_starts.begin(), "position ", position, " is before the first document");
+  const int64_t document_start = *std::prev(next);
+  return window > 0 ? std::max(document_start, position - window + 1) : document_start;
+}
+
+bool any_visible(const Mask& mask, const Piece& queries, const Piece& keys) {
+  if (queries.row_count == 0 || keys.row_count == 0) return false;
+  // first_visible never falls, so of all queries not before the first key the earliest sees most.
+  const int64_t behind = std::max<int64_t>(0, keys.first_position - queries.first_position);
+  const int64_t query = divide_up(behind, queries.stride);
+  if (query >= queries.row_count) return false;
+  return mask.first_visible(queries.position(query)) <= keys.last_position();
+}
+
+}  // namespace ringlet

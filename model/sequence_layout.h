@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "kernels/tensor.h"
+
+namespace ringlet {
+
+enum class Layout : uint8_t { contiguous, zigzag, striped };
+
+const char* name_of(Layout layout);
+/// Throws UsageError that lists the names.
+Layout layout_named(std::string_view name);
+
+/// Which global positions each rank of a ring holds. A plain table: piece p of rank r stands in ranks[r][p].
+/// Any length >= 1, any ring size >= 1; a rank may hold no rows, a piece is never empty.
+struct SequenceLayout {
+  int64_t length = 0;  // T, global
+  std::vector<std::vector<Piece>> ranks;
+
+  int ring_size() const { return int(ranks.size()); }
+  int64_t rows(int rank) const;
+  int64_t max_rows() const;
+};
+
+/// contiguous: rank r holds chunk r; chunk bounds are multiples of 64, so that tiles do not depend on the ring.
+/// zigzag: 2R chunks, rank r holds chunks r and 2R - 1 - r: equal work under a causal mask (arXiv:2310.03294).
+/// striped: rank r holds positions r, r + R, ... (arXiv:2311.09431).
+SequenceLayout make_layout(Layout layout, int64_t length, int ring_size);
+
+/// Which positions a query may see: from first_visible(i) to i. Documents and a sliding window are the same fact.
+struct Mask {
+  std::vector<int64_t> document_starts{0};  // ascending, begins with 0; {0}: one document, plain causal
+  int64_t window = 0;                       // a query sees at most this many positions, itself included; 0: all
+
+  int64_t first_visible(int64_t position) const;
+};
+
+/// Does any query of the first piece see any key of the second? Exact for stride 1; for strided keys it may say
+/// yes where only a position between two keys is visible. All ranks compute the same answer.
+bool any_visible(const Mask& mask, const Piece& queries, const Piece& keys);
+
+}  // namespace ringlet

@@ -1,0 +1,76 @@
+#pragma once
+
+#include <functional>
+#include <string_view>
+
+#include "kernels/backend.h"
+#include "kernels/comm.h"
+#include "kernels/trace.h"
+#include "model/ring_schedule.h"
+#include "model/sequence_layout.h"
+
+namespace ringlet {
+
+/// What the forward pass keeps for the backward pass. Block inputs are always kept, norms always recomputed.
+/// none: all else is kept too; selective: the ring's output and LSE; full: nothing.
+enum class Recompute : uint8_t { none, selective, full };
+
+const char* name_of(Recompute policy);
+/// Throws UsageError that lists the names.
+Recompute recompute_named(std::string_view name);
+
+enum class Pass : uint8_t { training, evaluation };
+
+/// How the model is run, the same for every step.
+struct StepSettings {
+  Recompute recompute = Recompute::selective;
+  int64_t head_chunk = 512;  // tokens whose logits exist at a time
+  int64_t mlp_chunk = 1024;  // tokens whose MLP activations exist at a time (unless kept)
+};
+
+/// The rank that runs: its device, its ring, where it says what it is doing.
+struct RankContext {
+  Backend& device;
+  Comm& ring;
+  Trace& trace;
+};
+
+/// One window of tokens as this rank sees it, and how to run it: what every layer gets to know.
+/// Tensors live in the arena, region "inputs", until the caller rewinds.
+class Step {
+ public:
+  /// tokens, labels: this rank's rows, piece by piece; labels may be -1 (not scored).
+  /// `layout` must outlive the step.
+  Step(RankContext context, const StepSettings& settings, Pass pass, const SequenceLayout& layout,
+       Mask mask, double rope_base, int64_t head_dim, std::span<const int32_t> tokens,
+       std::span<const int32_t> labels);
+
+  Backend& device;
+  Comm& ring;
+  Trace& trace;
+  const StepSettings settings;
+  const Pass pass;
+  const SequenceLayout& layout;
+  const Mask mask;
+  const RingSchedule schedule;
+  Tensor tokens, labels;  // i32 [rows]
+  Tensor first_visible;   // i64 [rows]
+  Tensor rotary;          // f32 [rows, head_dim]
+  Tensor losses;          // f32 [rows]: written by the loss head
+
+  Arena& arena() const { return device.arena(); }
+  int64_t rows() const { return tokens.rows(); }
+  const std::vector<Piece>& pieces() const { return layout.ranks[ring.rank()]; }
+
+  bool keeps_everything() const {
+    return pass == Pass::training && settings.recompute == Recompute::none;
+  }
+  bool keeps_attention() const {
+    return pass == Pass::training && settings.recompute != Recompute::full;
+  }
+};
+
+/// Calls body(first row, row count) for chunks of at most `chunk` rows, in order.
+void for_each_chunk(int64_t rows, int64_t chunk, const std::function<void(int64_t, int64_t)>& body);
+
+}  // namespace ringlet

@@ -1,0 +1,202 @@
+#include "train/commands/prepare.h"
+
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/resource.h>
+
+#include <cmath>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "kernels/check.h"
+#include "tests/data/data_support.h"
+
+namespace ringlet::test {
+
+namespace {
+
+class PrepareTest : public testing::Test {
+ protected:
+  PrepareOptions options(std::vector<std::string> paths) const {
+    PrepareOptions options;
+    options.input.paths = std::move(paths);
+    options.output = folder_.file("c.h5");
+    return options;
+  }
+  const Folder folder_;
+};
+
+TEST_F(PrepareTest, TextComesBackFromTheCorpus) {
+  const std::string first = random_bytes(100'000, 1), second = "second";
+  const PrepareReport report = prepare(
+      options({folder_.write("1", first), folder_.write("empty", ""), folder_.write("2", second)}));
+  const Corpus corpus = Corpus::open(folder_.file("c.h5"));
+  EXPECT_EQ(texts_of(corpus), (std::vector<std::string>{first, second}));
+  EXPECT_EQ(report.input_bytes, 100'006);
+  EXPECT_EQ(report.empty_documents, 1);
+  ASSERT_EQ(report.files.size(), 1u);
+  EXPECT_EQ(report.files[0].fingerprint, corpus.fingerprint());
+  EXPECT_EQ(report.files[0].token_count, 100'006);
+  EXPECT_EQ(report.files[0].document_count, 2);
+}
+
+TEST_F(PrepareTest, ReportsAsTextAndJson) {
+  const PrepareReport report = prepare(options({folder_.write("name \xff", "some text")}));
+  const auto json = nlohmann::json::parse(to_json(report));
+  EXPECT_EQ(json["files"][0]["token_count"], 9);
+  EXPECT_EQ(json["files"][0]["fingerprint"], report.files[0].fingerprint);
+  EXPECT_EQ(json["vocabulary"], 257);
+  EXPECT_NE(to_text(report).find("9 tokens in 1 document,"), std::string::npos);
+}
+
+TEST_F(PrepareTest, ValidationTakesWholeDocumentsFromTheEnd) {
+  auto wanted = options({});
+  std::vector<std::string> texts;
+  for (int i = 0; i < 20; ++i) {
+    texts.push_back("document number " + std::to_string(i + 10));
+    wanted.input.paths.push_back(folder_.write("in" + std::to_string(i + 10), texts.back()));
+  }
+  wanted.validation_share = 0.1;
+  wanted.split = "mine";
+  prepare(wanted);
+  const Corpus train = Corpus::open(folder_.file("c.h5"));
+  const Corpus validation = Corpus::open(folder_.file("c.validation.h5"));
+  EXPECT_EQ(texts_of(train), std::vector<std::string>(texts.begin(), texts.end() - 2));
+  EXPECT_EQ(texts_of(validation), std::vector<std::string>(texts.end() - 2, texts.end()));
+  EXPECT_EQ(train.split(), "mine");
+  EXPECT_EQ(validation.split(), "validation");
+  EXPECT_EQ(validation.document_name(1), wanted.input.paths[19]);
+}
+
+TEST_F(PrepareTest, ValidationCutsASingleDocument) {
+  const std::string text = random_bytes(1000, 4);
+  auto wanted = options({folder_.write("in", text)});
+  wanted.validation_share = 0.1;
+  prepare(wanted);
+  EXPECT_EQ(texts_of(Corpus::open(folder_.file("c.h5")))[0], text.substr(0, 900));
+  EXPECT_EQ(texts_of(Corpus::open(folder_.file("c.validation.h5")))[0], text.substr(900));
+}
+
+TEST_F(PrepareTest, TokenFilesKeepTheirIds) {
+  const std::vector<uint16_t> tokens{50256, 5, 6, 50256, 7};
+  const std::string bytes(reinterpret_cast<const char*>(tokens.data()), tokens.size() * 2);
+  prepare(options({folder_.write("gpt2.bin", bytes)}));
+  const Corpus gpt2 = Corpus::open(folder_.file("c.h5"));
+  EXPECT_EQ(all_tokens(gpt2), (std::vector<int32_t>{5, 6, 7}));
+  EXPECT_EQ(gpt2.document_count(), 2);
+  EXPECT_EQ(gpt2.end_of_document(), 50256);
+  EXPECT_EQ(gpt2.vocabulary(), 50257);
+  auto wanted = options({folder_.write("characters.bin", bytes.substr(2, 4))});
+  wanted.vocabulary = 65;
+  prepare(wanted);
+  const Corpus characters = Corpus::open(folder_.file("c.h5"));
+  EXPECT_EQ(characters.vocabulary(), 66);
+  EXPECT_EQ(characters.end_of_document(), 65);
+  EXPECT_EQ(characters.tokenizer()->decode(all_tokens(characters)), "5 6 ");
+}
+
+TEST_F(PrepareTest, SentencePieceIsTrainedKeptAndUsedAgain) {
+  std::string text;
+  for (int i = 0; i < 3000; ++i) text += "line " + std::to_string(i * 37) + " of a long text\n";
+  auto wanted = options({folder_.write("in", text)});
+  wanted.tokenizer = "sentencepiece";
+  wanted.vocabulary = 300;
+  const PrepareReport report = prepare(wanted);
+  const Corpus corpus = Corpus::open(folder_.file("c.h5"));
+  EXPECT_EQ(texts_of(corpus)[0], text);
+  EXPECT_EQ(corpus.vocabulary(), 301);
+  EXPECT_LT(corpus.token_count(), std::ssize(text) / 2);
+  EXPECT_EQ(report.model_path, folder_.file("c.model"));
+  wanted.tokenizer = report.model_path;
+  wanted.output = folder_.file("again.h5");
+  prepare(wanted);
+  EXPECT_EQ(Corpus::open(folder_.file("again.h5")).fingerprint(), corpus.fingerprint());
+}
+
+TEST_F(PrepareTest, OptionsAndInputsThatCannotBe) {
+  const std::string text = folder_.write("in", "text"), empty = folder_.write("none", "");
+  expect_error([&] { prepare(options({empty})); }, {"empty"});
+  EXPECT_THROW(prepare(options({})), UsageError);
+  const auto expect_usage = [&](const std::function<void(PrepareOptions&)>& change) {
+    auto wanted = options({text});
+    change(wanted);
+    EXPECT_THROW(prepare(wanted), UsageError);
+  };
+  expect_usage([](PrepareOptions& o) { o.output = "corpus"; });
+  expect_usage([](PrepareOptions& o) { o.validation_share = 1; });
+  expect_usage([](PrepareOptions& o) { o.validation_share = NAN; });
+  expect_usage([](PrepareOptions& o) { o.tokenizer = "unheard of"; });
+  expect_usage([](PrepareOptions& o) { o.split = ""; });
+  expect_usage([](PrepareOptions& o) {
+    o.tokenizer = "sentencepiece";
+    o.input.paths = {"-"};
+  });
+  auto wanted = options({text});
+  wanted.output = folder_.file("no/such/folder/c.h5");
+  expect_error([&] { prepare(wanted); }, {"no/such/folder"});
+  EXPECT_EQ(folder_.entries(), (std::vector<std::string>{"in", "none"}));
+}
+
+// A file may have no more than so many bytes, as when the disk is full; the limits reach from the first write to
+// the last one.
+TEST_F(PrepareTest, AFullDiskIsAnErrorThatLeavesEverythingAsItWas) {
+  const std::string input = folder_.write("in", random_bytes(300'000, 5));
+  const std::string old = write_byte_corpus(folder_.file("c.h5"), {"the old corpus"});
+  const std::string old_bytes = read_file(old);
+  auto wanted = options({input});
+  wanted.validation_share = 0.5;
+  for (const rlim_t limit : {0, 1000, 100'000, 300'000, 301'000, 320'000, 599'000}) {
+    const int status = run_in_child([&] {
+      signal(SIGXFSZ, SIG_IGN);
+      const rlimit bytes{limit, limit};
+      setrlimit(RLIMIT_FSIZE, &bytes);
+      try {
+        prepare(wanted);
+      } catch (const Error& error) {
+        return error.advice.find("disk") != std::string::npos ? 0 : 2;
+      }
+      return 1;
+    });
+    EXPECT_EQ(status, 0) << "limit " << limit;
+    EXPECT_TRUE(read_file(old) == old_bytes) << "limit " << limit;
+    EXPECT_EQ(folder_.entries(), (std::vector<std::string>{"c.h5", "in"})) << "limit " << limit;
+  }
+}
+
+TEST_F(PrepareTest, MemoryDoesNotGrowWithTheDocument) {
+  if (kSanitized) GTEST_SKIP() << "a sanitizer's own memory would be counted";
+  {
+    std::ofstream file(folder_.file("in"), std::ios::binary);
+    const std::string part = random_bytes(1 << 20, 6);
+    for (int i = 0; i < 64; ++i) file << part;
+  }
+  const auto resident_kib = [](const char* line_start) {
+    std::ifstream status("/proc/self/status");
+    std::string line;
+    while (std::getline(status, line) && !line.starts_with(line_start)) {
+    }
+    return std::stoll(line.substr(line.find(':') + 1));
+  };
+  EXPECT_EQ(run_in_child([&] {
+              const auto before = resident_kib("VmRSS");
+              prepare(options({folder_.file("in")}));
+              const auto grown = resident_kib("VmHWM") - before;
+              return grown < 32 * 1024 ? 0 : 1;
+            }),
+            0);
+  EXPECT_EQ(Corpus::open(folder_.file("c.h5")).token_count(), 64 << 20);
+}
+
+TEST_F(PrepareTest, ReportsProgress) {
+  const std::string input = folder_.write("in", std::string(9 << 20, 'p'));
+  std::vector<int64_t> done;
+  prepare(options({input}), [&](int64_t done_bytes, int64_t total_bytes) {
+    done.push_back(done_bytes);
+    EXPECT_EQ(total_bytes, 9 << 20);
+  });
+  EXPECT_EQ(done, (std::vector<int64_t>{4 << 20, 8 << 20}));
+}
+
+}  // namespace
+
+}  // namespace ringlet::test

@@ -1,0 +1,313 @@
+// Every operation of the threads Comm against a plain loop, on any number of ranks.
+#include "kernels/comm.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <limits>
+#include <thread>
+#include <vector>
+
+#include "kernels/comm/threads.h"
+#include "kernels/random.h"
+#include "tests/distributed/vector_view.h"
+
+namespace ringlet::test {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr float kPoison = std::numeric_limits<float>::quiet_NaN();
+
+/// What a rank gives to an operation: awkward numbers, so that the order of a sum shows in its bits.
+template <class T = float>
+std::vector<T> input(int rank, int64_t count, uint64_t stream = 0) {
+  const CounterRandom random(stream, uint64_t(rank));
+  std::vector<T> values(count);
+  for (int64_t i = 0; i < count; ++i) {
+    values[i] = T((random.uniform(i) - 0.5) * double(i % 7 + 1));
+  }
+  return values;
+}
+
+/// ((rank 0 + rank 1) + rank 2) + ...
+template <class T = float>
+std::vector<T> sum_in_rank_order(const std::vector<int>& ranks, int64_t count,
+                                 uint64_t stream = 0) {
+  std::vector<T> sum = input<T>(ranks[0], count, stream);
+  for (size_t r = 1; r < ranks.size(); ++r) {
+    const std::vector<T> values = input<T>(ranks[r], count, stream);
+    for (int64_t i = 0; i < count; ++i) sum[i] += values[i];
+  }
+  return sum;
+}
+
+std::vector<int> ranks_up_to(int size) {
+  std::vector<int> ranks(size);
+  for (int rank = 0; rank < size; ++rank) ranks[rank] = rank;
+  return ranks;
+}
+
+template <class T>
+std::vector<T> part(const std::vector<T>& values, int64_t first, int64_t count) {
+  return {values.begin() + first, values.begin() + first + count};
+}
+
+void run(int ranks, const std::function<void(Comm&)>& main) {
+  run_ranks({ranks, 20s}, [&](Comm& world, Trace&) { main(world); });
+}
+
+constexpr int64_t kSizes[] = {1, 7, 1000, 4097, 12289};
+
+class CommTest : public testing::TestWithParam<int> {
+ protected:
+  const int ranks_ = GetParam();
+};
+
+INSTANTIATE_TEST_SUITE_P(Ranks, CommTest, testing::Values(1, 2, 3, 4, 5, 8, 16));
+
+TEST_P(CommTest, ShiftGoesRoundTheRing) {
+  run(ranks_, [&](Comm& ring) {
+    const int next = (ring.rank() + 1) % ranks_, previous = (ring.rank() + ranks_ - 1) % ranks_;
+    for (const int64_t size : kSizes) {
+      std::vector<float> sent = input(ring.rank(), size), received(size, kPoison);
+      const Message send{next, view(sent)}, receive{previous, view(received)};
+      ring.exchange({&send, 1}, {&receive, 1}, {}).wait();
+      EXPECT_EQ(received, input(previous, size));
+    }
+  });
+}
+
+TEST_P(CommTest, ExchangeWithAllPeersSkipsEmptyTensors) {
+  const auto size_of = [](int from, int to) { return (from * 5 + to * 3) % 4 * 1001; };
+  run(ranks_, [&](Comm& comm) {
+    std::vector<std::vector<float>> sent, received;
+    std::vector<Message> sends, receives;
+    for (int peer = 0; peer < ranks_; ++peer) {
+      sent.push_back(input(comm.rank(), size_of(comm.rank(), peer), peer));
+      received.emplace_back(size_of(peer, comm.rank()), kPoison);
+    }
+    for (int peer = 0; peer < ranks_; ++peer) {
+      sends.push_back({peer, view(sent[peer])});
+      receives.push_back({peer, view(received[peer])});
+    }
+    comm.exchange(sends, receives, {}).wait();
+    for (int peer = 0; peer < ranks_; ++peer) {
+      EXPECT_EQ(received[peer], input(peer, size_of(peer, comm.rank()), comm.rank()));
+    }
+  });
+}
+
+TEST_P(CommTest, AllReduceSumsInRankOrder) {
+  for (const int64_t size : kSizes) {
+    const std::vector<float> sum = sum_in_rank_order(ranks_up_to(ranks_), size);
+    const std::vector<double> sum_in_double = sum_in_rank_order<double>(ranks_up_to(ranks_), size);
+    run(ranks_, [&](Comm& comm) {
+      std::vector<float> values = input(comm.rank(), size);
+      std::vector<double> doubles = input<double>(comm.rank(), size);
+      comm.all_reduce(view(values), {});
+      comm.all_reduce(view(doubles), {}).wait();
+      EXPECT_EQ(values, sum);
+      EXPECT_EQ(doubles, sum_in_double);
+    });
+  }
+}
+
+TEST_P(CommTest, ReduceScatterGivesEachRankItsPart) {
+  for (const int64_t size : kSizes) {
+    const std::vector<float> sum = sum_in_rank_order(ranks_up_to(ranks_), ranks_ * size);
+    run(ranks_, [&](Comm& comm) {
+      const std::vector<float> own = input(comm.rank(), ranks_ * size);
+      const std::vector<float> expected = part(sum, comm.rank() * size, size);
+      std::vector<float> values = own, shard(size, kPoison);
+      comm.reduce_scatter(view(values), view(shard), {}).wait();
+      EXPECT_EQ(shard, expected);
+      EXPECT_EQ(values, own);
+
+      const Tensor alias = view(values).slice(comm.rank() * size, size);
+      comm.reduce_scatter(view(values), alias, {}).wait();
+      std::vector<float> all = own;
+      std::ranges::copy(expected, all.begin() + comm.rank() * size);
+      EXPECT_EQ(values, all) << "in place";
+    });
+  }
+}
+
+TEST_P(CommTest, AllGatherPutsShardsInRankOrder) {
+  for (const int64_t size : kSizes) {
+    std::vector<float> expected;
+    for (int rank = 0; rank < ranks_; ++rank) {
+      std::ranges::copy(input(rank, size), std::back_inserter(expected));
+    }
+    run(ranks_, [&](Comm& comm) {
+      std::vector<float> shard = input(comm.rank(), size);
+      std::vector<float> values(ranks_ * size, kPoison);
+      comm.all_gather(view(shard), view(values), {}).wait();
+      EXPECT_EQ(values, expected);
+
+      std::ranges::fill(values, kPoison);
+      std::ranges::copy(shard, values.begin() + comm.rank() * size);
+      comm.all_gather(view(values).slice(comm.rank() * size, size), view(values), {}).wait();
+      EXPECT_EQ(values, expected) << "in place";
+    });
+  }
+}
+
+TEST_P(CommTest, BroadcastCopiesTheRoot) {
+  run(ranks_, [&](Comm& comm) {
+    for (int root = 0; root < ranks_; ++root) {
+      std::vector<float> values(777, kPoison);
+      if (comm.rank() == root) values = input(root, 777);
+      comm.broadcast(view(values), root, {}).wait();
+      EXPECT_EQ(values, input(root, 777));
+    }
+  });
+}
+
+TEST_P(CommTest, BarrierHoldsAllUntilTheLastHasCome) {
+  std::atomic<int> arrived{0};
+  run(ranks_, [&](Comm& comm) {
+    for (int round = 1; round <= 20; ++round) {
+      if (comm.rank() == round % ranks_) std::this_thread::sleep_for(1ms);
+      ++arrived;
+      comm.barrier();
+      EXPECT_GE(arrived, round * ranks_);
+      comm.barrier();
+    }
+  });
+}
+
+TEST_P(CommTest, SplitsKeepRankOrderAndTravelAtTheSameTime) {
+  run(ranks_, [&](Comm& world) {
+    const int color = world.rank() % 2;
+    std::vector<int> members;
+    for (int rank = color; rank < ranks_; rank += 2) members.push_back(rank);
+    std::vector<float> small = input(world.rank(), 501, 1), large = input(world.rank(), 9001, 2);
+    const std::unique_ptr<Comm> half = world.split(color);
+    const std::unique_ptr<Comm> alone = world.split(world.rank());
+    ASSERT_EQ(half->size(), int(members.size()));
+    ASSERT_EQ(members[half->rank()], world.rank());
+    ASSERT_EQ(alone->size(), 1);
+
+    const Event in_world = world.all_reduce(view(large), {});
+    const Event in_half = half->all_reduce(view(small), {});
+    alone->all_reduce(view(small), in_half).wait();
+    in_world.wait();
+    EXPECT_EQ(small, sum_in_rank_order(members, 501, 1));
+    EXPECT_EQ(large, sum_in_rank_order(ranks_up_to(ranks_), 9001, 2));
+  });
+}
+
+TEST_P(CommTest, ManyOutstandingExchangesMatchInOrder) {
+  constexpr int kCount = 500;
+  run(ranks_, [&](Comm& ring) {
+    const int next = (ring.rank() + 1) % ranks_, previous = (ring.rank() + ranks_ - 1) % ranks_;
+    std::vector<std::vector<float>> sent, received;
+    Event last;
+    for (int i = 0; i < kCount; ++i) {
+      sent.push_back(input(ring.rank(), 1 + i % 50, i));
+      received.emplace_back(1 + i % 50, kPoison);
+      const Message send{next, view(sent[i])}, receive{previous, view(received[i])};
+      last = ring.exchange({&send, 1}, {&receive, 1}, {});
+    }
+    last.wait();
+    for (int i = 0; i < kCount; ++i) EXPECT_EQ(received[i], input(previous, 1 + i % 50, i));
+  });
+}
+
+// ---- chance ------------------------------------------------------------------------------------
+
+/// One operation of a random plan that all ranks know. It runs in the world or in the group of the
+/// ranks with the same parity.
+struct RandomStep {
+  int64_t kind, size;
+  bool in_half;
+  int shift;
+
+  RandomStep(uint64_t seed, uint64_t index) {
+    const CounterRandom random(seed, index);
+    kind = int64_t(random.bits(0) % 5);
+    size = 1 + int64_t(random.bits(1) % 300);
+    in_half = random.bits(2) % 2 == 0;
+    shift = int(random.bits(3) % 16);
+  }
+};
+
+/// The tensors of one step on one rank, and what they must hold in the end.
+struct RandomCase {
+  std::vector<float> values, result, expected;
+
+  RandomCase(const RandomStep& step, const std::vector<int>& members, int me, uint64_t index) {
+    const int64_t ranks = int64_t(members.size()), size = step.size;
+    const int64_t count = step.kind == 2 ? ranks * size : size;
+    values = input(members[me], count, index);
+    result.assign(step.kind == 3 ? ranks * size : size, kPoison);
+    if (step.kind == 0) expected = input(source(step, members, me), size, index);
+    if (step.kind == 1) expected = sum_in_rank_order(members, size, index);
+    if (step.kind == 2) {
+      expected = part(sum_in_rank_order(members, count, index), me * size, size);
+    }
+    if (step.kind == 3) {
+      for (const int rank : members) {
+        std::ranges::copy(input(rank, size, index), std::back_inserter(expected));
+      }
+    }
+    if (step.kind == 4) expected = input(members[step.shift % ranks], size, index);
+  }
+
+  static int source(const RandomStep& step, const std::vector<int>& members, int me) {
+    const int ranks = int(members.size());
+    return members[(me + ranks - step.shift % ranks) % ranks];
+  }
+
+  Event start(const RandomStep& step, Comm& comm) {
+    const int ranks = comm.size(), shift = step.shift % ranks;
+    const Message send{(comm.rank() + shift) % ranks, view(values)};
+    const Message receive{(comm.rank() + ranks - shift) % ranks, view(result)};
+    switch (step.kind) {
+      case 0: return comm.exchange({&send, 1}, {&receive, 1}, {});
+      case 1: return comm.all_reduce(view(values), {});
+      case 2: return comm.reduce_scatter(view(values), view(result), {});
+      case 3: return comm.all_gather(view(values), view(result), {});
+      default: return comm.broadcast(view(values), shift, {});
+    }
+  }
+
+  void check(const RandomStep& step) const {
+    const bool in_place = step.kind == 1 || step.kind == 4;
+    EXPECT_EQ(in_place ? values : result, expected) << "kind " << step.kind;
+  }
+};
+
+TEST_P(CommTest, ThousandsOfRandomOperationsWithRandomDelays) {
+  constexpr uint64_t kPlan = 11;
+  const int64_t step_count = 6000 / (ranks_ + 2);
+  run(ranks_, [&](Comm& world) {
+    const std::unique_ptr<Comm> half = world.split(world.rank() % 2);
+    std::vector<int> members;
+    for (int rank = world.rank() % 2; rank < ranks_; rank += 2) members.push_back(rank);
+    const CounterRandom delays(12, uint64_t(world.rank()));
+    std::vector<RandomCase> cases;
+    std::vector<Event> events;
+    cases.reserve(step_count);
+    for (int64_t i = 0; i < step_count; ++i) {
+      const RandomStep step(kPlan, i);
+      Comm& comm = step.in_half ? *half : world;
+      cases.emplace_back(step, step.in_half ? members : ranks_up_to(ranks_), comm.rank(), i);
+      const uint64_t chance = delays.bits(i) % 100;
+      if (chance < 5) std::this_thread::sleep_for(std::chrono::microseconds(chance * 50));
+      events.push_back(cases.back().start(step, comm));
+      if (chance > 90) events[delays.bits(i + 1) % events.size()].wait();
+    }
+    for (int64_t i = 0; i < step_count; ++i) {
+      events[i].wait();
+      cases[i].check(RandomStep(kPlan, i));
+    }
+  });
+}
+
+}  // namespace
+}  // namespace ringlet::test

@@ -1,0 +1,143 @@
+#include "kernels/cpu/matmul.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <string_view>
+#include <tuple>
+
+#include "tests/support/compare.h"
+#include "tests/support/host_tensor.h"
+#include "tests/support/op_reference.h"
+
+namespace ringlet::test {
+namespace {
+
+Shape matrix(int64_t rows, int64_t columns, Transpose transpose) {
+  return transpose == Transpose::yes ? Shape{columns, rows, 1, 1} : Shape{rows, columns, 1, 1};
+}
+
+/// The matrix as columns [3, 3 + width) of a wider one whose other elements are NaN.
+Tensor put_slice(Bench& bench, const std::vector<float>& values, Shape shape) {
+  const Tensor wide = bench.poisoned({shape[0], shape[1] + 8, 1, 1});
+  const Tensor slice = wide.columns(3, shape[1]);
+  for (int64_t row = 0; row < shape[0]; ++row) {
+    const std::vector<float> one(values.begin() + row * shape[1],
+                                 values.begin() + (row + 1) * shape[1]);
+    upload<float>(*bench.device, one, slice.slice(row, 1));
+  }
+  return slice;
+}
+
+std::vector<float> get_slice(Bench& bench, const Tensor& slice) {
+  std::vector<float> values;
+  for (int64_t row = 0; row < slice.rows(); ++row) {
+    const std::vector<float> one = bench.get(slice.slice(row, 1));
+    values.insert(values.end(), one.begin(), one.end());
+  }
+  return values;
+}
+
+using Orders = std::tuple<Transpose, Transpose>;
+class MatmulTest : public testing::TestWithParam<Orders> {};
+
+TEST_P(MatmulTest, SetsAndAddsAsTheLoopDoes) {
+  const auto [transpose_a, transpose_b] = GetParam();
+  Bench bench;
+  for (const auto& [m, n, k] : {std::array<int64_t, 3>{1, 1, 1}, {1, 65, 64}, {7, 1, 63},
+                                {64, 64, 64}, {65, 63, 127}, {130, 257, 31}}) {
+    const auto a = random_values(m * k, 1), b = random_values(k * n, 2);
+    const auto expected =
+        reference::matmul(widen(a), transpose_a, widen(b), transpose_b, m, n, k);
+    const Tensor left = bench.put(a, matrix(m, k, transpose_a));
+    const Tensor right = bench.put(b, matrix(k, n, transpose_b));
+    const Tensor out = bench.poisoned({m, n, 1, 1});
+    bench.device->matmul(left, transpose_a, right, transpose_b, Write::set, out);
+    EXPECT_LE(error_of(bench.get(out), expected), kOutputTolerance) << m << ' ' << n << ' ' << k;
+    bench.device->matmul(left, transpose_a, right, transpose_b, Write::add, out);
+    auto twice = expected;
+    for (double& value : twice) value *= 2;
+    EXPECT_LE(error_of(bench.get(out), twice), kOutputTolerance) << m << ' ' << n << ' ' << k;
+  }
+}
+
+TEST_P(MatmulTest, ReadsAndWritesColumnSlices) {
+  const auto [transpose_a, transpose_b] = GetParam();
+  Bench bench;
+  for (const auto& [m, n, k] : {std::array<int64_t, 3>{1, 5, 3}, {67, 33, 65}}) {
+    const auto a = random_values(m * k, 3), b = random_values(k * n, 4);
+    const Tensor out = put_slice(bench, random_values(m * n, 5), {m, n, 1, 1});
+    bench.device->matmul(put_slice(bench, a, matrix(m, k, transpose_a)), transpose_a,
+                         put_slice(bench, b, matrix(k, n, transpose_b)), transpose_b, Write::set,
+                         out);
+    const auto expected =
+        reference::matmul(widen(a), transpose_a, widen(b), transpose_b, m, n, k);
+    EXPECT_LE(error_of(get_slice(bench, out), expected), kOutputTolerance);
+  }
+}
+
+TEST_P(MatmulTest, LeavesTheColumnsBesideASliceAlone) {
+  const auto [transpose_a, transpose_b] = GetParam();
+  Bench bench;
+  const Tensor wide = bench.put(random_values(20 * 30, 6), {20, 30, 1, 1});
+  const auto before = bench.get(wide);
+  const Tensor a = bench.put(random_values(20 * 9, 7), matrix(20, 9, transpose_a));
+  const Tensor b = bench.put(random_values(9 * 11, 8), matrix(9, 11, transpose_b));
+  bench.device->matmul(a, transpose_a, b, transpose_b, Write::add, wide.columns(4, 11));
+  const auto after = bench.get(wide);
+  for (size_t i = 0; i < before.size(); ++i) {
+    const bool inside = i % 30 >= 4 && i % 30 < 15;
+    EXPECT_EQ(before[i] != after[i], inside) << i;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Orders, MatmulTest,
+                         testing::Combine(testing::Values(Transpose::no, Transpose::yes),
+                                          testing::Values(Transpose::no, Transpose::yes)));
+
+TEST(MatmulEdgeTest, AnEmptySumIsZeroWhenSetAndNothingWhenAdded) {
+  Bench bench;
+  const Tensor a = bench.put<float>({}, {3, 0, 1, 1}), b = bench.put<float>({}, {0, 5, 1, 1});
+  const Tensor out = bench.poisoned({3, 5, 1, 1});
+  bench.device->matmul(a, Transpose::no, b, Transpose::no, Write::set, out);
+  EXPECT_EQ(bench.get(out), std::vector<float>(15, 0.0f));
+  const auto values = random_values(15, 9);
+  upload<float>(*bench.device, values, out);
+  bench.device->matmul(a, Transpose::no, b, Transpose::no, Write::add, out);
+  EXPECT_EQ(bench.get(out), values);
+}
+
+TEST(MatmulEdgeTest, NoRowsOrNoColumnsAreLegal) {
+  Bench bench;
+  const Tensor some = bench.put(random_values(35, 10), {5, 7, 1, 1});
+  const Tensor no_rows = bench.put<float>({}, {0, 5, 1, 1}), none = bench.poisoned({0, 7, 1, 1});
+  EXPECT_NO_THROW(bench.device->matmul(no_rows, Transpose::no, some, Transpose::no, Write::set, none));
+  const Tensor no_columns = bench.put<float>({}, {7, 0, 1, 1}), out = bench.poisoned({5, 0, 1, 1});
+  EXPECT_NO_THROW(
+      bench.device->matmul(some, Transpose::no, no_columns, Transpose::no, Write::set, out));
+}
+
+TEST(MatmulEdgeTest, WrongShapesThrow) {
+  Bench bench;
+  const Tensor a = bench.poisoned({3, 4, 1, 1}), b = bench.poisoned({4, 5, 1, 1});
+  const Tensor out = bench.poisoned({3, 5, 1, 1}), tokens = bench.put<int32_t>({1}, {1, 1, 1, 1});
+  const auto run = [&](const Tensor& left, const Tensor& right, const Tensor& to) {
+    bench.device->matmul(left, Transpose::no, right, Transpose::no, Write::set, to);
+  };
+  EXPECT_NO_THROW(run(a, b, out));
+  EXPECT_THROW(run(b, a, out), Error);
+  EXPECT_THROW(run(a, b, bench.poisoned({5, 3, 1, 1})), Error);
+  EXPECT_THROW(run(a, b.slice(0, 3), out), Error);
+  EXPECT_THROW(run(a, b, Tensor{}), Error);
+  EXPECT_THROW(run(tokens, tokens, tokens), Error);
+}
+
+TEST(MatmulCoreTest, OpenBlasComputesForThisProcessor) {
+  const char* const isa = std::getenv("RINGLET_ISA");
+  if (isa != nullptr && std::string_view(isa) == "portable") GTEST_SKIP() << "an old core was asked for";
+  EXPECT_EQ(cpu::matmul_warning(), "");
+  EXPECT_NE(cpu::matmul_core(), "Prescott");
+}
+
+}  // namespace
+}  // namespace ringlet::test

@@ -1,0 +1,201 @@
+#include "train/cli.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <array>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "kernels/check.h"
+
+namespace ringlet {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+Command parse(std::vector<const char*> arguments) {
+  arguments.insert(arguments.begin(), "ringlet");
+  return parse_command_line(int(arguments.size()), arguments.data());
+}
+
+template <class Options>
+Options parse_as(const std::vector<const char*>& arguments) {
+  return std::get<Options>(parse(arguments));
+}
+
+struct Finished {
+  int code;
+  std::string output;
+};
+
+/// Runs the program through the shell; `arguments` may redirect.
+Finished run(const std::string& arguments) {
+  std::FILE* pipe = popen((std::string(RINGLET_PROGRAM) + " " + arguments).c_str(), "r");
+  std::string output;
+  std::array<char, 4096> block;
+  while (const size_t n = std::fread(block.data(), 1, block.size(), pipe))
+    output.append(block.data(), n);
+  return {WEXITSTATUS(pclose(pipe)), output};
+}
+
+const std::vector<const char*> kCommands{"prepare", "inspect",  "train",
+                                         "eval",    "generate", "doctor"};
+
+TEST(CommandLine, EveryCommandHasHelpWithAnExample) {
+  const std::string all = parse_as<HelpText>({"--help"}).text;
+  for (const char* command : kCommands) {
+    EXPECT_THAT(all, HasSubstr(command));
+    const std::string text = parse_as<HelpText>({command, "--help"}).text;
+    EXPECT_THAT(text, HasSubstr("Example"));
+    EXPECT_THAT(text, HasSubstr(std::string("ringlet ") + command));
+  }
+}
+
+TEST(CommandLine, TrainOptionsBecomeOverridesInTheirOrder) {
+  const auto options =
+      parse_as<TrainOptions>({"train", "--set", "model.width=64", "c.toml", "--ranks", "4",
+                              "--set=run.name=a=b", "--seq-len", "100", "--resume"});
+  EXPECT_EQ(options.config, "c.toml");
+  EXPECT_EQ(options.resume, ResumeChoice::newest);
+  EXPECT_THAT(options.overrides, testing::UnorderedElementsAre("model.width=64", "run.name=a=b",
+                                                               "run.ranks=4", "run.seq_len=100"));
+  EXPECT_EQ(parse_as<TrainOptions>({"train", "c.toml"}).resume, ResumeChoice::no);
+}
+
+TEST(CommandLine, PrepareOptions) {
+  const auto [options, format] = parse_as<PrepareCommand>({"prepare",
+                                                           "a",
+                                                           "b",
+                                                           "-",
+                                                           "-o",
+                                                           "c.h5",
+                                                           "--format",
+                                                           "jsonl",
+                                                           "--document",
+                                                           "directory",
+                                                           "--tokenizer",
+                                                           "sentencepiece",
+                                                           "--vocabulary",
+                                                           "512",
+                                                           "--validation",
+                                                           "0.1",
+                                                           "--field",
+                                                           "body",
+                                                           "--split",
+                                                           "test",
+                                                           "--json"});
+  EXPECT_THAT(options.input.paths, ElementsAre("a", "b", "-"));
+  EXPECT_EQ(options.output, "c.h5");
+  EXPECT_EQ(options.input.format, InputFormat::jsonl);
+  EXPECT_EQ(options.input.unit, DocumentUnit::directory);
+  EXPECT_EQ(options.input.json_field, "body");
+  EXPECT_EQ(options.tokenizer, "sentencepiece");
+  EXPECT_EQ(options.vocabulary, 512);
+  EXPECT_EQ(options.validation_share, 0.1);
+  EXPECT_EQ(options.split, "test");
+  EXPECT_EQ(format, OutputFormat::json);
+}
+
+TEST(CommandLine, InspectEvalGenerateAndDoctorOptions) {
+  const auto inspect = parse_as<InspectOptions>({"inspect", "x.h5", "--verify"});
+  EXPECT_EQ(inspect.path, "x.h5");
+  EXPECT_EQ(inspect.check, CorpusCheck::everything);
+  EXPECT_EQ(inspect.format, OutputFormat::text);
+  const auto eval = parse_as<EvalOptions>(
+      {"eval", "runs/a", "--corpus", "v.h5", "--seq-len", "9", "--ranks", "3", "--windows", "2",
+       "--by-position", "--compare-context", "4", "--bigram", "t.h5", "--csv", "p.csv", "--json"});
+  EXPECT_EQ(eval.run, "runs/a");
+  EXPECT_EQ(eval.corpus, "v.h5");
+  EXPECT_EQ(eval.seq_len, 9);
+  EXPECT_EQ(eval.ranks, 3);
+  EXPECT_EQ(eval.windows, 2);
+  EXPECT_TRUE(eval.by_position);
+  EXPECT_EQ(eval.compare_context, 4);
+  EXPECT_EQ(eval.bigram_corpus, "t.h5");
+  EXPECT_EQ(eval.csv, "p.csv");
+  EXPECT_EQ(eval.format, OutputFormat::json);
+  const auto generate = parse_as<GenerateOptions>(
+      {"generate", "runs/a", "--prompt", "In the", "--tokens", "7", "--temperature", "0.5",
+       "--top-k", "3", "--top-p", "0.9", "--seed", "5"});
+  EXPECT_EQ(generate.prompt, "In the");
+  EXPECT_EQ(generate.tokens, 7);
+  EXPECT_EQ(generate.sampling.temperature, 0.5);
+  EXPECT_EQ(generate.sampling.top_k, 3);
+  EXPECT_EQ(generate.sampling.top_p, 0.9);
+  EXPECT_EQ(generate.seed, 5);
+  EXPECT_EQ(parse_as<DoctorCommand>({"doctor", "--json"}).format, OutputFormat::json);
+}
+
+TEST(CommandLine, WrongUsageIsAUsageErrorWithAdvice) {
+  const std::vector<std::vector<const char*>> cases{
+      {"trian"},
+      {"train"},
+      {"train", "c.toml", "--rank", "4"},
+      {"train", "c.toml", "--set"},
+      {"train", "a.toml", "b.toml"},
+      {"prepare", "a"},
+      {"prepare", "a", "-o", "c.h5", "--format", "pdf"},
+      {"prepare", "a", "-o", "c.h5", "--validation", "2"},
+      {"eval", "runs/a", "--ranks", "0"},
+      {"eval", "runs/a", "--ranks", "two"},
+      {"generate", "runs/a", "--temperature", "-1"},
+      {"generate", "runs/a", "--tokens", "99999999999999999999"},
+      {"inspect"},
+      {"doctor", "now"},
+  };
+  for (const auto& arguments : cases) {
+    try {
+      parse(arguments);
+      ADD_FAILURE() << arguments[0] << " was accepted";
+    } catch (const UsageError& error) {
+      EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos) << error.what();
+      EXPECT_THAT(error.advice, HasSubstr("--help"));
+    }
+  }
+}
+
+TEST(Program, ExitCodesAndStreams) {
+  EXPECT_EQ(run("2>/dev/null").code, 2);
+  EXPECT_THAT(run("2>&1 >/dev/null").output, HasSubstr("Usage"));
+  EXPECT_EQ(run("--help").code, 0);
+  EXPECT_EQ(run("nonsense 2>&1 >/dev/null").code, 2);
+  EXPECT_EQ(run("train /nowhere.toml 2>&1 >/dev/null").code, 2);
+  EXPECT_EQ(run("inspect /nowhere 2>/dev/null").code, 1);
+  EXPECT_EQ(run("inspect /nowhere 2>/dev/null").output, "");
+}
+
+TEST(Program, AnErrorIsOneLineOfWhyAndOneOfWhatToDo) {
+  for (const char* arguments :
+       {"inspect /nowhere", "nonsense", "train /nowhere.toml", "eval /nowhere", "generate /nowhere",
+        "prepare /nowhere -o /tmp/x.h5"}) {
+    const Finished finished = run(std::string(arguments) + " 2>&1 >/dev/null");
+    EXPECT_NE(finished.code, 0) << arguments;
+    EXPECT_EQ(std::count(finished.output.begin(), finished.output.end(), '\n'), 2)
+        << arguments << ":\n"
+        << finished.output;
+    EXPECT_TRUE(finished.output.starts_with("ringlet: ")) << finished.output;
+  }
+}
+
+TEST(Program, DoctorSaysWhatTheMachineHas) {
+  const Finished text = run("doctor");
+  EXPECT_EQ(text.code, 0);
+  const Finished finished = run("doctor --json");
+  EXPECT_EQ(finished.code, 0);
+  const auto json = nlohmann::json::parse(finished.output);
+  ASSERT_EQ(json["findings"].size(), 6u);
+  for (const auto& finding : json["findings"]) {
+    EXPECT_FALSE(finding["value"].get<std::string>().empty());
+    EXPECT_THAT(text.output, HasSubstr(finding["name"].get<std::string>()));
+  }
+}
+
+TEST(Program, OutputThatCannotBeWrittenIsAFailure) {
+  EXPECT_EQ(run("--help 2>/dev/null >/dev/full").code, 1);
+}
+
+}  // namespace
+}  // namespace ringlet

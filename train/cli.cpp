@@ -1,0 +1,207 @@
+#include "train/cli.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <map>
+
+#include "kernels/check.h"
+
+namespace ringlet {
+namespace {
+
+constexpr int64_t kAnyCount = int64_t(1) << 48;
+
+void add_json(CLI::App& app, OutputFormat& format) {
+  app.add_flag_callback(
+      "--json", [&format] { format = OutputFormat::json; },
+      "One JSON object on stdout; messages go to stderr");
+}
+
+void add_count(CLI::App& app, const char* name, int64_t& value, const char* meaning,
+               int64_t lowest = 1) {
+  app.add_option(name, value, meaning)->check(CLI::Range(lowest, kAnyCount));
+}
+
+/// An option that stands for a key of the config.
+void add_key(CLI::App& app, const char* name, const char* key, TrainOptions& options,
+             const char* meaning) {
+  app.add_option_function<std::string>(
+      name,
+      [key, &options](const std::string& value) {
+        options.overrides.push_back(fmt::format("{}={}", key, value));
+      },
+      fmt::format("{} (the key {})", meaning, key));
+}
+
+void add_prepare(CLI::App& main, PrepareCommand& command) {
+  PrepareOptions& options = command.options;
+  CLI::App& app = *main.add_subcommand("prepare", "Make a corpus from text, JSON lines or tokens");
+  app.add_option("INPUT", options.input.paths, "Files and folders; - is the standard input")
+      ->required();
+  app.add_option("-o,--output", options.output, "The corpus to write, NAME.h5")->required();
+  const std::map<std::string, InputFormat> formats{{"auto", InputFormat::automatic},
+                                                   {"text", InputFormat::text},
+                                                   {"jsonl", InputFormat::jsonl},
+                                                   {"tokens", InputFormat::tokens}};
+  app.add_option("--format", options.input.format, "auto (by the ending), text, jsonl or tokens")
+      ->transform(CLI::Transformer(formats).description(""))
+      ->check(CLI::IsMember(formats).description(""));
+  const std::map<std::string, DocumentUnit> units{{"file", DocumentUnit::file},
+                                                  {"directory", DocumentUnit::directory}};
+  app.add_option("--document", options.input.unit, "What is one document: file or directory")
+      ->transform(CLI::Transformer(units).description(""))
+      ->check(CLI::IsMember(units).description(""));
+  app.add_option("--field", options.input.json_field, "Field of a JSON line that has the text");
+  app.add_option("--tokenizer", options.tokenizer,
+                 "byte, sentencepiece (trains one on the input) or the path of a .model file");
+  add_count(app, "--vocabulary", options.vocabulary,
+            "Size of the vocabulary to train, or of the tokens");
+  app.add_option("--split", options.split, "What the corpus is for; a word that it carries");
+  app.add_option("--validation", options.validation_share,
+                 "Share of the tokens, from the end, that goes to NAME.validation.h5")
+      ->check(CLI::Range(0.0, 1.0));
+  add_json(app, command.format);
+  app.footer(
+      "Examples:\n"
+      "  ringlet prepare book.txt -o corpora/book.h5 --validation 0.1\n"
+      "  ringlet prepare sources/ --document directory -o corpora/code.h5\n"
+      "  ringlet prepare pages.jsonl --tokenizer sentencepiece --vocabulary 8192 -o "
+      "corpora/pages.h5");
+}
+
+void add_inspect(CLI::App& main, InspectOptions& options) {
+  CLI::App& app =
+      *main.add_subcommand("inspect", "Show what a corpus, a checkpoint or a run holds");
+  app.add_option("PATH", options.path, "A corpus, a checkpoint's folder or a run's folder")
+      ->required();
+  app.add_flag_callback(
+      "--verify", [&options] { options.check = CorpusCheck::everything; },
+      "Read everything and compare the checksums");
+  add_json(app, options.format);
+  app.footer(
+      "Examples:\n"
+      "  ringlet inspect corpora/book.h5 --verify\n"
+      "  ringlet inspect runs/book\n"
+      "  ringlet inspect runs/book/checkpoints/step_00000100");
+}
+
+void add_train(CLI::App& main, TrainOptions& options) {
+  CLI::App& app = *main.add_subcommand("train", "Train a model as a config says");
+  app.add_option("CONFIG", options.config, "A config, such as configs/quickstart.toml")->required();
+  app.add_option_function<std::vector<std::string>>(
+         "--set",
+         [&options](const std::vector<std::string>& settings) {
+           options.overrides.insert(options.overrides.end(), settings.begin(), settings.end());
+         },
+         "key=value in place of the config's; may be repeated")
+      ->allow_extra_args(false);
+  app.add_flag_callback(
+      "--resume", [&options] { options.resume = ResumeChoice::newest; },
+      "Go on from the newest whole checkpoint of the run");
+  add_key(app, "--ranks", "run.ranks", options, "Ranks in all");
+  add_key(app, "--ring", "run.ring", options, "Ranks of one ring");
+  add_key(app, "--seq-len", "run.seq_len", options, "Tokens of a window, over the whole ring");
+  add_key(app, "--steps", "train.steps", options, "Optimizer steps");
+  add_key(app, "--name", "run.name", options, "Name of the run");
+  add_key(app, "--device", "run.device", options, "What computes");
+  app.footer(
+      "Examples:\n"
+      "  ringlet train configs/quickstart.toml --ranks 4\n"
+      "  ringlet train configs/tiny.toml --set model.width=128 --set data.corpus=corpora/book.h5\n"
+      "  ringlet train configs/quickstart.toml --resume\n"
+      "configs/reference.toml documents every key.");
+}
+
+void add_eval(CLI::App& main, EvalOptions& options) {
+  CLI::App& app = *main.add_subcommand("eval", "Measure the loss of a trained model");
+  app.add_option("RUN", options.run, "A run's folder, or one of its checkpoints")->required();
+  app.add_option("--corpus", options.corpus, "Another corpus than the run's for validation");
+  add_count(app, "--seq-len", options.seq_len, "Tokens of a window (default: as trained)");
+  add_count(app, "--ranks", options.ranks, "Ranks of the ring (default: as trained)");
+  add_count(app, "--windows", options.windows, "Windows to read (default: all)");
+  app.add_option("--bigram", options.bigram_corpus,
+                 "Also the loss of a bigram model with the counts of this corpus");
+  app.add_option("--csv", options.csv, "Write the loss by position to this file");
+  app.add_flag("--by-position", options.by_position, "A table of the loss by position");
+  add_count(app, "--compare-context", options.compare_context,
+            "Also score with at most so many tokens of context, and compare", 2);
+  add_json(app, options.format);
+  app.footer(
+      "Examples:\n"
+      "  ringlet eval runs/book\n"
+      "  ringlet eval runs/book --by-position --seq-len 65536 --ranks 4\n"
+      "  ringlet eval runs/book --compare-context 1024 --json");
+}
+
+void add_generate(CLI::App& main, GenerateOptions& options) {
+  CLI::App& app = *main.add_subcommand("generate", "Write text with a trained model");
+  SamplingSettings& sampling = options.sampling;
+  app.add_option("RUN", options.run, "A run's folder, or one of its checkpoints")->required();
+  app.add_option("--prompt", options.prompt, "The text to go on from");
+  add_count(app, "--tokens", options.tokens, "Tokens to write");
+  app.add_option("--temperature", sampling.temperature, "0: always the most likely token")
+      ->check(CLI::Range(0.0, 100.0));
+  add_count(app, "--top-k", sampling.top_k, "Only the k most likely tokens (0: all)", 0);
+  app.add_option("--top-p", sampling.top_p, "Only the likeliest tokens that together have so much")
+      ->check(CLI::Range(0.0, 1.0));
+  add_count(app, "--seed", options.seed, "Equal seeds give equal texts", 0);
+  add_json(app, options.format);
+  app.footer(
+      "Examples:\n"
+      "  ringlet generate runs/book --prompt \"In the beginning\" --tokens 400\n"
+      "  ringlet generate runs/book --temperature 0.8 --top-k 50 --seed 7");
+}
+
+void add_doctor(CLI::App& main, DoctorCommand& command) {
+  CLI::App& app = *main.add_subcommand("doctor", "Show what this machine has and what is missing");
+  add_json(app, command.format);
+  app.footer("Example:\n  ringlet doctor");
+}
+
+/// One of each: the parser fills in the one that was asked for.
+struct Commands {
+  PrepareCommand prepare;
+  InspectOptions inspect;
+  TrainOptions train;
+  EvalOptions eval;
+  GenerateOptions generate;
+  DoctorCommand doctor;
+
+  Command chosen(const std::string& name) const {
+    if (name == "prepare") return prepare;
+    if (name == "inspect") return inspect;
+    if (name == "train") return train;
+    if (name == "eval") return eval;
+    if (name == "generate") return generate;
+    return doctor;
+  }
+};
+
+}  // namespace
+
+Command parse_command_line(int argument_count, const char* const* arguments) {
+  CLI::App app("Ringlet trains small GPTs on very long documents with exact ring attention.",
+               "ringlet");
+  app.require_subcommand(1);
+  app.footer("`ringlet COMMAND --help` explains a command and gives examples.");
+  Commands commands;
+  add_prepare(app, commands.prepare);
+  add_inspect(app, commands.inspect);
+  add_train(app, commands.train);
+  add_eval(app, commands.eval);
+  add_generate(app, commands.generate);
+  add_doctor(app, commands.doctor);
+  try {
+    app.parse(argument_count, arguments);
+  } catch (const CLI::CallForHelp&) {
+    return HelpText{app.help()};
+  } catch (const CLI::ParseError& error) {
+    const auto chosen = app.get_subcommands();
+    throw UsageError(error.what(), fmt::format("`ringlet {}--help` shows what there is",
+                                               chosen.empty() ? "" : chosen[0]->get_name() + " "));
+  }
+  return commands.chosen(app.get_subcommands()[0]->get_name());
+}
+
+}  // namespace ringlet

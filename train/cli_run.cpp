@@ -1,0 +1,74 @@
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <new>
+
+#include "kernels/check.h"
+#include "train/cli.h"
+#include "train/console.h"
+#include "train/signals.h"
+
+namespace ringlet {
+namespace {
+
+enum ExitCode { kDone = 0, kFailed = 1, kWrongUsage = 2 };
+
+int report(const char* cause, const std::string& advice, ExitCode code) {
+  fmt::print(stderr, "ringlet: {}\n", cause);
+  if (!advice.empty()) fmt::print(stderr, "  {}\n", advice);
+  return code;
+}
+
+/// One live line; elsewhere than on a terminal nothing.
+void show_prepared(int64_t done_bytes, int64_t total_bytes) {
+  if (isatty(STDERR_FILENO) == 0) return;
+  const std::string total = total_bytes < 0 ? "" : " of " + human_bytes(double(total_bytes));
+  fmt::print(stderr, "\r{}{}\x1b[K{}", human_bytes(double(done_bytes)), total,
+             done_bytes == total_bytes ? "\n" : "");
+}
+
+struct Runner {
+  int operator()(const HelpText& help) const {
+    fmt::print("{}", help.text);
+    return kDone;
+  }
+  int operator()(const PrepareCommand& command) const {
+    const PrepareReport made = prepare(command.options, show_prepared);
+    const bool json = command.format == OutputFormat::json;
+    fmt::print("{}", json ? to_json(made) + "\n" : to_text(made));
+    return kDone;
+  }
+  int operator()(const InspectOptions& options) const { return inspect(options), kDone; }
+  int operator()(const TrainOptions& options) const { return train(options); }
+  int operator()(const EvalOptions& options) const { return eval(options), kDone; }
+  int operator()(const GenerateOptions& options) const { return generate(options), kDone; }
+  int operator()(const DoctorCommand& command) const { return doctor(command.format), kDone; }
+};
+
+}  // namespace
+
+int run_cli(int argument_count, const char* const* arguments) {
+  try {
+    if (argument_count <= 1) {
+      const char* const help[] = {"ringlet", "--help"};
+      fmt::print(stderr, "{}", std::get<HelpText>(parse_command_line(2, help)).text);
+      return kWrongUsage;
+    }
+    ignore_write_signals();
+    const int code = std::visit(Runner{}, parse_command_line(argument_count, arguments));
+    // Output that did not arrive (a full disk, a closed pipe) was not done.
+    if (std::fflush(stdout) != 0) throw Error("standard output cannot be written");
+    return code;
+  } catch (const UsageError& error) {
+    return report(error.what(), error.advice, kWrongUsage);
+  } catch (const Error& error) {
+    return report(error.what(), error.advice, kFailed);
+  } catch (const std::bad_alloc&) {
+    return report("the memory of this machine is not enough",
+                  "shorten run.seq_len, or set memory.recompute to \"full\"", kFailed);
+  } catch (const std::exception& error) {
+    return report(error.what(), "", kFailed);
+  }
+}
+
+}  // namespace ringlet

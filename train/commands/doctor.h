@@ -1,0 +1,21 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "train/commands/output.h"
+
+namespace ringlet {
+
+/// One thing that a machine has, or lacks.
+struct Finding {
+  std::string name, value;
+  std::string advice;  // what is missing and what to do; empty where nothing is
+};
+
+std::vector<Finding> examine_machine();
+
+/// Prints what this machine has and what is missing.
+void doctor(OutputFormat format);
+
+}  // namespace ringlet

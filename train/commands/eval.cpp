@@ -1,0 +1,208 @@
+#include "train/commands/eval.h"
+
+#include <fmt/core.h>
+
+#include <cmath>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <numbers>
+#include <optional>
+
+#include "data/bigram.h"
+#include "train/console.h"
+#include "train/evaluation.h"
+#include "train/resume.h"
+#include "train/world.h"
+
+namespace ringlet {
+namespace {
+
+struct EvalResult {
+  int64_t step = 0, seq_len = 0, ring = 0, windows = 0;
+  std::string corpus;
+  std::optional<PositionBins> bins;
+  std::optional<double> bits_per_byte, bigram_loss;
+  std::optional<ContextComparison> comparison;
+};
+
+/// Text bytes of the scored tokens; nothing where the ids stand for no text of ours.
+std::optional<int64_t> text_bytes(const Corpus& corpus, const WindowReader& reader, int64_t windows) {
+  const std::unique_ptr<Tokenizer> tokenizer = corpus.tokenizer();
+  if (tokenizer->name() != "byte" && tokenizer->name() != "sentencepiece") return {};
+  int64_t bytes = 0;
+  std::vector<int32_t> tokens;
+  for (int64_t index = 0; index < windows; ++index) {
+    const Window window = reader.plan().window(index);
+    tokens.resize(window.token_count);
+    corpus.read(window.first_token, tokens);
+    bytes += int64_t(tokenizer->decode(tokens).size());
+  }
+  return bytes;
+}
+
+void check_options(const EvalOptions& options, const Config& config, const CheckpointInfo& info,
+                   const Corpus& corpus) {
+  if (info.tokenizer_hash != corpus.tokenizer_hash()) {
+    throw Error(fmt::format("the checkpoint's tokenizer is {}, that of {} is {}", info.tokenizer_name,
+                            corpus.path(), corpus.tokenizer_name()),
+                "prepare the text with the checkpoint's tokenizer");
+  }
+  if (options.compare_context != 0 &&
+      (options.compare_context < 2 || options.compare_context >= config.run.seq_len)) {
+    throw UsageError(fmt::format("a context of {} tokens cannot be compared with {}",
+                                 options.compare_context, config.run.seq_len),
+                     fmt::format("choose 2 to {}", config.run.seq_len - 1));
+  }
+}
+
+/// The config of the run, with the ring and length that were asked for.
+Config eval_config(const EvalOptions& options, const CheckpointInfo& info) {
+  std::vector<std::string> overrides;
+  const auto set = [&](const char* key, int64_t value) {
+    overrides.push_back(fmt::format("{}={}", key, value));
+  };
+  set("run.ring", 0);
+  if (options.ranks != 0) set("run.ranks", options.ranks);
+  if (options.seq_len != 0) set("run.seq_len", options.seq_len);
+  return parse_config(info.config_toml, "config of the checkpoint", overrides);
+}
+
+EvalResult run_eval(const EvalOptions& options, const Config& config, const Checkpoint& checkpoint,
+                    const Corpus& corpus) {
+  const WindowReader reader(corpus, config.run.seq_len);
+  EvalResult result;
+  result.step = checkpoint.info().step;
+  result.seq_len = config.run.seq_len;
+  result.ring = config.run.ring_size();
+  result.corpus = corpus.path();
+  result.windows = reader.plan().window_count();
+  if (options.windows > 0) result.windows = std::min(result.windows, options.windows);
+  const GptConfig gpt_config = config.gpt(corpus.vocabulary());
+  check_fits(checkpoint.info(), parameter_shapes(gpt_config));
+  const SequenceLayout layout =
+      make_layout(config.run.layout, config.run.seq_len, int(config.run.ring_size()));
+  const StepSettings settings = config.step_settings();
+  run_world(config, [&](RankContext context, Comm& world) {
+    Parameters parameters(gpt_config, context.device, 1, Parameters::Gradients::absent);
+    load_weights(checkpoint, parameters);
+    Gpt gpt(parameters);
+    const ModelRank rank{context, world, layout, settings, gpt};
+    const PositionBins bins =
+        evaluate(rank, reader, result.windows, config.data.mask, config.data.window);
+    std::optional<ContextComparison> comparison;
+    if (options.compare_context > 0) {
+      comparison = compare_context(rank, reader, result.windows, config.data.mask,
+                                   options.compare_context);
+    }
+    if (world.rank() != 0) return;
+    result.bins = bins;
+    result.comparison = comparison;
+  });
+  if (const auto bytes = text_bytes(corpus, reader, result.windows); bytes && *bytes > 0) {
+    result.bits_per_byte = result.bins->mean() * double(result.bins->count()) /
+                           (double(*bytes) * std::numbers::ln2);
+  }
+  if (!options.bigram_corpus.empty()) {
+    result.bigram_loss = bigram_loss(Corpus::open(options.bigram_corpus), corpus);
+  }
+  return result;
+}
+
+std::string position_table(const PositionBins& bins) {
+  std::vector<std::vector<std::string>> rows{{"position", "tokens", "loss", "standard error"}};
+  for (const PositionBins::Bin& bin : bins.bins()) {
+    if (bin.loss.count == 0) continue;
+    rows.push_back({fmt::format("{}-{}", bin.first_position, bin.last_position),
+                    std::to_string(bin.loss.count), fmt::format("{:.4f}", bin.loss.mean),
+                    fmt::format("{:.4f}", bin.loss.standard_error)});
+  }
+  return format_table(rows);
+}
+
+void write_csv(const std::string& path, const PositionBins& bins) {
+  std::ofstream file(path);
+  file << "first_position,last_position,tokens,loss,standard_error\n";
+  for (const PositionBins::Bin& bin : bins.bins()) {
+    if (bin.loss.count == 0) continue;
+    file << fmt::format("{},{},{},{:.9g},{:.9g}\n", bin.first_position, bin.last_position,
+                        bin.loss.count, bin.loss.mean, bin.loss.standard_error);
+  }
+  if (!file.flush()) throw Error("cannot write " + path, "is the folder there, and the disk not full?");
+}
+
+void print_text(const EvalResult& result, const EvalOptions& options) {
+  const PositionBins& bins = *result.bins;
+  fmt::print("step {} on {}: {} tokens in {} windows of {}, ring of {}\n", result.step, result.corpus,
+             bins.count(), result.windows, result.seq_len, result.ring);
+  fmt::print("loss {:.4f} +- {:.4f} nats per token", bins.mean(), bins.standard_error());
+  if (result.bits_per_byte) fmt::print(", {:.4f} bits per byte", *result.bits_per_byte);
+  fmt::print("\nfirst quarter of the context {:.4f}, last quarter {:.4f}\n", bins.first_quarter(),
+             bins.last_quarter());
+  if (result.bigram_loss) {
+    fmt::print("bigram model of the training corpus {:.4f} nats per token\n", *result.bigram_loss);
+  }
+  if (const auto& c = result.comparison; c && c->tokens > 0) {
+    fmt::print("same {} tokens: full context {:.4f}, {} to {} tokens of context {:.4f}: difference "
+               "{:.4f} +- {:.4f}\n",
+               c->tokens, c->full_loss, c->context / 2, c->context, c->short_loss, c->difference,
+               c->standard_error);
+  }
+  if (options.by_position) fmt::print("{}", position_table(bins));
+}
+
+nlohmann::ordered_json finite(double value) {
+  return std::isfinite(value) ? nlohmann::ordered_json(value) : nlohmann::ordered_json();
+}
+
+void print_json(const EvalResult& result) {
+  const PositionBins& bins = *result.bins;
+  nlohmann::ordered_json json{{"step", result.step},       {"corpus", result.corpus},
+                              {"seq_len", result.seq_len}, {"ring", result.ring},
+                              {"windows", result.windows}, {"tokens", bins.count()}};
+  json["loss"] = finite(bins.mean());
+  json["standard_error"] = finite(bins.standard_error());
+  json["loss_first_quarter"] = finite(bins.first_quarter());
+  json["loss_last_quarter"] = finite(bins.last_quarter());
+  if (result.bits_per_byte) json["bits_per_byte"] = finite(*result.bits_per_byte);
+  if (result.bigram_loss) json["bigram_loss"] = finite(*result.bigram_loss);
+  if (const auto& c = result.comparison) {
+    json["compare_context"] = {{"context", c->context},
+                               {"tokens", c->tokens},
+                               {"full_loss", finite(c->full_loss)},
+                               {"short_loss", finite(c->short_loss)},
+                               {"difference", finite(c->difference)},
+                               {"standard_error", finite(c->standard_error)}};
+  }
+  for (const PositionBins::Bin& bin : bins.bins()) {
+    json["by_position"].push_back({{"first", bin.first_position},
+                                   {"last", bin.last_position},
+                                   {"tokens", bin.loss.count},
+                                   {"loss", finite(bin.loss.mean)},
+                                   {"standard_error", finite(bin.loss.standard_error)}});
+  }
+  fmt::print("{}\n", json.dump());
+}
+
+}  // namespace
+
+void eval(const EvalOptions& options) {
+  Console console;
+  const Checkpoint checkpoint =
+      checkpoint_of(options.run, [&](const std::string& line) { console.say(line); });
+  const Config config = eval_config(options, checkpoint.info());
+  const std::string path = options.corpus.empty() ? config.data.validation : options.corpus;
+  if (path.empty()) {
+    throw UsageError("the run has no validation corpus", "name a corpus with --corpus");
+  }
+  const Corpus corpus = Corpus::open(path);
+  check_options(options, config, checkpoint.info(), corpus);
+  const EvalResult result = run_eval(options, config, checkpoint, corpus);
+  if (!options.csv.empty()) write_csv(options.csv, *result.bins);
+  if (options.format == OutputFormat::json) {
+    print_json(result);
+  } else {
+    print_text(result, options);
+  }
+}
+
+}  // namespace ringlet

@@ -1,0 +1,24 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "train/commands/output.h"
+#include "train/sampler.h"
+
+namespace ringlet {
+
+struct GenerateOptions {
+  std::string run;  // a run's folder, or one of its checkpoints
+  std::string prompt;
+  int64_t tokens = 256;
+  SamplingSettings sampling;
+  int64_t seed = 1;
+  OutputFormat format = OutputFormat::text;
+};
+
+/// Prints the prompt and the text with which the run's newest checkpoint continues it. Throws
+/// Error.
+void generate(const GenerateOptions& options);
+
+}  // namespace ringlet

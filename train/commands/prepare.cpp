@@ -1,0 +1,245 @@
+#include "train/commands/prepare.h"
+
+#include <fmt/core.h>
+
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "data/corpus.h"
+#include "data/corpus_writer.h"
+#include "data/text_sample.h"
+#include "kernels/check.h"
+
+namespace ringlet {
+
+namespace {
+
+constexpr int64_t kGpt2Vocabulary = 50257;
+constexpr int64_t kDefaultPieces = 8192;
+constexpr int64_t kProgressBytes = 4 << 20;
+
+std::string without_ending(const std::string& path) {
+  return std::filesystem::path(path).replace_extension().string();
+}
+
+void check_options(const PrepareOptions& options) {
+  if (options.input.paths.empty()) throw UsageError("no input", "Name files or folders, or - .");
+  const auto ending = std::filesystem::path(options.output).extension();
+  if (ending != ".h5" && ending != ".hdf5") {
+    throw UsageError(fmt::format("the output \"{}\" does not end in .h5", options.output),
+                     "Name it like this: -o corpus.h5");
+  }
+  if (!(options.validation_share >= 0 && options.validation_share < 1)) {
+    throw UsageError(fmt::format("--validation {} is not a share", options.validation_share),
+                     "Give a number from 0 to below 1, such as 0.1.");
+  }
+  if (options.split.empty() || options.split.size() >= size_t(kMaxNameBytes)) {
+    throw UsageError("--split needs a short name", "Give train, validation or test.");
+  }
+}
+
+/// From the files to the spool, in one go.
+class Preparation {
+ public:
+  Preparation(const PrepareOptions& options, const PrepareProgress& progress)
+      : options_(options),
+        progress_(progress),
+        files_(list_source_files(options.input)),
+        total_bytes_(source_bytes(files_)),
+        tokens_(files_.front().format == InputFormat::tokens) {}
+
+  PrepareReport run() {
+    const auto start = std::chrono::steady_clock::now();
+    tokenizer_ = tokens_ ? ids() : choose_tokenizer();
+    check_disk();
+    spool_ = std::make_unique<CorpusSpool>(folder_of(options_.output), *tokenizer_);
+    if (tokens_) spool_tokens();
+    else spool_text();
+    spool_->finish();
+    if (spool_->token_count() == 0) {
+      throw Error("the input is empty: it holds no text", "Give files with text in them.");
+    }
+    publish();
+    report_.tokenizer = tokenizer_->name();
+    report_.tokenizer_hash = tokenizer_->hash();
+    report_.vocabulary = tokenizer_->vocabulary();
+    report_.empty_documents = spool_->empty_documents();
+    report_.seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    return report_;
+  }
+
+ private:
+  int64_t gpt2_or_given() const {
+    return options_.vocabulary > 0 ? options_.vocabulary : kGpt2Vocabulary;
+  }
+  bool has_separator() const { return gpt2_or_given() == kGpt2Vocabulary; }
+
+  std::unique_ptr<Tokenizer> ids() const {
+    const int64_t count = gpt2_or_given();
+    if (has_separator()) return make_id_tokenizer("gpt2", count, count - 1);
+    return make_id_tokenizer("ids", count + 1, count);
+  }
+
+  std::unique_ptr<Tokenizer> choose_tokenizer() {
+    if (options_.tokenizer == "byte") return make_byte_tokenizer();
+    if (options_.tokenizer == "sentencepiece") return trained_tokenizer();
+    std::ifstream file(options_.tokenizer, std::ios::binary);
+    if (!file) {
+      throw UsageError(fmt::format("there is no tokenizer \"{}\"", options_.tokenizer),
+                       "Give byte, sentencepiece, or the path of a SentencePiece .model file.");
+    }
+    return make_sentencepiece_tokenizer(std::string(std::istreambuf_iterator<char>(file), {}));
+  }
+
+  std::unique_ptr<Tokenizer> trained_tokenizer() {
+    if (total_bytes_ < 0) {
+      throw UsageError("training a tokenizer reads the input twice, which a pipe cannot do",
+                       "Save the input to a file first, or give a finished .model file.");
+    }
+    TextSample sample;
+    const TextSink sink{[&](std::string_view piece) { sample.append(piece); },
+                        [&](std::string_view) { sample.end_document(); }};
+    read_text_files(files_, options_.input.json_field, sink);
+    const int64_t pieces = options_.vocabulary > 0 ? options_.vocabulary : kDefaultPieces;
+    return train_sentencepiece(sample.lines(), pieces);
+  }
+
+  void check_disk() const {
+    if (total_bytes_ < 0 || tokens_ || tokenizer_->name() != "byte") return;
+    for (const SourceFile& file : files_) {
+      if (file.format != InputFormat::text) return;
+    }
+    // two bytes a token, once in the spool and once in the corpus
+    const int64_t needed = 4 * total_bytes_, free_bytes = free_disk_bytes(folder_of(options_.output));
+    if (needed > free_bytes) {
+      throw Error(fmt::format("{} MB are needed for {}, its disk has {} MB", needed / 1'000'000,
+                              options_.output, free_bytes / 1'000'000),
+                  "Make room on that disk, or write to another one.");
+    }
+  }
+
+  void count(int64_t bytes) {
+    const int64_t before = report_.input_bytes / kProgressBytes;
+    report_.input_bytes += bytes;
+    if (progress_ && report_.input_bytes / kProgressBytes != before) {
+      progress_(report_.input_bytes, total_bytes_);
+    }
+  }
+
+  void spool_text() {
+    TextCutter cutter([&](std::string_view text) { spool_->append(tokenizer_->encode(text)); });
+    const auto text = [&](std::string_view piece) {
+      count(int64_t(piece.size()));
+      cutter.append(piece);
+    };
+    const auto end = [&](std::string_view name) {
+      cutter.finish();
+      spool_->end_document(name);
+    };
+    read_text_files(files_, options_.input.json_field, {text, end});
+  }
+
+  void spool_tokens() {
+    const auto tokens = [&](std::span<const int32_t> piece) {
+      count(std::ssize(piece) * 2);
+      spool_->append(piece);
+    };
+    const auto end = [&](std::string_view name) { spool_->end_document(name); };
+    read_token_files(files_, gpt2_or_given(), has_separator() ? kGpt2Vocabulary - 1 : -1,
+                     {tokens, end});
+  }
+
+  void publish() {
+    if (options_.validation_share > 0 && spool_->token_count() < 2) {
+      throw Error("the input has one token: it cannot be split", "Give more text.");
+    }
+    const auto parts = split_spool(*spool_, options_.validation_share);
+    std::vector<std::unique_ptr<PendingCorpus>> pending;
+    for (size_t i = 0; i < parts.size(); ++i) {
+      const std::string path =
+          i == 0 ? options_.output : without_ending(options_.output) + ".validation.h5";
+      const std::string split = i == 0 ? options_.split : "validation";
+      pending.push_back(std::make_unique<PendingCorpus>(*spool_, parts[i], split, path));
+      report_.files.push_back({path, split, "", parts[i].token_count, parts[i].document_count, 0});
+    }
+    if (options_.tokenizer == "sentencepiece" && !tokens_) write_model();
+    for (size_t i = pending.size(); i-- > 0;) {
+      pending[i]->publish();
+      const Corpus corpus = Corpus::open(report_.files[i].path);
+      report_.files[i].fingerprint = corpus.fingerprint();
+      report_.files[i].file_bytes = corpus.file_bytes();
+    }
+  }
+
+  void write_model() {
+    report_.model_path = without_ending(options_.output) + ".model";
+    std::ofstream file(report_.model_path, std::ios::binary);
+    file << tokenizer_->model();
+    if (!file.flush()) fail_with_errno("write", report_.model_path);
+  }
+
+  const PrepareOptions& options_;
+  const PrepareProgress& progress_;
+  std::vector<SourceFile> files_;
+  int64_t total_bytes_;
+  bool tokens_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  std::unique_ptr<CorpusSpool> spool_;
+  PrepareReport report_;
+};
+
+}  // namespace
+
+PrepareReport prepare(const PrepareOptions& options, const PrepareProgress& progress) {
+  check_options(options);
+  return Preparation(options, progress).run();
+}
+
+std::string to_text(const PrepareReport& report) {
+  int64_t tokens = 0;
+  std::string text;
+  for (const PrepareReport::File& file : report.files) {
+    tokens += file.token_count;
+    text += fmt::format("{}: {} tokens in {} document{}, {:.1f} MB, split {}, content {}\n", file.path,
+                        file.token_count, file.document_count, file.document_count == 1 ? "" : "s",
+                        double(file.file_bytes) / 1e6, file.split, file.fingerprint.substr(0, 8));
+  }
+  text += fmt::format("tokenizer {}, vocabulary {}, {:.3f} tokens per byte of input\n", report.tokenizer,
+                      report.vocabulary, double(tokens) / double(report.input_bytes));
+  if (!report.model_path.empty()) text += fmt::format("tokenizer model: {}\n", report.model_path);
+  if (report.empty_documents > 0) {
+    text += fmt::format("{} empty documents were left out\n", report.empty_documents);
+  }
+  text += fmt::format("{:.1f} MB read in {:.1f} s ({:.0f} MB/s)\n", double(report.input_bytes) / 1e6,
+                      report.seconds, double(report.input_bytes) / 1e6 / report.seconds);
+  return text;
+}
+
+std::string to_json(const PrepareReport& report) {
+  nlohmann::ordered_json files = nlohmann::ordered_json::array();
+  for (const PrepareReport::File& file : report.files) {
+    files.push_back({{"path", file.path},
+                     {"split", file.split},
+                     {"token_count", file.token_count},
+                     {"document_count", file.document_count},
+                     {"file_bytes", file.file_bytes},
+                     {"fingerprint", file.fingerprint}});
+  }
+  nlohmann::ordered_json object{{"files", files},
+                                {"tokenizer", report.tokenizer},
+                                {"tokenizer_hash", report.tokenizer_hash},
+                                {"tokenizer_model", report.model_path},
+                                {"vocabulary", report.vocabulary},
+                                {"input_bytes", report.input_bytes},
+                                {"empty_documents", report.empty_documents},
+                                {"seconds", report.seconds}};
+  // a path need not be UTF-8
+  return object.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
+
+}  // namespace ringlet

@@ -1,0 +1,92 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "data/sampler.h"
+#include "model/gpt_config.h"
+#include "model/sequence_layout.h"
+#include "model/step.h"
+#include "train/schedule.h"
+
+namespace ringlet {
+
+enum class MaskRule : uint8_t { document, causal };
+enum class DeviceKind : uint8_t { cpu };
+
+/// Everything that a training run is told, group by group as in the file. configs/reference.toml
+/// documents every key. A value that follows from others (kUnset, kUnsetRate here) is filled in
+/// when a config is read.
+struct Config {
+  static constexpr int64_t kUnset = 0;
+  static constexpr double kUnsetRate = -1;
+
+  struct Model {
+    int64_t layers = 4, width = 128, heads = 4;
+    int64_t kv_heads = kUnset, head_dim = kUnset, mlp_width = kUnset;
+    bool tied_head = true, qk_norm = false;
+    double norm_epsilon = 1e-6;
+    double rope_base = kUnset;  // "auto" in the file
+  } model;
+
+  struct Data {
+    std::string corpus, validation;
+    OrderMode order = OrderMode::shuffled;
+    MaskRule mask = MaskRule::document;
+    int64_t window = 0;
+  } data;
+
+  struct Run {
+    std::string name, folder = "runs";
+    int64_t seed = 1, seq_len = 4096, ranks = 1;
+    int64_t ring = 0;  // 0: all ranks; see ring_size()
+    Layout layout = Layout::zigzag;
+    double timeout_seconds = 120;
+    DeviceKind device = DeviceKind::cpu;
+    int64_t ring_size() const { return ring == 0 ? ranks : ring; }
+    std::filesystem::path path() const { return std::filesystem::path(folder) / name; }
+  } run;
+
+  struct Memory {
+    Recompute recompute = Recompute::selective;
+    int64_t head_chunk = 512, mlp_chunk = 1024, arena_bytes = 0;
+  } memory;
+
+  struct Train {
+    int64_t steps = 1000, batch_windows = 1;
+    double learning_rate = 1e-3, final_learning_rate = kUnsetRate;
+    ScheduleShape schedule = ScheduleShape::cosine;
+    int64_t warmup_steps = -1, decay_steps = kUnset;
+    double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8, weight_decay = 0.1, clip_norm = 1.0;
+    int64_t max_skipped_steps = 5, eval_every = 0, eval_windows = 4, log_every = 1;
+  } train;
+
+  struct Checkpoint {
+    int64_t every = 100, keep = 2;
+  } checkpoint;
+
+  ScheduleSettings schedule() const;
+  StepSettings step_settings() const;
+  GptConfig gpt(int64_t vocabulary) const;
+};
+
+/// Reads a config file. `overrides` are "key=value", typed by the key, and win over the file; a run
+/// without a name is named for the file. Unknown keys, values of another type and values that
+/// cannot be are UsageErrors that name file, line and key.
+Config load_config(const std::filesystem::path& file, std::span<const std::string> overrides = {});
+
+/// The same for a text; `source` names it in errors.
+Config parse_config(std::string_view text, std::string_view source,
+                    std::span<const std::string> overrides = {});
+
+/// The resolved config: every key, in the order of configs/reference.toml. parse_config reads the
+/// same config back.
+std::string to_toml(const Config& config);
+
+/// Throws UsageError when the values of a config do not go together; parse_config has called it.
+void check_config(const Config& config);
+
+}  // namespace ringlet

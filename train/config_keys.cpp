@@ -1,0 +1,147 @@
+#include "train/config_keys.h"
+
+#include <algorithm>
+#include <array>
+
+namespace ringlet {
+namespace {
+
+constexpr std::array<std::string_view, 2> kOrders{"shuffled", "sequential"};
+constexpr std::array<std::string_view, 2> kMasks{"document", "causal"};
+constexpr std::array<std::string_view, 3> kLayouts{"contiguous", "zigzag", "striped"};
+constexpr std::array<std::string_view, 1> kDevices{"cpu"};
+constexpr std::array<std::string_view, 3> kPolicies{"none", "selective", "full"};
+constexpr std::array<std::string_view, 3> kSchedules{"cosine", "constant", "wsd"};
+
+constexpr int64_t kMany = int64_t(1) << 48;  // products with sizes of the model stay inside int64
+constexpr double kTiny = std::numeric_limits<double>::min();
+constexpr double kHuge = 1e300;
+
+template <class Enumeration>
+ChoiceKey choice(Enumeration& value, std::span<const std::string_view> words) {
+  static_assert(sizeof(Enumeration) == 1);
+  return {reinterpret_cast<uint8_t*>(&value), words};
+}
+
+std::vector<ConfigKey> model_keys(Config::Model& model) {
+  return {
+      {"model.layers", IntegerKey{&model.layers, 1, 4096}},
+      {"model.width", IntegerKey{&model.width, 1, 1 << 20}},
+      {"model.heads", IntegerKey{&model.heads, 1, 4096}},
+      {"model.kv_heads", IntegerKey{&model.kv_heads, 1, 4096}},
+      {"model.head_dim", IntegerKey{&model.head_dim, 8, 4096}},
+      {"model.mlp_width", IntegerKey{&model.mlp_width, 1, 1 << 20}},
+      {"model.tied_head", FlagKey{&model.tied_head}},
+      {"model.qk_norm", FlagKey{&model.qk_norm}},
+      {"model.norm_epsilon", NumberKey{&model.norm_epsilon, 1e-30, 0.1}},
+      {"model.rope_base", NumberKey{&model.rope_base, 1.001, kHuge, "auto"}},
+  };
+}
+
+std::vector<ConfigKey> data_keys(Config::Data& data) {
+  return {
+      {"data.corpus", TextKey{&data.corpus}},
+      {"data.validation", TextKey{&data.validation}},
+      {"data.order", choice(data.order, kOrders)},
+      {"data.mask", choice(data.mask, kMasks)},
+      {"data.window", IntegerKey{&data.window, 0, kMany}},
+  };
+}
+
+std::vector<ConfigKey> run_keys(Config::Run& run) {
+  return {
+      {"run.name", TextKey{&run.name}},
+      {"run.folder", TextKey{&run.folder}},
+      {"run.seed", IntegerKey{&run.seed, 0, std::numeric_limits<int64_t>::max()}},
+      {"run.seq_len", IntegerKey{&run.seq_len, 1, int64_t(1) << 31}},
+      {"run.ranks", IntegerKey{&run.ranks, 1, 1024}},
+      {"run.ring", IntegerKey{&run.ring, 0, 1024}},
+      {"run.layout", choice(run.layout, kLayouts)},
+      {"run.timeout_seconds", NumberKey{&run.timeout_seconds, 0.01, 1e6}},
+      {"run.device", choice(run.device, kDevices)},
+  };
+}
+
+std::vector<ConfigKey> memory_keys(Config::Memory& memory) {
+  return {
+      {"memory.recompute", choice(memory.recompute, kPolicies)},
+      {"memory.head_chunk", IntegerKey{&memory.head_chunk, 1, kMany}},
+      {"memory.mlp_chunk", IntegerKey{&memory.mlp_chunk, 1, kMany}},
+      {"memory.arena_bytes", IntegerKey{&memory.arena_bytes, 0, kMany}},
+  };
+}
+
+std::vector<ConfigKey> train_keys(Config::Train& train) {
+  return {
+      {"train.steps", IntegerKey{&train.steps, 1, kMany}},
+      {"train.batch_windows", IntegerKey{&train.batch_windows, 1, 1 << 20}},
+      {"train.learning_rate", NumberKey{&train.learning_rate, kTiny, 1e3}},
+      {"train.final_learning_rate", NumberKey{&train.final_learning_rate, 0, 1e3}},
+      {"train.schedule", choice(train.schedule, kSchedules)},
+      {"train.warmup_steps", IntegerKey{&train.warmup_steps, 0, kMany}},
+      {"train.decay_steps", IntegerKey{&train.decay_steps, 1, kMany}},
+      {"train.beta1", NumberKey{&train.beta1, 0, 0.99999}},
+      {"train.beta2", NumberKey{&train.beta2, 0, 0.99999}},
+      {"train.epsilon", NumberKey{&train.epsilon, 1e-30, 1}},
+      {"train.weight_decay", NumberKey{&train.weight_decay, 0, 1e3}},
+      {"train.clip_norm", NumberKey{&train.clip_norm, 0, kHuge}},
+      {"train.max_skipped_steps", IntegerKey{&train.max_skipped_steps, 1, kMany}},
+      {"train.eval_every", IntegerKey{&train.eval_every, 0, kMany}},
+      {"train.eval_windows", IntegerKey{&train.eval_windows, 1, kMany}},
+      {"train.log_every", IntegerKey{&train.log_every, 1, kMany}},
+  };
+}
+
+std::vector<ConfigKey> checkpoint_keys(Config::Checkpoint& checkpoint) {
+  return {
+      {"checkpoint.every", IntegerKey{&checkpoint.every, 0, kMany}},
+      {"checkpoint.keep", IntegerKey{&checkpoint.keep, 0, 1 << 20}},
+  };
+}
+
+/// Levenshtein distance.
+size_t distance(std::string_view left, std::string_view right) {
+  std::vector<size_t> row(right.size() + 1);
+  for (size_t j = 0; j < row.size(); ++j) row[j] = j;
+  for (size_t i = 0; i < left.size(); ++i) {
+    size_t diagonal = std::exchange(row[0], i + 1);
+    for (size_t j = 0; j < right.size(); ++j) {
+      const size_t replaced = diagonal + (left[i] != right[j]);
+      diagonal = row[j + 1];
+      row[j + 1] = std::min({replaced, diagonal + 1, row[j] + 1});
+    }
+  }
+  return row.back();
+}
+
+std::string_view last_part(std::string_view name) { return name.substr(name.rfind('.') + 1); }
+
+}  // namespace
+
+std::vector<ConfigKey> keys_of(Config& config) {
+  std::vector<ConfigKey> keys;
+  for (const auto& group :
+       {model_keys(config.model), data_keys(config.data), run_keys(config.run),
+        memory_keys(config.memory), train_keys(config.train), checkpoint_keys(config.checkpoint)}) {
+    keys.insert(keys.end(), group.begin(), group.end());
+  }
+  return keys;
+}
+
+std::string nearest_key(std::string_view name) {
+  Config config;
+  std::string_view nearest;
+  size_t shortest = std::max<size_t>(2, last_part(name).size() / 3) + 1;
+  for (const ConfigKey& key : keys_of(config)) {
+    // A key in the wrong group, or without one, is one mistake.
+    const size_t other_group = distance(last_part(name), last_part(key.name)) + 1;
+    const size_t mistakes = std::min(distance(name, key.name), other_group);
+    if (mistakes < shortest) {
+      shortest = mistakes;
+      nearest = key.name;
+    }
+  }
+  return std::string(nearest);
+}
+
+}  // namespace ringlet

@@ -1,0 +1,218 @@
+#include <fmt/format.h>
+#include <toml++/toml.h>
+
+#include <fstream>
+#include <sstream>
+
+#include "kernels/check.h"
+#include "train/config.h"
+#include "train/config_keys.h"
+#include "train/config_resolve.h"
+
+namespace ringlet {
+namespace {
+
+constexpr int64_t kLargestFile = 1 << 20;
+
+[[noreturn]] void refuse(std::string_view place, std::string_view why, const std::string& advice) {
+  throw UsageError(fmt::format("{}: {}", place, why), advice);
+}
+
+[[noreturn]] void refuse_unknown(std::string_view place, std::string_view name) {
+  const std::string near = nearest_key(name);
+  refuse(place, fmt::format("unknown key '{}'", name),
+         near.empty() ? "configs/reference.toml lists every key"
+                      : fmt::format("did you mean '{}'?", near));
+}
+
+std::string_view type_name(const toml::node& node) {
+  switch (node.type()) {
+    case toml::node_type::table:
+      return "a table";
+    case toml::node_type::array:
+      return "an array";
+    case toml::node_type::string:
+      return "a text";
+    case toml::node_type::integer:
+      return "an integer";
+    case toml::node_type::floating_point:
+      return "a number with a fraction";
+    case toml::node_type::boolean:
+      return "true or false";
+    default:
+      return "a date or time";
+  }
+}
+
+/// One value on its way from the file or the command line to the place of its key.
+struct Setter {
+  std::string_view place, name;
+  const toml::node& node;
+
+  [[noreturn]] void refuse_type(std::string_view wanted) const {
+    refuse(place, fmt::format("{} must be {}, not {}", name, wanted, type_name(node)),
+           "configs/reference.toml shows every key with its type");
+  }
+  template <class Number>
+  Number in_range(Number value, Number lowest, Number highest) const {
+    if (value >= lowest && value <= highest) return value;
+    const bool bounded = double(highest) < 1e12;  // beyond, only int64 and double themselves end
+    refuse(place, fmt::format("{} = {} cannot be", name, value),
+           bounded ? fmt::format("choose a value from {} to {}", lowest, highest)
+                   : fmt::format("choose a value of at least {}", lowest));
+  }
+
+  void operator()(const IntegerKey& key) const {
+    if (!node.is_integer()) refuse_type("an integer");
+    *key.value = in_range(node.as_integer()->get(), key.lowest, key.highest);
+  }
+  void operator()(const NumberKey& key) const {
+    if (!key.word_for_unset.empty() &&
+        node.value<std::string>() == std::string(key.word_for_unset)) {
+      *key.value = double(Config::kUnset);
+      return;
+    }
+    if (!node.is_number()) {
+      refuse_type(key.word_for_unset.empty()
+                      ? std::string("a number")
+                      : fmt::format("a number or \"{}\"", key.word_for_unset));
+    }
+    *key.value = in_range(*node.value<double>(), key.lowest, key.highest);
+  }
+  void operator()(const FlagKey& key) const {
+    if (!node.is_boolean()) refuse_type("true or false");
+    *key.value = node.as_boolean()->get();
+  }
+  void operator()(const TextKey& key) const {
+    if (!node.is_string()) refuse_type("a text in quotes");
+    *key.value = node.as_string()->get();
+  }
+  void operator()(const ChoiceKey& key) const {
+    if (!node.is_string()) refuse_type("a word in quotes");
+    const std::string& word = node.as_string()->get();
+    for (size_t i = 0; i < key.words.size(); ++i) {
+      if (word != key.words[i]) continue;
+      *key.value = uint8_t(i);
+      return;
+    }
+    refuse(place, fmt::format("{} = \"{}\" cannot be", name, word),
+           fmt::format("choose one of: {}", fmt::join(key.words, ", ")));
+  }
+};
+
+const ConfigKey* find_key(const std::vector<ConfigKey>& keys, std::string_view name) {
+  for (const ConfigKey& key : keys) {
+    if (key.name == name) return &key;
+  }
+  return nullptr;
+}
+
+bool is_group(const std::vector<ConfigKey>& keys, std::string_view name) {
+  for (const ConfigKey& key : keys) {
+    if (key.name.substr(0, key.name.find('.')) == name) return true;
+  }
+  return false;
+}
+
+std::string place_of(std::string_view source, const toml::source_region& region) {
+  return fmt::format("{}:{}", source, region.begin.line);
+}
+
+void set_from_table(const toml::table& table, std::string_view source, const std::string& prefix,
+                    const std::vector<ConfigKey>& keys) {
+  for (const auto& [key, node] : table) {
+    const std::string name = prefix + std::string(key.str());
+    if (node.is_table() && prefix.empty() && is_group(keys, name)) {
+      set_from_table(*node.as_table(), source, name + ".", keys);
+      continue;
+    }
+    const ConfigKey* known = find_key(keys, name);
+    // A group that does not exist is reported by its first key, which can be near a known one.
+    if (known == nullptr && node.is_table() && !node.as_table()->empty()) {
+      set_from_table(*node.as_table(), source, name + ".", keys);
+    }
+    const std::string place = place_of(source, key.source());
+    if (known == nullptr) refuse_unknown(place, name);
+    std::visit(Setter{place, name, node}, known->value);
+  }
+}
+
+toml::table parse_toml(std::string_view text, std::string_view source) {
+  try {
+    return toml::parse(text);
+  } catch (const toml::parse_error& error) {
+    refuse(place_of(source, error.source()), error.description(),
+           "correct that line; configs/reference.toml shows how a config is written");
+  }
+}
+
+/// "key=value" from the command line; a text needs no quotes there.
+void set_from_override(const std::string& setting, const std::vector<ConfigKey>& keys) {
+  const std::string place = "--set " + setting;
+  const size_t equals = setting.find('=');
+  if (equals == std::string::npos) {
+    refuse(place, "there is no '='", "write it as in --set model.width=256");
+  }
+  const std::string name = setting.substr(0, equals), value = setting.substr(equals + 1);
+  const ConfigKey* known = find_key(keys, name);
+  if (known == nullptr) refuse_unknown(place, name);
+
+  toml::table parsed;
+  try {
+    parsed = toml::parse("value = " + value);
+  } catch (const toml::parse_error&) {
+    parsed.clear();
+  }
+  // What is not TOML, or more than one value, or no text where one is due, is the text itself.
+  const bool wants_text = std::holds_alternative<TextKey>(known->value);
+  if (parsed.size() != 1 || (wants_text && !parsed.begin()->second.is_string())) {
+    parsed = toml::table{{"value", value}};
+  }
+  std::visit(Setter{place, name, parsed.begin()->second}, known->value);
+}
+
+std::string read_config_file(const std::filesystem::path& file) {
+  std::error_code failure;
+  const std::string advice = "give the path of a config, such as configs/quickstart.toml";
+  if (!std::filesystem::is_regular_file(file, failure)) {
+    throw UsageError(fmt::format("{} is not a file", file.string()), advice);
+  }
+  if (int64_t(std::filesystem::file_size(file, failure)) > kLargestFile) {
+    throw UsageError(fmt::format("{} is too large for a config", file.string()), advice);
+  }
+  std::ifstream stream(file, std::ios::binary);
+  std::ostringstream text;
+  if (!(text << stream.rdbuf())) {
+    throw UsageError(fmt::format("{} cannot be read, or is empty", file.string()), advice);
+  }
+  return text.str();
+}
+
+Config parse(std::string_view text, std::string_view source, const std::string& run_name,
+             std::span<const std::string> overrides) {
+  Config config;
+  config.run.name = run_name;
+  const std::vector<ConfigKey> keys = keys_of(config);
+  set_from_table(parse_toml(text, source), source, "", keys);
+  for (const std::string& setting : overrides) set_from_override(setting, keys);
+  try {
+    fill_unset(config);
+    check_config(config);
+  } catch (const UsageError& error) {
+    refuse(source, error.what(), error.advice);
+  }
+  return config;
+}
+
+}  // namespace
+
+Config parse_config(std::string_view text, std::string_view source,
+                    std::span<const std::string> overrides) {
+  return parse(text, source, "", overrides);
+}
+
+Config load_config(const std::filesystem::path& file, std::span<const std::string> overrides) {
+  return parse(read_config_file(file), file.string(), file.stem().string(), overrides);
+}
+
+}  // namespace ringlet

@@ -1,0 +1,113 @@
+#include "train/console.h"
+
+#include <fmt/format.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <span>
+
+namespace ringlet {
+namespace {
+
+/// The value with the largest unit in which it is at least 1.
+std::string with_unit(double value, double base, std::span<const char* const> units) {
+  size_t unit = 0;
+  // 0.9995: what would be shown as 1000 belongs to the next unit.
+  while (unit + 1 < units.size() && std::abs(value) >= 0.9995 * base) {
+    value /= base;
+    ++unit;
+  }
+  if (unit == 0) return fmt::format("{:.0f}{}", value, units[unit]);
+  return fmt::format("{:.{}f}{}", value, value < 99.95 ? 1 : 0, units[unit]);
+}
+
+/// A step's share in the mean of the step times, from which the ETA is made.
+constexpr double kNewest = 0.1;
+
+}  // namespace
+
+std::string human_count(double count) {
+  constexpr std::array<const char*, 5> kUnits{"", "k", "M", "G", "T"};
+  return with_unit(count, 1000, kUnits);
+}
+
+std::string human_bytes(double bytes) {
+  constexpr std::array<const char*, 5> kUnits{" B", " KiB", " MiB", " GiB", " TiB"};
+  return with_unit(bytes, 1024, kUnits);
+}
+
+std::string human_seconds(double seconds) {
+  if (!(seconds >= 0 && seconds < 1e9)) return "?";
+  const auto whole = int64_t(std::llround(seconds));
+  if (whole < 60) return fmt::format("{}s", whole);
+  if (whole < 3600) return fmt::format("{}m{:02}s", whole / 60, whole % 60);
+  if (whole < 86400) return fmt::format("{}h{:02}m", whole / 3600, whole / 60 % 60);
+  return fmt::format("{}d{:02}h", whole / 86400, whole / 3600 % 24);
+}
+
+std::string format_table(const std::vector<std::vector<std::string>>& rows) {
+  std::vector<size_t> widths;
+  for (const auto& row : rows) {
+    widths.resize(std::max(widths.size(), row.size()));
+    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  }
+  std::string text;
+  for (const auto& row : rows) {
+    std::string line;
+    for (size_t i = 0; i < row.size(); ++i) {
+      line += i == 0 ? fmt::format("{:<{}}", row[i], widths[i])
+                     : fmt::format("  {:>{}}", row[i], widths[i]);
+    }
+    line.erase(line.find_last_not_of(' ') + 1);
+    text += line + '\n';
+  }
+  return text;
+}
+
+std::string progress_text(const MetricsRecord& record, double eta_seconds) {
+  std::string text = fmt::format(
+      "[{}/{}] loss {:.3f} (first 1/4 {:.2f}, last 1/4 {:.2f}) lr {:.2g} norm {:.2f} {} tokens/s",
+      record.step, record.steps, record.loss, record.loss_first_quarter, record.loss_last_quarter,
+      record.learning_rate, record.gradient_norm, human_count(record.tokens_per_second));
+  if (eta_seconds >= 0) text += " ETA " + human_seconds(eta_seconds);
+  return text;
+}
+
+Console::Console(std::FILE* stream) : stream_(stream), terminal_(isatty(fileno(stream)) == 1) {}
+
+Console::~Console() {
+  if (!live_.empty()) std::fputc('\n', stream_);
+  std::fflush(stream_);
+}
+
+void Console::progress(const MetricsRecord& record) {
+  mean_step_ms_ = mean_step_ms_ == 0 ? record.step_ms
+                                     : (1 - kNewest) * mean_step_ms_ + kNewest * record.step_ms;
+  const double eta_seconds = double(record.steps - record.step) * mean_step_ms_ / 1000;
+  live_ = progress_text(record, eta_seconds);
+  if (terminal_) return draw();
+  fmt::print(stream_, "{}\n", live_);
+  std::fflush(stream_);
+  live_.clear();
+}
+
+void Console::say(std::string_view line) {
+  if (!live_.empty()) std::fputs("\r\x1b[K", stream_);
+  fmt::print(stream_, "{}\n", line);
+  if (!live_.empty()) draw();
+  std::fflush(stream_);
+}
+
+void Console::draw() {
+  winsize size{};
+  const bool known = ioctl(fileno(stream_), TIOCGWINSZ, &size) == 0 && size.ws_col > 1;
+  // A line that wraps could not be drawn over.
+  const size_t width = known ? size_t(size.ws_col) - 1 : 79;
+  fmt::print(stream_, "\r{}\x1b[K", std::string_view(live_).substr(0, width));
+  std::fflush(stream_);
+}
+
+}  // namespace ringlet

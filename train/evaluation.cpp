@@ -1,0 +1,154 @@
+#include "train/evaluation.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+namespace ringlet {
+namespace {
+
+/// The mask cut at every multiple of `context` plus `offset`, on top of its documents.
+Mask cut_mask(const Mask& mask, int64_t length, int64_t context, int64_t offset) {
+  Mask cut = mask;
+  for (int64_t start = offset; start < length; start += context) cut.document_starts.push_back(start);
+  std::ranges::sort(cut.document_starts);
+  const auto repeated = std::ranges::unique(cut.document_starts);
+  cut.document_starts.erase(repeated.begin(), repeated.end());
+  return cut;
+}
+
+/// Sums of one block of tokens, as they travel in an all-reduce.
+struct BlockSums {
+  double tokens = 0, full = 0, shortened = 0;
+};
+
+ContextComparison summarize(std::span<const BlockSums> blocks, int64_t context) {
+  ContextComparison result{.context = context};
+  double tokens = 0;
+  int64_t used_blocks = 0;
+  for (const BlockSums& block : blocks) {
+    tokens += block.tokens;
+    result.full_loss += block.full;
+    result.short_loss += block.shortened;
+    used_blocks += block.tokens > 0;
+  }
+  if (tokens == 0) return result;
+  result.tokens = int64_t(tokens);
+  result.full_loss /= tokens;
+  result.short_loss /= tokens;
+  result.difference = result.short_loss - result.full_loss;
+  // A ratio of sums over blocks: neighbouring tokens are not independent, distant blocks nearly are.
+  double squares = 0;
+  for (const BlockSums& block : blocks) {
+    const double residual = block.shortened - block.full - result.difference * block.tokens;
+    squares += residual * residual;
+  }
+  const double correction = used_blocks > 1 ? double(used_blocks) / double(used_blocks - 1) : 0;
+  result.standard_error = std::sqrt(squares * correction) / tokens;
+  return result;
+}
+
+/// Adds one rank's rows of a window to the blocks of the whole comparison.
+void add_blocks(std::span<const Piece> pieces, const Batch& batch, int64_t context,
+                const std::array<std::vector<float>, 3>& losses, std::span<BlockSums> blocks) {
+  const int64_t half = context / 2;
+  for (const Piece& piece : pieces) {
+    for (int64_t i = 0; i < piece.row_count; ++i) {
+      const int64_t row = piece.first_row + i, position = piece.position(i);
+      if (position < context || batch.labels[row] < 0) continue;
+      const bool second_half = position % context >= half;  // of a piece that starts at a multiple
+      BlockSums& block = blocks[position / half];
+      block.tokens += 1;
+      block.full += losses[0][row];
+      block.shortened += losses[second_half ? 1 : 2][row];
+    }
+  }
+}
+
+}  // namespace
+
+void load_weights(const Checkpoint& checkpoint, const Parameters& parameters) {
+  std::vector<float> values;
+  for (const Parameter& parameter : parameters.all()) {
+    values.resize(parameter.weight.size());
+    checkpoint.read_weights(parameter.name, values);
+    upload<float>(parameters.device(), values, parameter.weight);
+  }
+}
+
+Mask mask_of(const Window& window, MaskRule rule, int64_t sliding_window) {
+  Mask mask;
+  mask.window = sliding_window;
+  if (rule == MaskRule::document) mask.document_starts = window.document_starts;
+  return mask;
+}
+
+std::vector<float> score(const ModelRank& rank, const Batch& batch, const Mask& mask) {
+  Backend& device = rank.context.device;
+  const ArenaScope scope(device.arena());
+  const GptConfig& config = rank.gpt.config();
+  Step step(rank.context, rank.settings, Pass::evaluation, rank.layout, mask, config.rope_base,
+            config.heads.head_dim, batch.tokens, batch.labels);
+  rank.gpt.evaluate(step);
+  std::vector<float> losses(step.rows());
+  read<float>(device, step.losses, losses);
+  return losses;
+}
+
+void add_losses(std::span<const float> losses, const Batch& batch, std::span<const Piece> pieces,
+                PositionBins& bins) {
+  for (const Piece& piece : pieces) {
+    for (int64_t i = 0; i < piece.row_count; ++i) {
+      const int64_t row = piece.first_row + i;
+      if (batch.labels[row] >= 0) bins.add(piece.position(i), losses[row]);
+    }
+  }
+}
+
+void sum_over_world(const ModelRank& rank, std::span<double> values) {
+  Backend& device = rank.context.device;
+  const ArenaScope scope(device.arena());
+  const Tensor sums = device.arena().allocate("inputs", Dtype::f64, {int64_t(values.size()), 1, 1, 1});
+  upload<double>(device, values, sums);
+  device.wait(rank.world.all_reduce(sums, device.record()));
+  read<double>(device, sums, values);
+}
+
+PositionBins evaluate(const ModelRank& rank, const WindowReader& reader, int64_t window_count,
+                      MaskRule rule, int64_t sliding_window) {
+  PositionBins bins(rank.layout.length);
+  for (int64_t index = rank.ring_index(); index < window_count; index += rank.rings()) {
+    const Batch batch = reader.read(index, rank.pieces());
+    const Mask mask = mask_of(batch.window, rule, sliding_window);
+    add_losses(score(rank, batch, mask), batch, rank.pieces(), bins);
+  }
+  std::vector<double> flat = bins.to_flat();
+  sum_over_world(rank, flat);
+  return PositionBins::from_flat(rank.layout.length, flat);
+}
+
+ContextComparison compare_context(const ModelRank& rank, const WindowReader& reader,
+                                  int64_t window_count, MaskRule rule, int64_t context) {
+  const int64_t half = context / 2, length = rank.layout.length;
+  CHECK(half >= 1, "a context of ", context, " has no half");
+  const int64_t blocks_per_window = (length + half - 1) / half;
+  std::vector<BlockSums> blocks(blocks_per_window * window_count);
+  for (int64_t index = rank.ring_index(); index < window_count; index += rank.rings()) {
+    const Batch batch = reader.read(index, rank.pieces());
+    const Mask mask = mask_of(batch.window, rule, 0);
+    const std::array<std::vector<float>, 3> losses{
+        score(rank, batch, mask), score(rank, batch, cut_mask(mask, length, context, 0)),
+        score(rank, batch, cut_mask(mask, length, context, half))};
+    add_blocks(rank.pieces(), batch, context, losses,
+               std::span(blocks).subspan(index * blocks_per_window, blocks_per_window));
+  }
+  std::vector<double> flat;
+  for (const BlockSums& block : blocks) {
+    flat.insert(flat.end(), {block.tokens, block.full, block.shortened});
+  }
+  sum_over_world(rank, flat);
+  for (size_t i = 0; i < blocks.size(); ++i) blocks[i] = {flat[3 * i], flat[3 * i + 1], flat[3 * i + 2]};
+  return summarize(blocks, context);
+}
+
+}  // namespace ringlet

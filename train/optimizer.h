@@ -1,0 +1,47 @@
+#pragma once
+
+#include <vector>
+
+#include "kernels/comm.h"
+#include "model/parameters.h"
+
+namespace ringlet {
+
+/// AdamW whose moments, and whose work, are cut over all ranks of the world (ZeRO-1, arXiv:1910.02054).
+/// Each bucket is reduce-scattered as soon as its backward ends, each rank updates its own shard of the f32 weights,
+/// and an all-gather brings every rank the new weights. Weight decay applies to matrices only.
+class ShardedAdamW {
+ public:
+  /// Allocates the moments in region "optimizer", zeroed. Both references must outlive the optimizer.
+  ShardedAdamW(const Parameters& parameters, Comm& world);
+
+  /// Starts the sum of this bucket's gradients over the world. Every rank, every bucket, the same order.
+  void start_reduce(int64_t bucket);
+
+  /// Waits for all sums. Returns the sum of squares of this rank's shards: over all ranks they add up to the
+  /// squared norm of the whole gradient. Waits for the device.
+  double finish_reduce();
+
+  /// One update from the summed gradients; then all ranks hold the new weights. `settings.weight_decay` applies to
+  /// matrices, 0 to the rest.
+  void update(const AdamW& settings);
+
+  /// A stretch of one parameter that this rank owns.
+  struct Segment {
+    const Parameter* parameter;
+    int64_t first_element;  // within the parameter
+    Tensor gradient, weights, first_moment, second_moment;  // f32 [n]
+  };
+  std::span<const Segment> segments() const { return segments_; }
+
+ private:
+  Tensor shard_of(const Tensor& flat, const Bucket& bucket) const;
+
+  const Parameters& parameters_;
+  Comm& world_;
+  std::vector<Segment> segments_;
+  std::vector<Event> reduced_;  // by bucket
+  Tensor sum_;                  // f64 [1]
+};
+
+}  // namespace ringlet

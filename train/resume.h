@@ -1,0 +1,25 @@
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "data/corpus.h"
+#include "train/checkpoint.h"
+#include "train/config.h"
+#include "train/run_folder.h"
+
+namespace ringlet {
+
+/// The newest whole checkpoint of a run, checked against the config and corpus that want to continue it; metrics
+/// of later steps are cut off. `say` gets what was skipped and why, and which settings have changed.
+/// Nothing where the run has no checkpoint at all yet. Throws Error where there are checkpoints but none is whole,
+/// and where model, tokenizer or corpus are not those of the checkpoint.
+std::optional<Checkpoint> checkpoint_to_resume(RunFolder& folder, const Config& config, const Corpus& corpus,
+                                               const std::function<void(const std::string&)>& say);
+
+/// The newest whole checkpoint of a run's folder, or the checkpoint that the path itself is. Throws Error.
+Checkpoint checkpoint_of(const std::filesystem::path& run_or_checkpoint,
+                         const std::function<void(const std::string&)>& say);
+
+}  // namespace ringlet

@@ -1,0 +1,41 @@
+#include "train/signals.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <atomic>
+
+#include "kernels/check.h"
+
+namespace ringlet {
+namespace {
+
+std::atomic<bool> stop{false};
+static_assert(std::atomic<bool>::is_always_lock_free, "a signal handler may not take a lock");
+
+void on_stop_signal(int number) {
+  if (stop.exchange(true)) _exit(128 + number);
+}
+
+void handle(int number, void (*handler)(int)) {
+  struct sigaction action {};
+  action.sa_handler = handler;
+  action.sa_flags = SA_RESTART;
+  CHECK(sigaction(number, &action, nullptr) == 0, "signal ", number);
+}
+
+}  // namespace
+
+void install_signal_handlers() {
+  handle(SIGINT, on_stop_signal);
+  handle(SIGTERM, on_stop_signal);
+}
+
+void ignore_write_signals() {
+  handle(SIGPIPE, SIG_IGN);
+  handle(SIGXFSZ, SIG_IGN);
+}
+
+bool stop_requested() { return stop; }
+
+}  // namespace ringlet

@@ -1,0 +1,246 @@
+#include "train/trainer.h"
+
+#include <fmt/core.h>
+
+#include <chrono>
+#include <cmath>
+#include <ctime>
+
+#include "train/memory_table.h"
+
+namespace ringlet {
+namespace {
+
+constexpr int kPrefetchDepth = 4;
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+/// Time this thread has really computed: with more ranks than cores the clock on the wall says less.
+double thread_seconds() {
+  timespec time{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return double(time.tv_sec) + 1e-9 * double(time.tv_nsec);
+}
+
+double to_ms(std::chrono::nanoseconds time) { return 1e-6 * double(time.count()); }
+
+std::vector<float> host_values(Backend& device, const Tensor& tensor) {
+  std::vector<float> values(tensor.size());
+  read<float>(device, tensor, values);
+  return values;
+}
+
+}  // namespace
+
+/// What all ranks must know of a step before they may update: summed over the world in one all-reduce.
+struct Trainer::Sums {
+  explicit Sums(const PositionBins& bins) : loss_by_position(bins) {}
+  PositionBins loss_by_position;
+  double gradient_squares = 0, stop_requests = 0;
+  struct Rank {
+    double compute_ms = 0, exposed_ms = 0, data_wait_ms = 0, peak_bytes = 0;
+  };
+  std::vector<Rank> ranks;  // by world rank; a rank fills in its own
+
+  void reduce(const ModelRank& rank) {
+    std::vector<double> flat = loss_by_position.to_flat();
+    const size_t bins = flat.size();
+    flat.insert(flat.end(), {gradient_squares, stop_requests});
+    for (const Rank& r : ranks) {
+      flat.insert(flat.end(), {r.compute_ms, r.exposed_ms, r.data_wait_ms, r.peak_bytes});
+    }
+    sum_over_world(rank, flat);
+    loss_by_position = PositionBins::from_flat(rank.layout.length, std::span(flat).first(bins));
+    gradient_squares = flat[bins];
+    stop_requests = flat[bins + 1];
+    for (size_t i = 0; i < ranks.size(); ++i) {
+      const double* values = &flat[bins + 2 + 4 * i];
+      ranks[i] = {values[0], values[1], values[2], values[3]};
+    }
+  }
+  bool finite() const {
+    return std::isfinite(gradient_squares) && std::isfinite(loss_by_position.mean());
+  }
+};
+
+Trainer::Trainer(const TrainingRun& run, RankContext context, Comm& world,
+                 const SequenceLayout& layout)
+    : run_(run),
+      config_(run.config),
+      settings_(run.config.step_settings()),
+      parameters_(run.gpt, context.device, world.size(), Parameters::Gradients::present),
+      gpt_(parameters_),
+      rank_{context, world, layout, settings_, gpt_},
+      optimizer_(parameters_, world) {
+  if (run.resume != nullptr) {
+    load(*run.resume);
+  } else {
+    parameters_.initialise(uint64_t(config_.run.seed));
+  }
+  context.device.synchronize();
+  world.barrier();  // nobody's weights change before all have theirs
+}
+
+Trainer::~Trainer() = default;
+
+WindowShare Trainer::share() const {
+  return {config_.train.batch_windows, rank_.rings(), rank_.ring_index()};
+}
+
+void Trainer::say(const std::string& line) const {
+  if (leads() && run_.say) run_.say(line);
+}
+
+void Trainer::start_prefetch() {
+  const WindowShare windows = share();
+  if (windows.per_step() == 0) return;
+  const int64_t first_cursor = cursor_;
+  prefetcher_ = std::make_unique<Prefetcher>(
+      run_.windows, rank_.pieces(),
+      [=, this](int64_t k) {
+        return window_of(uint64_t(config_.run.seed), windows.cursor(k, first_cursor),
+                         run_.windows.plan().window_count(), config_.data.order);
+      },
+      0, kPrefetchDepth);
+}
+
+double Trainer::accumulate_windows(PositionBins& bins) {
+  const WindowShare windows = share();
+  int64_t step_tokens = 0;  // of all rings, so that the loss is one mean over the world
+  for (int64_t i = 0; i < windows.batch_windows; ++i) {
+    step_tokens += run_.windows.plan()
+                       .window(window_of(uint64_t(config_.run.seed), cursor_ + i,
+                                         run_.windows.plan().window_count(), config_.data.order))
+                       .token_count;
+  }
+  tokens_ += step_tokens;
+  Backend& device = rank_.context.device;
+  const int64_t buckets = int64_t(parameters_.buckets().size());
+  for (int64_t j = 0; j < windows.per_step(); ++j) {
+    const ArenaScope scope(device.arena());
+    const Batch batch = prefetcher_->next();
+    Step step(rank_.context, settings_, Pass::training, rank_.layout,
+              mask_of(batch.window, config_.data.mask, config_.data.window), run_.gpt.rope_base,
+              run_.gpt.heads.head_dim, batch.tokens, batch.labels);
+    const bool last = j + 1 == windows.per_step();
+    gpt_.train(step, 1.0f / float(step_tokens), [&](int64_t bucket) {
+      if (last) optimizer_.start_reduce(bucket);
+    });
+    add_losses(host_values(device, step.losses), batch, rank_.pieces(), bins);
+  }
+  if (windows.per_step() == 0) {  // nothing to add, but the sums are collective
+    for (int64_t bucket = buckets - 1; bucket >= 0; --bucket) optimizer_.start_reduce(bucket);
+  }
+  return optimizer_.finish_reduce();
+}
+
+MetricsRecord Trainer::train_step() {
+  const auto start = std::chrono::steady_clock::now();
+  const double compute_start = thread_seconds();
+  Trace& trace = rank_.context.trace;
+  const auto exposed_start = trace.exposed_wait();
+  if (prefetcher_ == nullptr) start_prefetch();
+  const auto data_start = prefetcher_ ? prefetcher_->waited() : std::chrono::nanoseconds(0);
+  trace.enter_step(step_ + 1, "step");
+  parameters_.zero_gradients();
+  Sums sums{PositionBins(rank_.layout.length)};
+  sums.gradient_squares = accumulate_windows(sums.loss_by_position);
+  sums.stop_requests = run_.stop_requested && run_.stop_requested();
+  sums.ranks.resize(rank_.world.size());
+  sums.ranks[rank_.world.rank()] = {
+      1e3 * (thread_seconds() - compute_start), to_ms(trace.exposed_wait() - exposed_start),
+      prefetcher_ ? to_ms(prefetcher_->waited() - data_start) : 0.0,
+      double(rank_.context.device.arena().peak_bytes())};
+  trace.enter_phase("optimizer");
+  sums.reduce(rank_);
+  step_ += 1;
+  cursor_ += config_.train.batch_windows;
+  stop_agreed_ = sums.stop_requests > 0;
+  if (apply_update(sums)) {
+    skipped_in_row_ = 0;
+  } else {
+    ++skipped_;
+    ++skipped_in_row_;
+  }
+  return record_of(sums, seconds_since(start));
+}
+
+bool Trainer::apply_update(const Sums& sums) {
+  if (!sums.finite()) return false;  // decided from sums, so all ranks agree
+  ++updates_;
+  const Config::Train& train = config_.train;
+  const double norm = std::sqrt(sums.gradient_squares);
+  const double clip = train.clip_norm > 0 && norm > train.clip_norm ? train.clip_norm / norm : 1.0;
+  optimizer_.update({.learning_rate = float(learning_rate(config_.schedule(), step_)),
+                     .beta1 = float(train.beta1),
+                     .beta2 = float(train.beta2),
+                     .epsilon = float(train.epsilon),
+                     .weight_decay = float(train.weight_decay),
+                     .gradient_scale = float(clip),
+                     .step = updates_});
+  return true;
+}
+
+MetricsRecord Trainer::record_of(const Sums& sums, double seconds) const {
+  MetricsRecord record;
+  const PositionBins& bins = sums.loss_by_position;
+  record.step = step_;
+  record.steps = config_.train.steps;
+  record.loss = bins.mean();
+  record.loss_first_quarter = bins.first_quarter();
+  record.loss_last_quarter = bins.last_quarter();
+  record.loss_by_position = bins.bins();
+  record.learning_rate = learning_rate(config_.schedule(), step_);
+  record.gradient_norm = std::sqrt(sums.gradient_squares);
+  record.tokens = tokens_;
+  record.step_ms = 1e3 * seconds;
+  record.tokens_per_second = double(bins.count()) / seconds;
+  record.skipped_steps = skipped_;
+  for (const Sums::Rank& rank : sums.ranks) {
+    record.data_wait_ms = std::max(record.data_wait_ms, rank.data_wait_ms);
+    record.compute_ms.push_back(rank.compute_ms);
+    record.exposed_ms.push_back(rank.exposed_ms);
+    record.bubble_percent.push_back(100 * rank.exposed_ms / record.step_ms);
+    record.peak_bytes.push_back(int64_t(rank.peak_bytes));
+  }
+  return record;
+}
+
+RunEnd Trainer::run() {
+  const int64_t every = config_.checkpoint.every, eval_every = config_.train.eval_every;
+  for (bool first = true; step_ < config_.train.steps; first = false) {
+    const MetricsRecord record = train_step();
+    if (leads() && run_.folder != nullptr) run_.folder->append_metrics(to_json_line(record));
+    if (leads() && run_.report) run_.report(record);
+    if (first) say(memory_table(rank_.context.device.arena()));
+    if (skipped_in_row_ > 0) {
+      say(fmt::format("step {} skipped: loss {} gradient norm {}; weights unchanged ({} in a row)", step_,
+                      record.loss, record.gradient_norm, skipped_in_row_));
+      if (skipped_in_row_ >= config_.train.max_skipped_steps) return RunEnd::diverged;
+    }
+    if (eval_every > 0 && step_ % eval_every == 0) evaluate_and_report();
+    if (stop_agreed_ && step_ < config_.train.steps) {
+      save();
+      return RunEnd::interrupted;
+    }
+    if (every > 0 && step_ % every == 0 && skipped_in_row_ == 0) save();
+  }
+  if (eval_every > 0 && step_ % eval_every != 0) evaluate_and_report();
+  save();
+  return RunEnd::finished;
+}
+
+void Trainer::evaluate_and_report() {
+  if (run_.validation == nullptr) return;
+  const int64_t windows = std::min(config_.train.eval_windows, run_.validation->plan().window_count());
+  const PositionBins bins =
+      evaluate(rank_, *run_.validation, windows, config_.data.mask, config_.data.window);
+  if (!leads()) return;
+  say(fmt::format("step {}: validation loss {:.4f} (first 1/4 {:.4f}, last 1/4 {:.4f})", step_,
+                  bins.mean(), bins.first_quarter(), bins.last_quarter()));
+  if (run_.folder != nullptr) run_.folder->append_metrics(to_json_line(EvalRecord{step_, bins}));
+}
+
+}  // namespace ringlet

@@ -1,0 +1,79 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "data/prefetch.h"
+#include "train/checkpoint.h"
+#include "train/config.h"
+#include "train/evaluation.h"
+#include "train/metrics.h"
+#include "train/optimizer.h"
+#include "train/run_folder.h"
+#include "train/window_share.h"
+
+namespace ringlet {
+
+enum class RunEnd : uint8_t { finished, interrupted, diverged };
+
+/// What a run is made of, equal for all its ranks. Everything outlives the run.
+struct TrainingRun {
+  const Config& config;
+  GptConfig gpt;
+  const WindowReader& windows;
+  const WindowReader* validation = nullptr;  // absent: no evaluation
+  const Checkpoint* resume = nullptr;        // absent: from fresh weights
+  RunFolder* folder = nullptr;               // absent: nothing is written
+  std::string corpus_fingerprint, tokenizer_name, tokenizer_hash;
+  std::function<bool()> stop_requested;      // asked once a step; absent: never
+  std::function<void(const MetricsRecord&)> report;          // on rank 0; may be absent
+  std::function<void(const std::string& line)> say;          // on rank 0; may be absent
+};
+
+/// One rank of a training run: data, model, optimizer, evaluation, checkpoints, metrics, step by step.
+/// Device, world, ring and layout are given: the same code trains on threads, dry, and under test.
+class Trainer {
+ public:
+  Trainer(const TrainingRun& run, RankContext context, Comm& world, const SequenceLayout& layout);
+  ~Trainer();
+
+  /// Trains to the last step, or until a stop is requested, which saves. Five (train.max_skipped_steps) steps in a row
+  /// that are not finite end the run without saving. Collective.
+  RunEnd run();
+
+  /// One step, without evaluation, saving or reports. Collective. The record is complete on every rank.
+  MetricsRecord train_step();
+
+  const Parameters& parameters() const { return parameters_; }
+  const ShardedAdamW& optimizer() const { return optimizer_; }
+  int64_t steps_done() const { return step_; }
+
+ private:
+  struct Sums;
+  void load(const Checkpoint& checkpoint);
+  void save();
+  void evaluate_and_report();
+  void start_prefetch();
+  double accumulate_windows(PositionBins& bins);
+  bool apply_update(const Sums& sums);
+  MetricsRecord record_of(const Sums& sums, double seconds) const;
+  WindowShare share() const;
+  void say(const std::string& line) const;
+  bool leads() const { return rank_.world.rank() == 0; }
+
+  const TrainingRun& run_;
+  const Config& config_;
+  StepSettings settings_;
+  Parameters parameters_;
+  Gpt gpt_;
+  ModelRank rank_;
+  ShardedAdamW optimizer_;
+  std::unique_ptr<Prefetcher> prefetcher_;
+  int64_t step_ = 0, cursor_ = 0, tokens_ = 0;
+  int64_t updates_ = 0, skipped_ = 0, skipped_in_row_ = 0;  // counted since the run began
+  int64_t saved_step_ = -1;
+  bool stop_agreed_ = false;
+};
+
+}  // namespace ringlet

@@ -1,0 +1,84 @@
+// Trainer: saving and loading.
+#include "train/trainer.h"
+
+namespace ringlet {
+namespace {
+
+constexpr const char* kUpdates = "updates";
+constexpr const char* kSkipped = "skipped_steps";
+constexpr const char* kSkippedInRow = "skipped_in_row";
+
+}  // namespace
+
+void Trainer::load(const Checkpoint& checkpoint) {
+  const CheckpointInfo& info = checkpoint.info();
+  check_fits(info, parameter_shapes(run_.gpt));
+  load_weights(checkpoint, parameters_);
+  Backend& device = rank_.context.device;
+  std::vector<float> values, second;
+  for (const ShardedAdamW::Segment& segment : optimizer_.segments()) {
+    values.resize(segment.first_moment.size());
+    second.resize(values.size());
+    checkpoint.read_moments(segment.parameter->name, segment.first_element, values, second);
+    upload<float>(device, values, segment.first_moment);
+    upload<float>(device, second, segment.second_moment);
+  }
+  const auto counter = [&](const char* name) {
+    const auto found = info.counters.find(name);
+    CHECK(found != info.counters.end(), "checkpoint has no counter ", name);
+    return found->second;
+  };
+  step_ = saved_step_ = info.step;
+  cursor_ = info.cursor;
+  tokens_ = info.tokens;
+  updates_ = counter(kUpdates);
+  skipped_ = counter(kSkipped);
+  skipped_in_row_ = counter(kSkippedInRow);
+}
+
+void Trainer::save() {
+  if (run_.folder == nullptr || saved_step_ == step_) return;
+  rank_.context.trace.enter_phase("checkpoint");
+  Backend& device = rank_.context.device;
+  const auto host = [&](const Tensor& tensor) {
+    std::vector<float> values(tensor.size());
+    read<float>(device, tensor, values);
+    return values;
+  };
+  CheckpointInfo info;
+  info.step = step_;
+  info.tokens = tokens_;
+  info.seed = uint64_t(config_.run.seed);
+  info.cursor = cursor_;
+  info.counters = {{kUpdates, updates_}, {kSkipped, skipped_}, {kSkippedInRow, skipped_in_row_}};
+  info.config_toml = to_toml(config_);
+  info.corpus_fingerprint = run_.corpus_fingerprint;
+  info.tokenizer_name = run_.tokenizer_name;
+  info.tokenizer_hash = run_.tokenizer_hash;
+  info.world = rank_.world.size();
+  info.ring = rank_.context.ring.size();
+  info.layout = name_of(config_.run.layout);
+  info.parameters = parameter_shapes(run_.gpt);
+
+  std::vector<std::vector<float>> storage;  // moves of the outer vector leave the values in place
+  std::vector<NamedWeights> weights;
+  std::vector<Shard> shards;
+  if (leads()) {
+    for (const Parameter& parameter : parameters_.all()) {
+      storage.push_back(host(parameter.weight));
+      weights.push_back({parameter.name, storage.back()});
+    }
+  }
+  for (const ShardedAdamW::Segment& segment : optimizer_.segments()) {
+    storage.push_back(host(segment.first_moment));
+    const std::span<const float> first = storage.back();
+    storage.push_back(host(segment.second_moment));
+    shards.push_back({segment.parameter->name, segment.first_element, first, storage.back()});
+  }
+  save_checkpoint(run_.folder->checkpoints(), info, weights, shards,
+                  {.keep_last = int(config_.checkpoint.keep)}, rank_.world);
+  saved_step_ = step_;
+  say("saved checkpoint of step " + std::to_string(step_));
+}
+
+}  // namespace ringlet

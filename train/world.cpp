@@ -1,0 +1,29 @@
+#include "train/world.h"
+
+#include <unistd.h>
+
+#include "kernels/comm/threads.h"
+#include "kernels/cpu/cpu_backend.h"
+
+namespace ringlet {
+
+int64_t physical_memory_bytes() {
+  return int64_t(sysconf(_SC_PHYS_PAGES)) * int64_t(sysconf(_SC_PAGESIZE));
+}
+
+void run_world(const Config& config, const RankMain& rank_main) {
+  ThreadsOptions options;
+  options.ranks = int(config.run.ranks);
+  options.timeout = std::chrono::milliseconds(int64_t(1e3 * config.run.timeout_seconds));
+  // Addresses only: a page costs memory when it is first touched.
+  const int64_t arena_bytes =
+      config.memory.arena_bytes > 0 ? config.memory.arena_bytes : physical_memory_bytes();
+  run_ranks(options, [&](Comm& world, Trace& trace) {
+    const std::unique_ptr<Backend> device = make_cpu_backend(arena_bytes, trace);
+    const std::unique_ptr<Comm> ring = world.split(world.rank() / int(config.run.ring_size()));
+    rank_main({*device, *ring, trace}, world);
+    device->synchronize();
+  });
+}
+
+}  // namespace ringlet

@@ -1,0 +1,21 @@
+#pragma once
+
+#include <functional>
+
+#include "kernels/comm.h"
+#include "model/step.h"
+#include "train/config.h"
+
+namespace ringlet {
+
+/// What one rank runs: its device and ring, and the world of all rings.
+using RankMain = std::function<void(RankContext context, Comm& world)>;
+
+/// Starts run.ranks ranks as threads, each with a device of its own, and cuts them into rings of run.ring: ranks
+/// i * ring ... of the world are ring i. Returns when all have returned; throws the first error (kernels/comm/threads.h).
+void run_world(const Config& config, const RankMain& rank_main);
+
+/// Memory of the machine, in bytes.
+int64_t physical_memory_bytes();
+
+}  // namespace ringlet
