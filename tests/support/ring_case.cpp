@@ -35,7 +35,7 @@ std::unique_ptr<Backend> plain_backend(int64_t arena_bytes, Trace& trace) {
 }
 
 std::unique_ptr<Backend> late_backend(int64_t arena_bytes, Trace& trace) {
-  return std::make_unique<DeferredBackend>(make_cpu_backend(arena_bytes, trace));
+  return make_deferred_backend(arena_bytes, trace);
 }
 
 ModelResult run_model(const ModelCase& c, const MakeBackend& make_backend) {

@@ -1,0 +1,223 @@
+// Training: resumed, on other worlds, accumulated, sharded, with steps that are not finite.
+#include <gtest/gtest.h>
+
+#include "tests/support/compare.h"
+#include "tests/support/forwarding_backend.h"
+#include "tests/support/training_case.h"
+
+namespace ringlet::test {
+namespace {
+
+struct TrainerTest : testing::Test {
+  TemporaryFolder folder;
+  const std::string corpus = make_corpus(folder, 6);
+
+  Config config(int64_t ranks, int64_t ring) const { return tiny_training(corpus, ranks, ring); }
+
+  /// Trains to `step`, saves as a stop asks for, then resumes with `second` from the newest checkpoint.
+  Trained interrupted(const Config& first, const Config& second, int64_t step) {
+    const auto path = folder.path() / "run";
+    std::filesystem::remove_all(path);
+    {
+      RunFolder run(path, RunStart::fresh);
+      const Trained part = train_case(first, {&run, nullptr, step});
+      EXPECT_EQ(part.end, RunEnd::interrupted);
+    }
+    RunFolder run(path, RunStart::resume);
+    std::vector<Skipped> skipped;
+    const auto checkpoint = newest_whole_checkpoint(run.checkpoints(), skipped);
+    EXPECT_TRUE(checkpoint.has_value());
+    return train_case(second, {&run, &*checkpoint, -1});
+  }
+};
+
+void expect_close(const NamedValues& actual, const NamedValues& expected, double tolerance) {
+  for (const auto& [name, values] : expected) {
+    EXPECT_LE(error_of(actual.at(name), values), tolerance) << name;
+  }
+}
+
+std::vector<double> tail(const std::vector<double>& values, size_t count) {
+  return {values.end() - std::ptrdiff_t(std::min(count, values.size())), values.end()};
+}
+
+TEST_F(TrainerTest, TheLossFalls) {
+  const Trained trained = train_case(config(2, 2));
+  EXPECT_EQ(trained.end, RunEnd::finished);
+  ASSERT_EQ(trained.records.size(), 30u);
+  EXPECT_NEAR(trained.records.front().loss, std::log(257), 0.3);
+  EXPECT_LT(trained.records.back().loss, 0.7 * trained.records.front().loss);
+}
+
+// The stop is seen in the step after the report, so a run stopped after step 7 saves step 8.
+TEST_F(TrainerTest, ResumingOnTheSameWorldGivesTheSameBits) {
+  for (const auto& [ranks, ring] : {std::pair{1, 1}, {2, 2}, {4, 4}, {4, 2}}) {
+    SCOPED_TRACE(testing::Message() << ranks << " ranks in rings of " << ring);
+    const Trained whole = train_case(config(ranks, ring));
+    const Trained resumed = interrupted(config(ranks, ring), config(ranks, ring), 7);
+    ASSERT_GE(resumed.records.size(), 20u);
+    EXPECT_EQ(resumed.losses(), tail(whole.losses(), resumed.records.size()));
+    EXPECT_EQ(resumed.gradient_norms(), tail(whole.gradient_norms(), resumed.records.size()));
+    EXPECT_EQ(resumed.weights, whole.weights);
+    EXPECT_EQ(resumed.first_moments, whole.first_moments);
+    EXPECT_EQ(resumed.second_moments, whole.second_moments);
+  }
+}
+
+TEST_F(TrainerTest, ResumingOnAnotherWorldGoesOnWithTheSameDataAndState) {
+  const Trained whole = train_case(config(1, 1));
+  for (const auto& [ranks, ring] : {std::pair{4, 4}, {3, 1}, {4, 2}}) {
+    SCOPED_TRACE(testing::Message() << ranks << " ranks in rings of " << ring);
+    const Trained resumed = interrupted(config(1, 1), config(ranks, ring), 7);
+    ASSERT_GE(resumed.records.size(), 20u);
+    for (size_t i = 0; i < resumed.records.size(); ++i) {
+      const MetricsRecord& expected = whole.records[whole.records.size() - resumed.records.size() + i];
+      EXPECT_NEAR(resumed.records[i].loss, expected.loss, 1e-4 * expected.loss) << i;
+      EXPECT_EQ(resumed.records[i].tokens, expected.tokens);
+    }
+  }
+}
+
+TEST_F(TrainerTest, EveryWorldTrainsTheSameModel) {
+  Config one = config(1, 1);
+  one.train.steps = 6;
+  one.train.batch_windows = 3;  // uneven shares on two rings, none for the fourth of four
+  const Trained alone = train_case(one);
+  for (const auto& [ranks, ring] : {std::pair{2, 1}, {2, 2}, {3, 3}, {4, 2}, {4, 1}, {8, 4}}) {
+    for (const Layout layout : {Layout::contiguous, Layout::zigzag, Layout::striped}) {
+      SCOPED_TRACE(testing::Message() << ranks << " ranks, rings of " << ring << ' ' << name_of(layout));
+      Config other = one;
+      other.run.ranks = ranks;
+      other.run.ring = ring;
+      other.run.layout = layout;
+      const Trained trained = train_case(other);
+      for (size_t i = 0; i < alone.records.size(); ++i) {
+        EXPECT_NEAR(trained.losses()[i], alone.losses()[i], 1e-5 * alone.losses()[i]) << i;
+        EXPECT_NEAR(trained.gradient_norms()[i], alone.gradient_norms()[i],
+                    kGradientTolerance * alone.gradient_norms()[i]);
+      }
+    }
+  }
+}
+
+// One window of 192 tokens and two of 96 over the same tokens: equal but for what the cut hides. With a
+// causal mask over one document cut in two, the loss of the first half is the same tokens' loss.
+TEST_F(TrainerTest, AccumulatingTwoWindowsIsOneBatchOfBoth) {
+  Config both = config(1, 1);
+  both.train.steps = 1;
+  both.train.batch_windows = 2;
+  both.data.order = OrderMode::sequential;
+  Config each = both;
+  each.run.ranks = 2;  // two rings of one: each trains one of the windows
+  each.run.ring = 1;
+  const Trained accumulated = train_case(both), parallel = train_case(each);
+  EXPECT_NEAR(accumulated.losses()[0], parallel.losses()[0], 1e-6 * parallel.losses()[0]);
+  expect_close(accumulated.first_moments, parallel.first_moments, kGradientTolerance);
+}
+
+TEST_F(TrainerTest, RecomputePoliciesTrainTheSameBits) {
+  Config base = config(3, 3);
+  base.train.steps = 4;
+  base.memory.recompute = Recompute::none;
+  const Trained kept = train_case(base);
+  for (const Recompute policy : {Recompute::selective, Recompute::full}) {
+    base.memory.recompute = policy;
+    EXPECT_EQ(train_case(base).weights, kept.weights);
+  }
+}
+
+TEST_F(TrainerTest, ALateDeviceTrainsTheSameBits) {
+  Config base = config(4, 2);
+  base.train.steps = 4;
+  TrainingOptions late;
+  late.backend_of = [](int) { return MakeBackend(late_backend); };
+  EXPECT_EQ(train_case(base, late).weights, train_case(base).weights);
+}
+
+/// Spoils the loss gradient of one call of cross_entropy, or of all from it on.
+class SpoilingBackend : public ForwardingBackend {
+ public:
+  SpoilingBackend(std::unique_ptr<Backend> inner, int first_call, int last_call)
+      : ForwardingBackend(std::move(inner)), first_call_(first_call), last_call_(last_call) {}
+  void cross_entropy(const Tensor& logits, const Tensor& labels, CrossEntropy mode,
+                     float gradient_scale, const Tensor& losses) override {
+    ForwardingBackend::cross_entropy(logits, labels, mode, gradient_scale, losses);
+    const bool now = call_ >= first_call_ && call_ <= last_call_;
+    ++call_;
+    if (now) fill(std::nanf(""), logits);
+  }
+
+ private:
+  int first_call_, last_call_, call_ = 0;
+};
+
+TrainingOptions spoiled_on_rank(int spoiled_rank, int first_call, int last_call) {
+  TrainingOptions options;
+  options.backend_of = [=](int rank) -> MakeBackend {
+    if (rank != spoiled_rank) return plain_backend;
+    return [=](int64_t bytes, Trace& trace) {
+      return std::make_unique<SpoilingBackend>(plain_backend(bytes, trace), first_call, last_call);
+    };
+  };
+  return options;
+}
+
+// 96 tokens on two ranks are 48 rows: three chunks of 20; two windows a step: six calls a step and rank.
+TEST_F(TrainerTest, AStepThatIsNotFiniteOnOneRankIsSkippedByAllAndChangesNothing) {
+  Config base = config(2, 2);
+  base.train.steps = 3;
+  const Trained two_steps = train_case(base);
+  base.train.steps = 4;
+  for (const int rank : {0, 1}) {
+    const Trained trained = train_case(base, spoiled_on_rank(rank, 18, 18));  // in step 4, the last
+    EXPECT_EQ(trained.end, RunEnd::finished);
+    EXPECT_FALSE(std::isfinite(trained.records[3].gradient_norm));
+    EXPECT_EQ(trained.records[3].skipped_steps, 1);
+    EXPECT_EQ(trained.records[2].skipped_steps, 0);
+    Config same_schedule = base;
+    TrainingOptions stop;
+    stop.stop_after_step = 2;  // the stop is agreed on in step 3
+    const Trained before = train_case(same_schedule, stop);
+    ASSERT_EQ(before.records.size(), 3u);
+    EXPECT_EQ(trained.weights, before.weights);
+    EXPECT_EQ(trained.first_moments, before.first_moments);
+    EXPECT_EQ(trained.second_moments, before.second_moments);
+  }
+}
+
+TEST_F(TrainerTest, FiveStepsInARowThatAreNotFiniteEndTheRunWithoutSaving) {
+  Config base = config(2, 2);
+  base.checkpoint.every = 1;
+  RunFolder run(folder.path() / "diverging", RunStart::fresh);
+  TrainingOptions options = spoiled_on_rank(1, 12, 1 << 30);  // from step 3 on
+  options.folder = &run;
+  const Trained trained = train_case(base, options);
+  EXPECT_EQ(trained.end, RunEnd::diverged);
+  EXPECT_EQ(trained.records.size(), 7u);
+  std::vector<Skipped> skipped;
+  const auto newest = newest_whole_checkpoint(run.checkpoints(), skipped);
+  ASSERT_TRUE(newest.has_value());
+  EXPECT_EQ(newest->info().step, 2);
+}
+
+// Clipping is by the norm, not by its square: with a clip of half the norm the update direction is the same
+// and Adam's first moment is (1 - beta1) * gradient * clip / norm.
+TEST_F(TrainerTest, ClippingScalesTheGradientToTheNorm) {
+  Config free = config(2, 2);
+  free.train.steps = 1;
+  free.train.warmup_steps = 0;
+  free.train.clip_norm = 0;
+  const Trained unclipped = train_case(free);
+  const double norm = unclipped.gradient_norms()[0];
+  Config clipped = free;
+  clipped.train.clip_norm = norm / 4;
+  const Trained scaled = train_case(clipped);
+  EXPECT_EQ(scaled.gradient_norms()[0], norm);
+  double squares = 0;
+  for (const auto& [name, values] : scaled.first_moments)
+    for (const float value : values) squares += double(value) * value;
+  EXPECT_NEAR(std::sqrt(squares), 0.1 * norm / 4, 1e-4 * norm);
+}
+
+}  // namespace
+}  // namespace ringlet::test

@@ -1,0 +1,125 @@
+#include "tests/support/training_case.h"
+
+#include <unistd.h>
+
+#include <atomic>
+#include <fstream>
+
+#include "kernels/comm/threads.h"
+#include "kernels/random.h"
+#include "train/commands/prepare.h"
+
+namespace ringlet::test {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::vector<float> read_floats(Backend& device, const Tensor& tensor) {
+  std::vector<float> values(tensor.size());
+  read<float>(device, tensor, values);
+  return values;
+}
+
+/// One rank writes its stretches of the moments; together the ranks own every element once.
+void collect_moments(const Trainer& trainer, Backend& device, Trained& result) {
+  for (const ShardedAdamW::Segment& segment : trainer.optimizer().segments()) {
+    const auto put = [&](const Tensor& moment, NamedValues& all) {
+      std::ranges::copy(read_floats(device, moment),
+                        all.at(segment.parameter->name).begin() + segment.first_element);
+    };
+    put(segment.first_moment, result.first_moments);
+    put(segment.second_moment, result.second_moments);
+  }
+}
+
+}  // namespace
+
+TemporaryFolder::TemporaryFolder() {
+  std::string name = (fs::temp_directory_path() / "ringlet-test-XXXXXX").string();
+  CHECK(mkdtemp(name.data()) != nullptr, "no temporary folder");
+  path_ = name;
+}
+
+TemporaryFolder::~TemporaryFolder() {
+  std::error_code ignored;
+  fs::remove_all(path_, ignored);
+}
+
+std::string make_corpus(const TemporaryFolder& folder, int documents, const std::string& name) {
+  const CounterRandom random(11, hash_name(name));
+  const std::vector<std::string> words{"ring ", "of ", "ranks ", "sends ", "keys ", "and ", "values\n"};
+  const fs::path texts = folder.path() / (name + "-texts");
+  fs::create_directory(texts);
+  for (int i = 0; i < documents; ++i) {
+    std::ofstream file(texts / (std::to_string(1000 + i) + ".txt"));
+    const int64_t count = int64_t(random.bits(i) % (8000 / documents)) + 5;
+    for (int64_t j = 0; j < count; ++j) file << words[random.bits(1000 * i + j + 7) % words.size()];
+  }
+  PrepareOptions options;
+  options.input.paths = {texts.string()};
+  options.output = (folder.path() / (name + ".h5")).string();
+  prepare(options);
+  return options.output;
+}
+
+Config tiny_training(const std::string& corpus, int64_t ranks, int64_t ring) {
+  const std::vector<std::string> settings{
+      "data.corpus=" + corpus, "run.name=tiny",       "model.layers=2",
+      "model.width=32",        "model.heads=4",       "model.kv_heads=2",
+      "model.mlp_width=48",    "run.seq_len=96",      "train.steps=30",
+      "train.warmup_steps=4",  "train.batch_windows=2", "train.learning_rate=0.01",
+      "memory.head_chunk=20",  "memory.mlp_chunk=28", "checkpoint.every=0",
+      "run.ranks=" + std::to_string(ranks), "run.ring=" + std::to_string(ring)};
+  return parse_config("", "a test", settings);
+}
+
+std::vector<double> Trained::losses() const {
+  std::vector<double> values;
+  for (const MetricsRecord& record : records) values.push_back(record.loss);
+  return values;
+}
+
+std::vector<double> Trained::gradient_norms() const {
+  std::vector<double> values;
+  for (const MetricsRecord& record : records) values.push_back(record.gradient_norm);
+  return values;
+}
+
+Trained train_case(const Config& config, const TrainingOptions& options) {
+  const Corpus corpus = Corpus::open(config.data.corpus);
+  const WindowReader windows(corpus, config.run.seq_len);
+  const GptConfig gpt = config.gpt(corpus.vocabulary());
+  Trained result;
+  for (const ParameterShape& shape : parameter_shapes(gpt)) {
+    result.first_moments[shape.name].resize(shape.size());
+    result.second_moments[shape.name].resize(shape.size());
+  }
+  std::atomic<bool> stop = false;
+  const TrainingRun run{config, gpt, windows, nullptr, options.resume, options.folder,
+                        corpus.fingerprint(), corpus.tokenizer_name(), corpus.tokenizer_hash(),
+                        [&] { return stop.load(); },
+                        [&](const MetricsRecord& record) {
+                          result.records.push_back(record);
+                          if (record.step == options.stop_after_step) stop = true;
+                        },
+                        nullptr};
+  const SequenceLayout layout =
+      make_layout(config.run.layout, config.run.seq_len, int(config.run.ring_size()));
+  ThreadsOptions threads;
+  threads.ranks = int(config.run.ranks);
+  run_ranks(threads, [&](Comm& world, Trace& trace) {
+    const auto device = options.backend_of(world.rank())(int64_t{1} << 32, trace);
+    const std::unique_ptr<Comm> ring = world.split(world.rank() / int(config.run.ring_size()));
+    Trainer trainer(run, {*device, *ring, trace}, world, layout);
+    const RunEnd end = trainer.run();
+    collect_moments(trainer, *device, result);
+    if (world.rank() != 0) return;
+    result.end = end;
+    for (const Parameter& parameter : trainer.parameters().all()) {
+      result.weights[parameter.name] = read_floats(*device, parameter.weight);
+    }
+  });
+  return result;
+}
+
+}  // namespace ringlet::test

@@ -1,0 +1,50 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "tests/support/ring_case.h"
+#include "train/trainer.h"
+
+namespace ringlet::test {
+
+/// A folder of its own that goes with the object.
+class TemporaryFolder {
+ public:
+  TemporaryFolder();
+  ~TemporaryFolder();
+  TemporaryFolder(const TemporaryFolder&) = delete;
+  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+/// A byte corpus of `documents` documents of varied length, some 20 kB in all: words that repeat. Returns its path.
+std::string make_corpus(const TemporaryFolder& folder, int documents, const std::string& name = "corpus");
+
+/// The config of a model that trains in milliseconds on that corpus.
+Config tiny_training(const std::string& corpus, int64_t ranks, int64_t ring);
+
+/// What a training leaves behind.
+struct Trained {
+  std::vector<MetricsRecord> records;  // of every step
+  NamedValues weights, first_moments, second_moments;
+  RunEnd end = RunEnd::finished;
+  std::vector<double> losses() const;
+  std::vector<double> gradient_norms() const;
+};
+
+struct TrainingOptions {
+  RunFolder* folder = nullptr;             // absent: nothing is saved
+  const Checkpoint* resume = nullptr;
+  int64_t stop_after_step = -1;            // a stop is requested when this step has been reported
+  std::function<MakeBackend(int rank)> backend_of = [](int) { return MakeBackend(plain_backend); };
+};
+
+/// Trains as `ringlet train` does, on threads.
+Trained train_case(const Config& config, const TrainingOptions& options = {});
+
+}  // namespace ringlet::test
