@@ -14,7 +14,8 @@ namespace ringlet {
 struct Batch {
   Window window;                // the same on all ranks
   std::vector<int32_t> tokens;  // 0 in padding
-  std::vector<int32_t> labels;  // the document's next token, end_of_document behind its last, -1 in padding
+  /// The next token of the same document, end_of_document behind its last one, -1 in padding.
+  std::vector<int32_t> labels;
 };
 
 /// Gives the windows of a corpus, piece by piece. Immutable; any number of threads may read.
@@ -23,8 +24,9 @@ class WindowReader {
   /// `corpus` must outlive the reader. Throws Error when it has fewer than `window_tokens` tokens.
   WindowReader(const Corpus& corpus, int64_t window_tokens);
   const WindowPlan& plan() const { return plan_; }
-  /// The rows of `pieces` (positions in the window), in their order. Reads no more than these and the next token
-  /// of each; of a strided piece, the range that it spans. Throws Error for a damaged corpus.
+  /// The rows of `pieces` (positions in the window), in their order. Reads no more than these and
+  /// the next token of each; of a strided piece, the range that it spans. Throws Error for a
+  /// damaged corpus.
   Batch read(int64_t window_index, std::span<const Piece> pieces) const;
 
  private:

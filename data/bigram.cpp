@@ -34,8 +34,8 @@ std::vector<double> count_pairs(const Corpus& corpus) {
   return counts;
 }
 
-double loss_with(const std::vector<double>& seen, const std::vector<double>& asked, size_t vocabulary,
-                 double alpha) {
+double loss_with(const std::vector<double>& seen, const std::vector<double>& asked,
+                 size_t vocabulary, double alpha) {
   double loss = 0, tokens = 0;
   for (size_t row = 0; row < seen.size(); row += vocabulary) {
     double total = alpha * double(vocabulary);

@@ -18,7 +18,8 @@ namespace {
 
 constexpr const char* kMakeAgain = "Make the corpus again: ringlet prepare INPUT -o CORPUS.h5";
 
-/// The version of the superblock; nothing else is read before it is known that this is an HDF5 file.
+/// The version of the superblock; nothing else is read before it is known that this is an HDF5
+/// file.
 int superblock_version(const File& file) {
   constexpr std::array<uint8_t, 8> kSignature{0x89, 'H', 'D', 'F', '\r', '\n', 0x1a, '\n'};
   std::array<uint8_t, 9> head{};
@@ -57,8 +58,8 @@ Corpus Corpus::open(const std::string& path) {
   corpus.check_counts();
   corpus.choose_vocabulary();
   corpus.load_document_offsets();
-  corpus.fingerprint_ = corpus.facts_.own_format ? corpus.facts_.content_hash.get()
-                                                 : corpus.sampled_fingerprint();
+  corpus.fingerprint_ =
+      corpus.facts_.own_format ? corpus.facts_.content_hash.get() : corpus.sampled_fingerprint();
   return corpus;
 }
 
@@ -100,11 +101,11 @@ void Corpus::check_counts() const {
   }
   if (!facts_.own_format) return;
   const int64_t blocks = (facts_.tokens.count - 1) / kBlockTokens + 1;
-  const bool agree = facts_.token_count == facts_.tokens.count &&
-                     facts_.document_count == offsets - 1 && facts_.block_tokens == kBlockTokens &&
-                     facts_.block_checksums.count == blocks &&
-                     facts_.block_checksums.value_bytes == 8 &&
-                     (facts_.document_names.count < 0 || facts_.document_names.count == offsets - 1);
+  const bool agree =
+      facts_.token_count == facts_.tokens.count && facts_.document_count == offsets - 1 &&
+      facts_.block_tokens == kBlockTokens && facts_.block_checksums.count == blocks &&
+      facts_.block_checksums.value_bytes == 8 &&
+      (facts_.document_names.count < 0 || facts_.document_names.count == offsets - 1);
   if (!agree) refuse("its counts do not agree with its data");
   if (facts_.content_hash.get().size() != 32) refuse("it has no content hash");
 }
@@ -191,8 +192,10 @@ void Corpus::read_as(int64_t first, std::span<int32_t> tokens) const {
 void Corpus::read(int64_t first, std::span<int32_t> tokens) const {
   CHECK(first >= 0 && int64_t(tokens.size()) <= token_count() - first, "tokens ", first, " + ",
         tokens.size(), " of ", token_count());
-  if (facts_.tokens.value_bytes == 2) read_as<uint16_t>(first, tokens);
-  else read_as<uint32_t>(first, tokens);
+  if (facts_.tokens.value_bytes == 2)
+    read_as<uint16_t>(first, tokens);
+  else
+    read_as<uint32_t>(first, tokens);
 }
 
 std::string Corpus::sampled_fingerprint() const {

@@ -14,12 +14,13 @@ namespace ringlet {
 
 /// A file of token documents, open for reading. Immutable; any number of threads may read.
 ///
-/// Opening trusts nothing: the file's structure is read by a child process, then compared with the file's
-/// size and checked. Afterwards the HDF5 library is out of the way: tokens come by plain reads at known places.
-/// Files of other programs are read too: /tokens (whole numbers), optionally /document_offsets (default:
-/// one document) and the attributes `vocabulary` (count of ids; default: bytes) and `end_of_document` (an id;
-/// default: one more). Chunked or compressed ones are first unpacked to a temporary file ($TMPDIR).
-/// Memory: 8 bytes per document. Errors name the file and the reason.
+/// Opening trusts nothing: the file's structure is read by a child process, then compared with the
+/// file's size and checked. Afterwards the HDF5 library is out of the way: tokens come by plain
+/// reads at known places. Files of other programs are read too: /tokens (whole numbers), optionally
+/// /document_offsets (default: one document) and the attributes `vocabulary` (count of ids;
+/// default: bytes) and `end_of_document` (an id; default: one more). Chunked or compressed ones are
+/// first unpacked to a temporary file ($TMPDIR). Memory: 8 bytes per document. Errors name the file
+/// and the reason.
 class Corpus {
  public:
   static Corpus open(const std::string& path);
@@ -41,15 +42,17 @@ class Corpus {
   std::string tokenizer_hash() const { return facts_.tokenizer_hash.get(); }
   /// The tokenizer that the corpus carries with it.
   std::unique_ptr<Tokenizer> tokenizer() const;
-  /// Hash of the content, 32 hexadecimal digits. Of a file of another program: of its counts and of parts of it.
+  /// Hash of the content, 32 hexadecimal digits. Of a file of another program: of its counts and of
+  /// parts of it.
   const std::string& fingerprint() const { return fingerprint_; }
   int64_t file_bytes() const { return file_.size_bytes(); }
 
-  /// tokens.size() tokens from `first`, in [0, vocabulary). Throws Error that names the corpus and the place
-  /// of a token that is not.
+  /// tokens.size() tokens from `first`, in [0, vocabulary). Throws Error that names the corpus and
+  /// the place of a token that is not.
   void read(int64_t first, std::span<int32_t> tokens) const;
 
-  /// Reads everything and compares it with the checksums. Throws Error that names the damaged tokens.
+  /// Reads everything and compares it with the checksums. Throws Error that names the damaged
+  /// tokens.
   void verify() const;
 
  private:

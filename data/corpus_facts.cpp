@@ -15,7 +15,8 @@ namespace ringlet {
 
 namespace {
 
-static_assert(std::endian::native == std::endian::little, "values are read as they lie on the disk");
+static_assert(std::endian::native == std::endian::little,
+              "values are read as they lie on the disk");
 
 constexpr hsize_t kMaxChunkBytes = 16 << 20;
 constexpr int64_t kMaxDeflateRatio = 1100;  // deflate makes at most 1032 bytes of one
@@ -125,7 +126,8 @@ void FactReader::check_storage(hid_t dataset, const std::string& name, int64_t b
     refuse(fmt::format("{} is stored in another file, which is not read", name));
   }
   const H5D_layout_t layout = H5Pget_layout(creation);
-  if (layout == H5D_VIRTUAL) refuse(fmt::format("{} is a virtual dataset, which is not read", name));
+  if (layout == H5D_VIRTUAL)
+    refuse(fmt::format("{} is a virtual dataset, which is not read", name));
   check_filters(creation, name);
   if (layout == H5D_CHUNKED) {
     hsize_t chunk = 0;
@@ -166,8 +168,8 @@ void FactReader::unpack(hid_t dataset, const Wanted& wanted, DatasetFacts& facts
     const Hdf5Handle memory(H5Screate_simple(1, &count, nullptr), H5Sclose, "read", path_);
     check_hdf5(H5Sselect_hyperslab(space, H5S_SELECT_SET, &start, nullptr, &count, nullptr), "read",
                path_);
-    check_hdf5(H5Dread(dataset, H5T_NATIVE_INT64, memory, space, H5P_DEFAULT, values.data()), "read",
-               path_);
+    check_hdf5(H5Dread(dataset, H5T_NATIVE_INT64, memory, space, H5P_DEFAULT, values.data()),
+               "read", path_);
     for (size_t i = 0; i < values.size(); ++i) {
       if (values[i] < 0 || values[i] >= wanted.limit) {
         refuse(fmt::format("/{} holds {} at place {}", wanted.name, values[i], first + int64_t(i)));

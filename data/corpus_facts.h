@@ -9,15 +9,16 @@
 
 namespace ringlet {
 
-/// The corpus format, version 1: an HDF5 file (superblock 2 or 3, all data contiguous, little endian) with
+/// The corpus format, version 1: an HDF5 file (superblock 2 or 3, all data contiguous, little
+/// endian) with
 ///   /tokens             u16 (vocabulary <= 65536) or u32 [token_count]; no end-of-document tokens
 ///   /document_offsets   u64 [document_count + 1], from 0 to token_count, strictly increasing
 ///   /block_checksums    u64: XXH3 of the bytes of each `block_tokens` tokens
 ///   /document_names     fixed-length strings [document_count], optional
 ///   /tokenizer_model    u8, optional: the SentencePiece model
-/// and attributes of the root: format, version, complete (written last), token_count, document_count,
-/// vocabulary, end_of_document, tokenizer_name, tokenizer_hash, split, content_hash (XXH3 of tokens, then
-/// offsets), block_tokens, created_by.
+/// and attributes of the root: format, version, complete (written last), token_count,
+/// document_count, vocabulary, end_of_document, tokenizer_name, tokenizer_hash, split, content_hash
+/// (XXH3 of tokens, then offsets), block_tokens, created_by.
 inline constexpr const char* kCorpusFormat = "ringlet-corpus";
 inline constexpr int64_t kCorpusVersion = 1;
 inline constexpr int64_t kBlockTokens = 1 << 20;
@@ -45,22 +46,23 @@ struct ShortText {
   }
 };
 
-/// What an HDF5 file says of itself; plain memory, so that it can be handed from process to process.
-/// Nothing in it has been compared with the size of the file yet.
+/// What an HDF5 file says of itself; plain memory, so that it can be handed from process to
+/// process. Nothing in it has been compared with the size of the file yet.
 struct CorpusFacts {
   DatasetFacts tokens, document_offsets, block_checksums, document_names, tokenizer_model;
-  bool own_format = false;  // written by Ringlet, not by somebody else
+  bool own_format = false;       // written by Ringlet, not by somebody else
   bool needs_unpacking = false;  // a dataset is chunked, compressed or of another number type
   int64_t token_count = -1, document_count = -1, vocabulary = -1, end_of_document = -1;
   int64_t block_tokens = -1;
   ShortText<kMaxNameBytes> tokenizer_name, tokenizer_hash, split, content_hash;
 };
 
-/// Reads the facts of a file through the HDF5 library, in a child process with limited memory and time: a
-/// damaged or hostile file may crash or hang that one. Datasets that are not plain numbers on the disk
-/// are copied to `unpacked` (u32 tokens, u64 offsets) when it is open, and only noted when it is not.
-/// Refused: links that are not hard, external storage, virtual datasets, other filters than deflate,
-/// shuffle and fletcher32, other ranks and number classes. Throws Error that names the file and the reason.
+/// Reads the facts of a file through the HDF5 library, in a child process with limited memory and
+/// time: a damaged or hostile file may crash or hang that one. Datasets that are not plain numbers
+/// on the disk are copied to `unpacked` (u32 tokens, u64 offsets) when it is open, and only noted
+/// when it is not. Refused: links that are not hard, external storage, virtual datasets, other
+/// filters than deflate, shuffle and fletcher32, other ranks and number classes. Throws Error that
+/// names the file and the reason.
 CorpusFacts probe_corpus(const File& file, const File& unpacked);
 
 /// The child's part: the same without the child. Throws Error.

@@ -17,7 +17,11 @@ namespace {
 class ImageWriter {
  public:
   ImageWriter(const CorpusSpool& spool, const CorpusPart& part, const std::string& path)
-      : spool_(spool), part_(part), path_(path), id_(create(path)), file_(File::open_to_write(path)) {}
+      : spool_(spool),
+        part_(part),
+        path_(path),
+        id_(create(path)),
+        file_(File::open_to_write(path)) {}
   void write(const std::string& split);
 
  private:
@@ -59,9 +63,8 @@ int64_t ImageWriter::add_dataset(const char* name, hid_t type, int64_t count) co
   const Hdf5Handle creation(H5Pcreate(H5P_DATASET_CREATE), H5Pclose, "write", path_);
   check_hdf5(H5Pset_alloc_time(creation, H5D_ALLOC_TIME_EARLY), "write", path_);
   check_hdf5(H5Pset_fill_time(creation, H5D_FILL_TIME_NEVER), "write", path_);
-  const Hdf5Handle dataset(
-      H5Dcreate2(id_, name, type, space, H5P_DEFAULT, creation, H5P_DEFAULT), H5Dclose, "write",
-      path_);
+  const Hdf5Handle dataset(H5Dcreate2(id_, name, type, space, H5P_DEFAULT, creation, H5P_DEFAULT),
+                           H5Dclose, "write", path_);
   return int64_t(H5Dget_offset(dataset));
 }
 
@@ -76,8 +79,8 @@ void ImageWriter::add_text(const char* name, const std::string& value) const {
 
 void ImageWriter::add_integer(const char* name, int64_t value) const {
   const Hdf5Handle space(H5Screate(H5S_SCALAR), H5Sclose, "write", path_);
-  const Hdf5Handle attribute(
-      H5Acreate2(id_, name, H5T_STD_I64LE, space, H5P_DEFAULT, H5P_DEFAULT), H5Aclose, "write", path_);
+  const Hdf5Handle attribute(H5Acreate2(id_, name, H5T_STD_I64LE, space, H5P_DEFAULT, H5P_DEFAULT),
+                             H5Aclose, "write", path_);
   check_hdf5(H5Awrite(attribute, H5T_NATIVE_INT64, &value), "write", path_);
 }
 

@@ -45,8 +45,8 @@ struct Unmap {
 using SharedAnswer = std::unique_ptr<Answer, Unmap>;
 
 SharedAnswer make_shared_answer() {
-  void* memory = mmap(nullptr, sizeof(Answer), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
-                      -1, 0);
+  void* memory =
+      mmap(nullptr, sizeof(Answer), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) fail_with_errno("share memory for", "a child process");
   return SharedAnswer(new (memory) Answer);
 }
@@ -122,8 +122,9 @@ CorpusFacts probe_corpus(const File& file, const File& unpacked) {
   await_child(child);
   if (answer->state == Answer::facts) return answer->corpus;
   if (answer->state == Answer::error) throw Error(answer->cause.get(), answer->advice.get());
-  throw Error(fmt::format("{} is damaged: reading its structure crashed or did not end", file.path()),
-              "Make the corpus again from its text.");
+  throw Error(
+      fmt::format("{} is damaged: reading its structure crashed or did not end", file.path()),
+      "Make the corpus again from its text.");
 }
 
 }  // namespace ringlet

@@ -32,8 +32,10 @@ void CorpusSpool::append(std::span<const int32_t> tokens) {
   const int64_t vocabulary = tokenizer_.vocabulary();
   for (const int32_t token : tokens) {
     CHECK(token >= 0 && token < vocabulary, "token ", token, " of a vocabulary of ", vocabulary);
-    if (token_bytes_ == 2) narrow_.append(static_cast<uint16_t>(token));
-    else wide_.append(static_cast<uint32_t>(token));
+    if (token_bytes_ == 2)
+      narrow_.append(static_cast<uint16_t>(token));
+    else
+      wide_.append(static_cast<uint32_t>(token));
   }
   token_count_ += int64_t(tokens.size());
   const int64_t spooled_bytes = token_count_ * token_bytes_;
@@ -42,8 +44,8 @@ void CorpusSpool::append(std::span<const int32_t> tokens) {
   // the corpus itself takes once more what the spool has taken
   const int64_t free_bytes = free_disk_bytes(folder_);
   if (free_bytes < spooled_bytes + 2 * kDiskCheckBytes) {
-    throw Error(fmt::format("the disk of {} has {} MB left, the corpus needs more than {} MB", folder_,
-                            free_bytes / 1'000'000, spooled_bytes / 1'000'000),
+    throw Error(fmt::format("the disk of {} has {} MB left, the corpus needs more than {} MB",
+                            folder_, free_bytes / 1'000'000, spooled_bytes / 1'000'000),
                 "Make room on that disk, or write to another one.");
   }
 }
@@ -84,7 +86,8 @@ std::vector<CorpusPart> split_spool(const CorpusSpool& spool, double share) {
   const int64_t tokens = spool.token_count(), documents = spool.document_count();
   if (share == 0) return {{0, tokens, 0, documents}};
   CHECK(share > 0 && share < 1 && tokens >= 2, "a share of ", share, " of ", tokens, " tokens");
-  const auto wanted = std::clamp<int64_t>(std::llround(double(tokens) * (1 - share)), 1, tokens - 1);
+  const auto wanted =
+      std::clamp<int64_t>(std::llround(double(tokens) * (1 - share)), 1, tokens - 1);
   if (documents == 1) return {{0, wanted, 0, 1}, {wanted, tokens - wanted, 0, 1}};
   int64_t best_document = 0, best_end = 0;
   std::vector<int64_t> ends;

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -12,8 +11,8 @@
 
 namespace ringlet {
 
-/// Documents on their way into a corpus, kept in unnamed files beside the output: memory does not grow with
-/// their number (names are kept for the first 100,000 documents, or for none).
+/// Documents on their way into a corpus, kept in unnamed files beside the output: memory does not
+/// grow with their number (names are kept for the first 100,000 documents, or for none).
 class CorpusSpool {
  public:
   /// Throws Error when `folder` cannot be written to. `tokenizer` must outlive the spool.
@@ -48,18 +47,20 @@ class CorpusSpool {
   int64_t next_disk_check_ = 0;
 };
 
-/// A range of the spooled tokens that becomes a corpus; its documents are cut at the ends of the range.
+/// A range of the spooled tokens that becomes a corpus; its documents are cut at the ends of the
+/// range.
 struct CorpusPart {
   int64_t first_token = 0, token_count = 0;
   int64_t first_document = 0, document_count = 0;
 };
 
-/// Cuts the last `share` of the tokens off: at the document boundary that is nearest, or, when there is one
-/// document only, inside it. Both parts have at least one token; needs two. {all} when share is 0.
+/// Cuts the last `share` of the tokens off: at the document boundary that is nearest, or, when
+/// there is one document only, inside it. Both parts have at least one token; needs two. {all} when
+/// share is 0.
 std::vector<CorpusPart> split_spool(const CorpusSpool& spool, double share);
 
-/// A finished corpus under a temporary name beside its own: written, synced, read back and verified.
-/// It disappears with this object, or takes its own name and replaces what had it.
+/// A finished corpus under a temporary name beside its own: written, synced, read back and
+/// verified. It disappears with this object, or takes its own name and replaces what had it.
 class PendingCorpus {
  public:
   /// Throws Error; then nothing is left behind.

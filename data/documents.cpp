@@ -118,7 +118,8 @@ class JsonLines {
       }
       const auto text = value.find(field_);
       if (text == value.end() || !text->is_string()) {
-        refuse(fmt::format("has no text field \"{}\"", field_), "Name the field that holds the text.");
+        refuse(fmt::format("has no text field \"{}\"", field_),
+               "Name the field that holds the text.");
       }
       sink_.text(text->get_ref<const std::string&>());
       sink_.end(fmt::format("{}:{}", path_, line_number_ + 1));
@@ -136,12 +137,16 @@ class JsonLines {
 class TokenFile {
  public:
   TokenFile(const std::string& path, int64_t vocabulary, int64_t separator, const TokenSink& sink)
-      : file_(File::open_to_read(path)), vocabulary_(vocabulary), separator_(separator), sink_(sink) {}
+      : file_(File::open_to_read(path)),
+        vocabulary_(vocabulary),
+        separator_(separator),
+        sink_(sink) {}
 
   void read() {
     const int64_t first = header_bytes();
     const int64_t size = file_.size_bytes();
-    if ((size - first) % 2 != 0) refuse("has an odd number of bytes: it is not a list of u16 tokens");
+    if ((size - first) % 2 != 0)
+      refuse("has an odd number of bytes: it is not a list of u16 tokens");
     std::vector<uint16_t> stored;
     for (int64_t at = first; at < size; at += int64_t(stored.size()) * 2) {
       stored.resize(size_t(std::min<int64_t>(kReadBytes, size - at)) / 2);
@@ -204,7 +209,8 @@ class TokenFile {
 std::vector<SourceFile> list_source_files(const DocumentInput& input) {
   std::vector<SourceFile> files;
   for (const std::string& path : input.paths) {
-    if (path != "-" && fs::is_directory(path)) add_folder(path, input, files);
+    if (path != "-" && fs::is_directory(path))
+      add_folder(path, input, files);
     else if (path == "-" || fs::exists(path)) {
       files.push_back({path, format_of(path, input.format), true, path});
     } else {
@@ -230,7 +236,7 @@ int64_t source_bytes(const std::vector<SourceFile>& files) {
 }
 
 void read_text_files(const std::vector<SourceFile>& files, const std::string& json_field,
-               const TextSink& sink) {
+                     const TextSink& sink) {
   for (const SourceFile& file : files) {
     if (file.format == InputFormat::jsonl) {
       JsonLines(file.path, json_field, sink).read();

@@ -9,11 +9,12 @@
 
 namespace ringlet {
 
-/// How a file is read. automatic: by its ending (.jsonl: JSON lines, .bin: tokens, else text); files found in
-/// a folder are text unless said otherwise. "-" is the standard input.
+/// How a file is read. automatic: by its ending (.jsonl: JSON lines, .bin: tokens, else text);
+/// files found in a folder are text unless said otherwise. "-" is the standard input.
 enum class InputFormat : uint8_t { automatic, text, jsonl, tokens };
 
-/// file: each file is a document; directory: each folder named as input is one document, its files joined.
+/// file: each file is a document; directory: each folder named as input is one document, its files
+/// joined.
 enum class DocumentUnit : uint8_t { file, directory };
 
 struct DocumentInput {
@@ -41,22 +42,23 @@ struct TokenSink {
   std::function<void(std::string_view name)> end;
 };
 
-/// The files behind the inputs: folders recursively, in sorted order, without hidden entries (a leading dot).
-/// Throws Error for a path that is missing or a folder without files, UsageError for tokens beside text.
+/// The files behind the inputs: folders recursively, in sorted order, without hidden entries (a
+/// leading dot). Throws Error for a path that is missing or a folder without files, UsageError for
+/// tokens beside text.
 std::vector<SourceFile> list_source_files(const DocumentInput& input);
 
 /// Bytes of all files; -1 when one of them is not a regular file.
 int64_t source_bytes(const std::vector<SourceFile>& files);
 
-/// Text and JSON lines, read in pieces of 1 MiB: memory does not grow with a document. (A JSON line is held
-/// whole and may have 256 MiB.) JSON lines: `json_field` of each line is a document; blank lines are skipped.
-/// Throws Error that names file and line.
+/// Text and JSON lines, read in pieces of 1 MiB: memory does not grow with a document. (A JSON line
+/// is held whole and may have 256 MiB.) JSON lines: `json_field` of each line is a document; blank
+/// lines are skipped. Throws Error that names file and line.
 void read_text_files(const std::vector<SourceFile>& files, const std::string& json_field,
-               const TextSink& sink);
+                     const TextSink& sink);
 
-/// Token files: of llm.c (header of 256 int32: magic 20240520, version 1, count; then u16) or of nanoGPT (u16
-/// only). A token that is `separator` ends a document and is not passed on (-1: each file is one document).
-/// Throws Error that names the file, also for a token >= vocabulary.
+/// Token files: of llm.c (header of 256 int32: magic 20240520, version 1, count; then u16) or of
+/// nanoGPT (u16 only). A token that is `separator` ends a document and is not passed on (-1: each
+/// file is one document). Throws Error that names the file, also for a token >= vocabulary.
 void read_token_files(const std::vector<SourceFile>& files, int64_t vocabulary, int64_t separator,
                       const TokenSink& sink);
 

@@ -36,10 +36,10 @@ void fail_with_errno(const std::string& act, const std::string& path) {
   const int reason = errno;
   const bool full = reason == ENOSPC || reason == EDQUOT || reason == EFBIG;
   throw Error(fmt::format("cannot {} {}: {}", act, path, std::strerror(reason)),
-              full                 ? "Make room on that disk, or write to another one."
-              : reason == ENOENT   ? "Check the path."
-              : reason == EACCES   ? "Check who may read and write there."
-                                   : "");
+              full               ? "Make room on that disk, or write to another one."
+              : reason == ENOENT ? "Check the path."
+              : reason == EACCES ? "Check who may read and write there."
+                                 : "");
 }
 
 File::~File() {

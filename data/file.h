@@ -9,8 +9,8 @@
 
 namespace ringlet {
 
-/// A file descriptor that closes itself. Reads and writes are whole or an Error that names the file;
-/// they move no file position, so that any number of threads may read.
+/// A file descriptor that closes itself. Reads and writes are whole or an Error that names the
+/// file; they move no file position, so that any number of threads may read.
 class File {
  public:
   File() = default;

@@ -8,14 +8,16 @@
 
 namespace ringlet {
 
-/// An HDF5 identifier that closes itself. Internal to data/: no header of an interface includes this.
+/// An HDF5 identifier that closes itself. Internal to data/: no header of an interface includes
+/// this.
 class Hdf5Handle {
  public:
   using Close = herr_t (*)(hid_t);
   /// Throws Error "cannot ACT PATH: what the library says" when `id` is not one.
   Hdf5Handle(hid_t id, Close close, const std::string& act, const std::string& path);
   ~Hdf5Handle() { (void)reset(); }
-  Hdf5Handle(Hdf5Handle&& other) noexcept : id_(std::exchange(other.id_, -1)), close_(other.close_) {}
+  Hdf5Handle(Hdf5Handle&& other) noexcept
+      : id_(std::exchange(other.id_, -1)), close_(other.close_) {}
   Hdf5Handle& operator=(Hdf5Handle&&) = delete;
   operator hid_t() const { return id_; }
   /// Closes now; negative when that failed.

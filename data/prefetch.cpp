@@ -41,8 +41,10 @@ void Prefetcher::read_ahead(int64_t first_k) {
     }
     {
       const std::lock_guard lock(mutex_);
-      if (error) error_ = error;
-      else ready_.push_back(std::move(batch));
+      if (error)
+        error_ = error;
+      else
+        ready_.push_back(std::move(batch));
     }
     changed_.notify_all();
     if (error) return;

@@ -14,12 +14,13 @@
 
 namespace ringlet {
 
-/// Reads a rank's next windows on a thread of its own, up to `depth` ahead. One thread may call next().
-/// What was read ahead is not state: a run continues from the count of batches that it has used.
+/// Reads a rank's next windows on a thread of its own, up to `depth` ahead. One thread may call
+/// next(). What was read ahead is not state: a run continues from the count of batches that it has
+/// used.
 class Prefetcher {
  public:
-  /// The k-th window of this rank is window_at(k); reading begins with `first_k`. `reader` must outlive this;
-  /// window_at is called from the other thread.
+  /// The k-th window of this rank is window_at(k); reading begins with `first_k`. `reader` must
+  /// outlive this; window_at is called from the other thread.
   Prefetcher(const WindowReader& reader, std::vector<Piece> pieces,
              std::function<int64_t(int64_t)> window_at, int64_t first_k, int depth);
   ~Prefetcher();

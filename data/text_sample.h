@@ -7,8 +7,8 @@
 
 namespace ringlet {
 
-/// A sample of a text of any length, spread over all of it: up to 256 parts of 64 KiB, each as likely as any other
-/// (reservoir sampling with fixed numbers: equal texts give equal samples).
+/// A sample of a text of any length, spread over all of it: up to 256 parts of 64 KiB, each as
+/// likely as any other (reservoir sampling with fixed numbers: equal texts give equal samples).
 /// Source: Vitter, "Random Sampling with a Reservoir" (1985), algorithm R.
 class TextSample {
  public:

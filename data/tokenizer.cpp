@@ -61,8 +61,9 @@ class IdTokenizer : public Tokenizer {
       int32_t id = -1;
       const auto [rest, error] = std::from_chars(at, end, id);
       if (error != std::errc() || id < 0 || id >= vocabulary_) {
-        throw UsageError(fmt::format("\"{}\" is not a list of token ids below {}", text, vocabulary_),
-                         "This corpus has no tokenizer of its own: give ids with blanks between.");
+        throw UsageError(
+            fmt::format("\"{}\" is not a list of token ids below {}", text, vocabulary_),
+            "This corpus has no tokenizer of its own: give ids with blanks between.");
       }
       ids.push_back(id);
       at = rest;
@@ -86,7 +87,8 @@ class IdTokenizer : public Tokenizer {
 }  // namespace
 
 std::string Tokenizer::hash() const {
-  const std::string key = fmt::format("{} {} {} ", name(), vocabulary(), end_of_document()) + model();
+  const std::string key =
+      fmt::format("{} {} {} ", name(), vocabulary(), end_of_document()) + model();
   return fmt::format("{:016x}", XXH3_64bits(key.data(), key.size()));
 }
 

@@ -21,7 +21,8 @@ class Tokenizer {
   virtual std::vector<int32_t> encode(std::string_view text) const = 0;
   /// end_of_document and ids beyond the vocabulary give no text.
   virtual std::string decode(std::span<const int32_t> ids) const = 0;
-  /// The bytes from which make_tokenizer makes it again; empty where the name and the sizes suffice.
+  /// The bytes from which make_tokenizer makes it again; empty where the name and the sizes
+  /// suffice.
   virtual std::string model() const { return {}; }
   /// Two tokenizers with the same hash give the same ids.
   std::string hash() const;
@@ -39,9 +40,11 @@ std::unique_ptr<Tokenizer> make_id_tokenizer(std::string name, int64_t vocabular
 /// Throws Error when it is not one.
 std::unique_ptr<Tokenizer> make_sentencepiece_tokenizer(std::string model);
 
-/// Trains a SentencePiece model (byte-pair merges, byte fallback, no normalisation: valid UTF-8 comes
-/// back as it was) of `pieces` pieces on the sample. Throws Error when the sample is too small for them.
-std::unique_ptr<Tokenizer> train_sentencepiece(const std::vector<std::string>& sample, int64_t pieces);
+/// Trains a SentencePiece model (byte-pair merges, byte fallback, no normalisation: valid UTF-8
+/// comes back as it was) of `pieces` pieces on the sample. Throws Error when the sample is too
+/// small for them.
+std::unique_ptr<Tokenizer> train_sentencepiece(const std::vector<std::string>& sample,
+                                               int64_t pieces);
 
 /// A text that grows piece by piece, given to `take` in parts of at most 16 KiB, cut where a token
 /// hardly ever reaches across: behind a line, before a blank, or at the least between characters.

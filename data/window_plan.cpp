@@ -13,8 +13,9 @@ WindowPlan::WindowPlan(std::span<const int64_t> document_offsets, int64_t window
   CHECK(window_tokens >= 1 && offsets_.size() >= 2, "windows of ", window_tokens, " tokens");
   const int64_t token_count = offsets_.back();
   if (token_count < window_tokens) {
-    throw Error(fmt::format("the corpus has {} tokens, a window needs {}", token_count, window_tokens),
-                "Train on shorter sequences, or prepare more text.");
+    throw Error(
+        fmt::format("the corpus has {} tokens, a window needs {}", token_count, window_tokens),
+        "Train on shorter sequences, or prepare more text.");
   }
   size_t document = 0;
   for (int64_t first = 0; first < token_count; first = end_of(first, document)) {
@@ -23,7 +24,8 @@ WindowPlan::WindowPlan(std::span<const int64_t> document_offsets, int64_t window
   }
 }
 
-/// `document` is where the search begins, not behind the window's first; then the one in which it ends.
+/// `document` is where the search begins, not behind the window's first; then the one in which it
+/// ends.
 int64_t WindowPlan::end_of(int64_t first_token, size_t& document) const {
   const int64_t end = first_token + window_tokens_;
   if (end >= offsets_.back()) return offsets_.back();

@@ -10,17 +10,20 @@ namespace ringlet {
 struct Window {
   int64_t index = 0;
   int64_t first_token = 0, token_count = 0;
-  /// Positions in the window, ascending, from 0. Where the window is padded, token_count is one of them.
+  /// Positions in the window, ascending, from 0. Where the window is padded, token_count is one of
+  /// them.
   std::vector<int64_t> document_starts;
 };
 
-/// How a corpus is cut into windows of T tokens: each token is in exactly one. Documents go in order; one of at
-/// most T tokens is never cut: where it does not fit any more, the window ends (the rest is padding) and the next
-/// one begins. A longer one begins where the window stands and is cut at the windows' ends.
-/// Memory: 8 bytes per 256 windows. A lookup walks at most 255 windows.
+/// How a corpus is cut into windows of T tokens: each token is in exactly one. Documents go in
+/// order; one of at most T tokens is never cut: where it does not fit any more, the window ends
+/// (the rest is padding) and the next one begins. A longer one begins where the window stands and
+/// is cut at the windows' ends. Memory: 8 bytes per 256 windows. A lookup walks at most 255
+/// windows.
 class WindowPlan {
  public:
-  /// `document_offsets` (as in Corpus) must outlive the plan. Throws Error when there are fewer than T tokens.
+  /// `document_offsets` (as in Corpus) must outlive the plan. Throws Error when there are fewer
+  /// than T tokens.
   WindowPlan(std::span<const int64_t> document_offsets, int64_t window_tokens);
   int64_t window_tokens() const { return window_tokens_; }
   int64_t window_count() const { return window_count_; }

@@ -19,7 +19,9 @@ std::string memory_table(const Arena& arena) {
                     fmt::format("{:.1f} %", 100.0 * double(region.bytes) / peak)});
   }
   rows.push_back({"in all", std::to_string(arena.peak_bytes()), human_bytes(peak), ""});
-  return format_table(rows);
+  std::string table = format_table(rows);
+  while (table.ends_with('\n')) table.pop_back();
+  return table;
 }
 
 }  // namespace ringlet

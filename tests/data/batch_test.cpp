@@ -4,8 +4,8 @@
 
 #include <algorithm>
 
-#include "model/sequence_layout.h"
 #include "kernels/check.h"
+#include "model/sequence_layout.h"
 #include "tests/data/data_support.h"
 
 namespace ringlet::test {

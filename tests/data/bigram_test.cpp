@@ -19,8 +19,9 @@ TEST(BigramTest, EqualsTheLossCountedByHand) {
   double best = INFINITY;
   for (const double alpha : {1.0, 0.1, 0.01, 0.001}) {
     const double total = 2 + 257 * alpha;
-    const double loss = -(std::log((2 + alpha) / total) + std::log((1 + alpha) / total) +
-                          std::log(alpha / total)) / 3;
+    const double loss =
+        -(std::log((2 + alpha) / total) + std::log((1 + alpha) / total) + std::log(alpha / total)) /
+        3;
     best = std::min(best, loss);
   }
   EXPECT_NEAR(bigram_loss(train, asked), best, 1e-12);

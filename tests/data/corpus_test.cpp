@@ -57,7 +57,8 @@ TEST(CorpusTest, TheFingerprintIsThatOfTheContent) {
 TEST(CorpusTest, CarriesItsSentencePieceModel) {
   const Folder folder;
   std::vector<std::string> lines;
-  for (int i = 0; i < 500; ++i) lines.push_back("a line of text, number " + std::to_string(i) + "\n");
+  for (int i = 0; i < 500; ++i)
+    lines.push_back("a line of text, number " + std::to_string(i) + "\n");
   const auto tokenizer = train_sentencepiece(lines, 300);
   const Corpus corpus = Corpus::open(
       write_corpus(folder.file("c.h5"), *tokenizer, {tokenizer->encode("a line of text\n")}));
@@ -105,9 +106,12 @@ TEST(ForeignCorpusTest, EveryStorageGivesTheSameTokens) {
   const Folder folder;
   const std::vector<int64_t> values = counting(10'000, 256);
   const std::vector<Storage> storages{
-      {H5T_STD_U16LE}, {H5T_STD_U32LE}, {H5T_STD_I64LE}, {H5T_STD_I32BE}, {H5T_STD_U8LE},
-      {H5T_STD_U16LE, 700}, {H5T_STD_I32LE, 1000, 4}, {H5T_STD_U16LE, 333, 1, true, true}};
-  for (const auto superblock : {Hdf5Maker::Superblock::old, Hdf5Maker::Superblock::with_checksums}) {
+      {H5T_STD_U16LE},          {H5T_STD_U32LE},
+      {H5T_STD_I64LE},          {H5T_STD_I32BE},
+      {H5T_STD_U8LE},           {H5T_STD_U16LE, 700},
+      {H5T_STD_I32LE, 1000, 4}, {H5T_STD_U16LE, 333, 1, true, true}};
+  for (const auto superblock :
+       {Hdf5Maker::Superblock::old, Hdf5Maker::Superblock::with_checksums}) {
     for (size_t i = 0; i < storages.size(); ++i) {
       const std::string path = folder.file("foreign" + std::to_string(i) + ".h5");
       {

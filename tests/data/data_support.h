@@ -51,8 +51,8 @@ std::vector<std::string> texts_of(const Corpus& corpus);
 /// Expects an Error whose message holds all of `parts`.
 void expect_error(const std::function<void()>& act, const std::vector<std::string>& parts);
 
-/// Runs `act` in a forked child; its return value is the child's exit status, 255 stands for an end by a
-/// signal, 254 for an exception.
+/// Runs `act` in a forked child; its return value is the child's exit status, 255 stands for an end
+/// by a signal, 254 for an exception.
 int run_in_child(const std::function<int()>& act);
 
 /// Tests that count memory or flip thousands of bytes do less, or nothing, under sanitizers.

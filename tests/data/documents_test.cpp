@@ -32,7 +32,8 @@ std::vector<std::vector<int32_t>> read_all_tokens(const std::string& path, int64
                                                   int64_t separator) {
   std::vector<std::vector<int32_t>> documents(1);
   const TokenSink sink{[&](std::span<const int32_t> piece) {
-                         documents.back().insert(documents.back().end(), piece.begin(), piece.end());
+                         documents.back().insert(documents.back().end(), piece.begin(),
+                                                 piece.end());
                        },
                        [&](std::string_view) { documents.emplace_back(); }};
   read_token_files(list_source_files({.paths = {path}}), vocabulary, separator, sink);
@@ -89,7 +90,8 @@ TEST_F(DocumentsTest, AFolderCanBeOneDocument) {
 TEST_F(DocumentsTest, JsonLinesGiveTheirField) {
   const std::string path = folder_.write(
       "d.jsonl", "{\"id\": 1, \"text\": \"a\\nb \\u00e9\"}\r\n\n  \n{\"text\":\"last\"}");
-  EXPECT_EQ(read_all({.paths = {path}}), (Documents{{path + ":1", "a\nb é"}, {path + ":4", "last"}}));
+  EXPECT_EQ(read_all({.paths = {path}}),
+            (Documents{{path + ":1", "a\nb é"}, {path + ":4", "last"}}));
   const std::string other = folder_.write("other.jsonl", "{\"body\": \"x\", \"text\": 3}\n");
   EXPECT_EQ(read_all({.paths = {other}, .json_field = "body"}), (Documents{{other + ":1", "x"}}));
 }
@@ -137,8 +139,7 @@ TEST_F(DocumentsTest, TokenFilesOfNanoGptAndLlmC) {
 TEST_F(DocumentsTest, LongTokenFilesComeInOrder) {
   std::vector<uint16_t> tokens(3'000'000);
   for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = uint16_t(i % 50'000);
-  const auto documents =
-      read_all_tokens(folder_.write("long.bin", bytes_of(tokens)), 50257, 50256);
+  const auto documents = read_all_tokens(folder_.write("long.bin", bytes_of(tokens)), 50257, 50256);
   ASSERT_EQ(documents.size(), 1u);
   EXPECT_TRUE(std::equal(tokens.begin(), tokens.end(), documents[0].begin(), documents[0].end()));
 }

@@ -13,8 +13,8 @@ namespace {
 TEST(InspectCorpusTest, CountsLengthsAndContextsAsByHand) {
   const Folder folder;
   const std::vector<int64_t> lengths{1, 3, 3, 4, 1025, 20'000};
-  const CorpusReport report = inspect_corpus(
-      write_counting_corpus(folder.file("c.h5"), lengths), CorpusCheck::everything);
+  const CorpusReport report =
+      inspect_corpus(write_counting_corpus(folder.file("c.h5"), lengths), CorpusCheck::everything);
   const double total = 21'036;
   EXPECT_EQ(report.token_count, total);
   EXPECT_EQ(report.longest_tokens, 20'000);
@@ -42,8 +42,8 @@ TEST(InspectCorpusTest, CountsLengthsAndContextsAsByHand) {
 
 TEST(InspectCorpusTest, PrintsTextAndJson) {
   const Folder folder;
-  const CorpusReport report = inspect_corpus(
-      write_counting_corpus(folder.file("c.h5"), {5000}), CorpusCheck::structure);
+  const CorpusReport report =
+      inspect_corpus(write_counting_corpus(folder.file("c.h5"), {5000}), CorpusCheck::structure);
   const auto json = nlohmann::json::parse(to_json(report));
   EXPECT_EQ(json["contexts"].size(), 2u);
   EXPECT_EQ(json["lengths"][0]["from_tokens"], 4096);

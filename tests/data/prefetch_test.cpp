@@ -64,7 +64,8 @@ TEST_F(PrefetchTest, CountsTheTimeSpentWaiting) {
 
 TEST_F(PrefetchTest, CanBeLeftAtAnyTime) {
   for (int i = 0; i < 50; ++i) {
-    Prefetcher prefetcher(reader_, pieces_, [](int64_t k) { return k % 100; }, 0, 4);
+    Prefetcher prefetcher(
+        reader_, pieces_, [](int64_t k) { return k % 100; }, 0, 4);
     if (i % 2 == 0) (void)prefetcher.next();
   }
 }

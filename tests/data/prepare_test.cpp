@@ -137,8 +137,8 @@ TEST_F(PrepareTest, OptionsAndInputsThatCannotBe) {
   EXPECT_EQ(folder_.entries(), (std::vector<std::string>{"in", "none"}));
 }
 
-// A file may have no more than so many bytes, as when the disk is full; the limits reach from the first write to
-// the last one.
+// A file may have no more than so many bytes, as when the disk is full; the limits reach from the
+// first write to the last one.
 TEST_F(PrepareTest, AFullDiskIsAnErrorThatLeavesEverythingAsItWas) {
   const std::string input = folder_.write("in", random_bytes(300'000, 5));
   const std::string old = write_byte_corpus(folder_.file("c.h5"), {"the old corpus"});

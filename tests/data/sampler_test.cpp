@@ -32,7 +32,8 @@ TEST(PermutationTest, WorksOnCountsBeyondMemory) {
   }
 }
 
-// Where does the first of 16 go, over many keys? 15 degrees of freedom: chi^2 is below 50 but once in 100,000.
+// Where does the first of 16 go, over many keys? 15 degrees of freedom: chi^2 is below 50 but once
+// in 100,000.
 TEST(PermutationTest, PlacesAreEquallyLikelyOverKeys) {
   std::vector<double> seen(16);
   for (uint64_t key = 0; key < 16'000; ++key) seen[size_t(Permutation(key, 16)(0))] += 1;

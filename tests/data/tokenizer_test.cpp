@@ -10,7 +10,8 @@ namespace ringlet::test {
 namespace {
 
 std::vector<std::string> sample_lines() {
-  const std::vector<std::string> words{"ring", "attention ", "passes  ", "keys\t", "and", " values\n"};
+  const std::vector<std::string> words{"ring",   "attention ", "passes  ",
+                                       "keys\t", "and",        " values\n"};
   std::vector<std::string> lines;
   for (size_t i = 0; i < 2000; ++i) {
     std::string line;
@@ -44,8 +45,8 @@ TEST(SentencePieceTest, TrainedModelGivesValidTextBackExactly) {
   const auto tokenizer = train_sentencepiece(sample_lines(), 320);
   EXPECT_EQ(tokenizer->vocabulary(), 321);
   EXPECT_EQ(tokenizer->end_of_document(), 320);
-  for (const std::string text :
-       {" two  blanks, a\ttab and\n\nlines ", "Größe 東京 🙂 never in the sample", "    indented\n"}) {
+  for (const std::string text : {" two  blanks, a\ttab and\n\nlines ",
+                                 "Größe 東京 🙂 never in the sample", "    indented\n"}) {
     const auto ids = tokenizer->encode(text);
     EXPECT_EQ(tokenizer->decode(ids), text);
     for (const int32_t id : ids) EXPECT_TRUE(id >= 0 && id < tokenizer->end_of_document()) << id;

@@ -23,8 +23,10 @@ std::vector<int64_t> random_offsets(int64_t documents, int64_t longest, uint64_t
   return offsets;
 }
 
-/// The rule of the header, document by document, the slow and plain way: {first, count} of each window.
-std::vector<std::pair<int64_t, int64_t>> plan_plainly(const std::vector<int64_t>& offsets, int64_t T) {
+/// The rule of the header, document by document, the slow and plain way: {first, count} of each
+/// window.
+std::vector<std::pair<int64_t, int64_t>> plan_plainly(const std::vector<int64_t>& offsets,
+                                                      int64_t T) {
   std::vector<std::pair<int64_t, int64_t>> windows;
   int64_t start = 0, fill = 0;
   const auto close = [&] {
@@ -59,7 +61,9 @@ TEST(WindowPlanTest, FollowsTheRuleAndCoversEveryTokenOnce) {
         const Window window = plan.window(i);
         ASSERT_EQ(window.first_token, expected[size_t(i)].first) << seed << " " << T << " " << i;
         ASSERT_EQ(window.token_count, expected[size_t(i)].second);
-        if (seed % 7 == 0) { ASSERT_EQ(window.first_token, next_token); }
+        if (seed % 7 == 0) {
+          ASSERT_EQ(window.first_token, next_token);
+        }
         next_token = window.first_token + window.token_count;
       }
     }

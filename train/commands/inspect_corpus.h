@@ -6,7 +6,10 @@
 
 namespace ringlet {
 
-enum class CorpusCheck : uint8_t { structure, everything };  // everything: read it all, compare checksums
+enum class CorpusCheck : uint8_t {
+  structure,
+  everything
+};  // everything: read it all, compare checksums
 
 struct CorpusReport {
   std::string path, fingerprint, split, tokenizer, tokenizer_hash;
@@ -21,7 +24,8 @@ struct CorpusReport {
 
   struct Context {
     int64_t tokens = 0;
-    double share = 0;  // of all tokens: those with at least so many of their own document before them
+    double share =
+        0;  // of all tokens: those with at least so many of their own document before them
   };
   std::vector<Context> contexts;  // 1024, 4096, ... up to the longest document
 

@@ -57,8 +57,10 @@ class Preparation {
     tokenizer_ = tokens_ ? ids() : choose_tokenizer();
     check_disk();
     spool_ = std::make_unique<CorpusSpool>(folder_of(options_.output), *tokenizer_);
-    if (tokens_) spool_tokens();
-    else spool_text();
+    if (tokens_)
+      spool_tokens();
+    else
+      spool_text();
     spool_->finish();
     if (spool_->token_count() == 0) {
       throw Error("the input is empty: it holds no text", "Give files with text in them.");
@@ -115,7 +117,8 @@ class Preparation {
       if (file.format != InputFormat::text) return;
     }
     // two bytes a token, once in the spool and once in the corpus
-    const int64_t needed = 4 * total_bytes_, free_bytes = free_disk_bytes(folder_of(options_.output));
+    const int64_t needed = 4 * total_bytes_,
+                  free_bytes = free_disk_bytes(folder_of(options_.output));
     if (needed > free_bytes) {
       throw Error(fmt::format("{} MB are needed for {}, its disk has {} MB", needed / 1'000'000,
                               options_.output, free_bytes / 1'000'000),
@@ -205,18 +208,21 @@ std::string to_text(const PrepareReport& report) {
   std::string text;
   for (const PrepareReport::File& file : report.files) {
     tokens += file.token_count;
-    text += fmt::format("{}: {} tokens in {} document{}, {:.1f} MB, split {}, content {}\n", file.path,
-                        file.token_count, file.document_count, file.document_count == 1 ? "" : "s",
-                        double(file.file_bytes) / 1e6, file.split, file.fingerprint.substr(0, 8));
+    text +=
+        fmt::format("{}: {} tokens in {} document{}, {:.1f} MB, split {}, content {}\n", file.path,
+                    file.token_count, file.document_count, file.document_count == 1 ? "" : "s",
+                    double(file.file_bytes) / 1e6, file.split, file.fingerprint.substr(0, 8));
   }
-  text += fmt::format("tokenizer {}, vocabulary {}, {:.3f} tokens per byte of input\n", report.tokenizer,
-                      report.vocabulary, double(tokens) / double(report.input_bytes));
+  text +=
+      fmt::format("tokenizer {}, vocabulary {}, {:.3f} tokens per byte of input\n",
+                  report.tokenizer, report.vocabulary, double(tokens) / double(report.input_bytes));
   if (!report.model_path.empty()) text += fmt::format("tokenizer model: {}\n", report.model_path);
   if (report.empty_documents > 0) {
     text += fmt::format("{} empty documents were left out\n", report.empty_documents);
   }
-  text += fmt::format("{:.1f} MB read in {:.1f} s ({:.0f} MB/s)\n", double(report.input_bytes) / 1e6,
-                      report.seconds, double(report.input_bytes) / 1e6 / report.seconds);
+  text +=
+      fmt::format("{:.1f} MB read in {:.1f} s ({:.0f} MB/s)\n", double(report.input_bytes) / 1e6,
+                  report.seconds, double(report.input_bytes) / 1e6 / report.seconds);
   return text;
 }
 

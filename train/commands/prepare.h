@@ -13,14 +13,16 @@ namespace ringlet {
 struct PrepareOptions {
   DocumentInput input;
   std::string output;  // a path ending in .h5
-  /// byte, sentencepiece (trains a model on a sample of the input, kept beside the output as NAME.model), or
-  /// the path of a .model file. Not used for token files.
+  /// byte, sentencepiece (trains a model on a sample of the input, kept beside the output as
+  /// NAME.model), or the path of a .model file. Not used for token files.
   std::string tokenizer = "byte";
-  /// sentencepiece: pieces of the model to train (default 8192). Token files: count of ids (default 50257, GPT-2,
-  /// whose end-of-text 50256 separates documents; any other count has no separator, and gets one more id).
+  /// sentencepiece: pieces of the model to train (default 8192). Token files: count of ids (default
+  /// 50257, GPT-2, whose end-of-text 50256 separates documents; any other count has no separator,
+  /// and gets one more id).
   int64_t vocabulary = 0;
   std::string split = "train";
-  /// Share of the tokens, from the end, that goes to NAME.validation.h5: whole documents, or a part of the only one.
+  /// Share of the tokens, from the end, that goes to NAME.validation.h5: whole documents, or a part
+  /// of the only one.
   double validation_share = 0;
 };
 
@@ -40,9 +42,10 @@ struct PrepareReport {
   double seconds = 0;
 };
 
-/// Makes a corpus from text or tokens. Memory stays below 1 GiB whatever the size of the input (2 GiB while a
-/// SentencePiece model is trained). An existing output is replaced at the very end, or left as it was.
-/// Throws Error for input that cannot be used, UsageError for options that cannot be.
+/// Makes a corpus from text or tokens. Memory stays below 1 GiB whatever the size of the input (2
+/// GiB while a SentencePiece model is trained). An existing output is replaced at the very end, or
+/// left as it was. Throws Error for input that cannot be used, UsageError for options that cannot
+/// be.
 PrepareReport prepare(const PrepareOptions& options, const PrepareProgress& progress = {});
 
 /// A few lines for people, and one JSON object for programs.

@@ -77,6 +77,7 @@ int train(const TrainOptions& options) {
   const RunData data(config);
   const GptConfig gpt = config.gpt(data.corpus.vocabulary());
   gpt.validate();
+  install_signal_handlers();
   const bool resuming = options.resume == ResumeChoice::newest;
   RunFolder folder(config.run.path(), resuming ? RunStart::resume : RunStart::fresh);
   Console console;
