@@ -8,6 +8,7 @@
 #include <optional>
 #include <vector>
 
+#include "data/hdf5_child.h"
 #include "data/hdf5_handle.h"
 #include "kernels/check.h"
 
@@ -267,9 +268,16 @@ CorpusFacts FactReader::read() {
 
 }  // namespace
 
-CorpusFacts read_corpus_facts(const File& file, const File& unpacked) {
-  quieten_hdf5();
-  return FactReader(file, unpacked).read();
+CorpusFacts probe_corpus(const File& file, const File& unpacked) {
+  const Error crashed(
+      fmt::format("{} is damaged: reading its structure crashed or did not end", file.path()),
+      "Make the corpus again from its text.");
+  // decompressing makes some 20 MB/s in the worst case
+  const int64_t cpu_seconds = 2 + (unpacked ? file.size_bytes() / 1'000'000 : 0);
+  return run_hdf5_child(cpu_seconds, crashed, [&] {
+    quieten_hdf5();
+    return FactReader(file, unpacked).read();
+  });
 }
 
 }  // namespace ringlet

@@ -65,7 +65,4 @@ struct CorpusFacts {
 /// names the file and the reason.
 CorpusFacts probe_corpus(const File& file, const File& unpacked);
 
-/// The child's part: the same without the child. Throws Error.
-CorpusFacts read_corpus_facts(const File& file, const File& unpacked);
-
 }  // namespace ringlet

@@ -1,74 +1,69 @@
 #include "data/corpus_image.h"
 
+#include <fmt/core.h>
 #include <xxhash.h>
 
 #include <algorithm>
-#include <mutex>
 
 #include "data/content_hash.h"
-#include "data/corpus_facts.h"
+#include "data/hdf5_child.h"
 #include "data/hdf5_handle.h"
 
 namespace ringlet {
 
 namespace {
 
-/// The HDF5 library lays the file out; its bulk is written past the library, at the places it gave.
-class ImageWriter {
+/// The part of writing that the HDF5 library does, in a child: structure, no bulk.
+class ImageStructure {
  public:
-  ImageWriter(const CorpusSpool& spool, const CorpusPart& part, const std::string& path)
-      : spool_(spool),
-        part_(part),
-        path_(path),
-        id_(create(path)),
-        file_(File::open_to_write(path)) {}
-  void write(const std::string& split);
-
- private:
-  static Hdf5Handle create(const std::string& path);
-  int64_t add_dataset(const char* name, hid_t type, int64_t count) const;
+  /// A new file, or an existing one to add to.
+  ImageStructure(const std::string& path, unsigned mode) : path_(path), id_(open(path, mode)) {}
+  DatasetFacts add_dataset(const char* name, hid_t type, int64_t count) const;
+  DatasetFacts add_texts(const char* name, int64_t text_bytes, int64_t count) const;
   void add_text(const char* name, const std::string& value) const;
   void add_integer(const char* name, int64_t value) const;
-  void add_facts(const std::string& split) const;
-  void lay_out();
-  void write_tokens();
-  void write_document_offsets();
-  void write_names() const;
+  void flush() const { check_hdf5(H5Fflush(id_, H5F_SCOPE_GLOBAL), "write", path_); }
+  void close() { check_hdf5(id_.reset(), "write", path_); }
 
-  const CorpusSpool& spool_;
-  const CorpusPart& part_;
+ private:
+  static Hdf5Handle open(const std::string& path, unsigned mode);
   const std::string& path_;
   Hdf5Handle id_;
-  File file_;
-  int64_t tokens_at_ = 0, document_offsets_at_ = 0, checksums_at_ = 0, names_at_ = 0, model_at_ = 0;
-  int64_t name_bytes_ = 0;
-  std::string model_;
-  ContentHash hash_;
 };
 
-Hdf5Handle ImageWriter::create(const std::string& path) {
+Hdf5Handle ImageStructure::open(const std::string& path, unsigned mode) {
+  quieten_hdf5();
   const Hdf5Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose, "write", path);
   // superblock 3: checksums on all structure, and a mark while the file is open for writing
   check_hdf5(H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110), "write", path);
   check_hdf5(H5Pset_alignment(access, 4096, 4096), "write", path);
+  if (mode == H5F_ACC_RDWR) return {H5Fopen(path.c_str(), mode, access), H5Fclose, "write", path};
   const Hdf5Handle creation(H5Pcreate(H5P_FILE_CREATE), H5Pclose, "write", path);
   // all attributes in the header, none in a heap of their own
   check_hdf5(H5Pset_attr_phase_change(creation, 32, 0), "write", path);
-  return {H5Fcreate(path.c_str(), H5F_ACC_TRUNC, creation, access), H5Fclose, "write", path};
+  return {H5Fcreate(path.c_str(), mode, creation, access), H5Fclose, "write", path};
 }
 
-int64_t ImageWriter::add_dataset(const char* name, hid_t type, int64_t count) const {
+DatasetFacts ImageStructure::add_dataset(const char* name, hid_t type, int64_t count) const {
   const auto extent = hsize_t(count);
   const Hdf5Handle space(H5Screate_simple(1, &extent, nullptr), H5Sclose, "write", path_);
   const Hdf5Handle creation(H5Pcreate(H5P_DATASET_CREATE), H5Pclose, "write", path_);
+  // allocated at once, so that its place is known before its values are
   check_hdf5(H5Pset_alloc_time(creation, H5D_ALLOC_TIME_EARLY), "write", path_);
   check_hdf5(H5Pset_fill_time(creation, H5D_FILL_TIME_NEVER), "write", path_);
   const Hdf5Handle dataset(H5Dcreate2(id_, name, type, space, H5P_DEFAULT, creation, H5P_DEFAULT),
                            H5Dclose, "write", path_);
-  return int64_t(H5Dget_offset(dataset));
+  return {count, int64_t(H5Dget_offset(dataset)), int64_t(H5Tget_size(type)), false};
 }
 
-void ImageWriter::add_text(const char* name, const std::string& value) const {
+DatasetFacts ImageStructure::add_texts(const char* name, int64_t text_bytes, int64_t count) const {
+  const Hdf5Handle type(H5Tcopy(H5T_C_S1), H5Tclose, "write", path_);
+  check_hdf5(H5Tset_size(type, size_t(text_bytes)), "write", path_);
+  check_hdf5(H5Tset_strpad(type, H5T_STR_NULLPAD), "write", path_);
+  return add_dataset(name, type, count);
+}
+
+void ImageStructure::add_text(const char* name, const std::string& value) const {
   const Hdf5Handle type(H5Tcopy(H5T_C_S1), H5Tclose, "write", path_);
   check_hdf5(H5Tset_size(type, value.size() + 1), "write", path_);
   const Hdf5Handle space(H5Screate(H5S_SCALAR), H5Sclose, "write", path_);
@@ -77,36 +72,57 @@ void ImageWriter::add_text(const char* name, const std::string& value) const {
   check_hdf5(H5Awrite(attribute, type, value.c_str()), "write", path_);
 }
 
-void ImageWriter::add_integer(const char* name, int64_t value) const {
+void ImageStructure::add_integer(const char* name, int64_t value) const {
   const Hdf5Handle space(H5Screate(H5S_SCALAR), H5Sclose, "write", path_);
   const Hdf5Handle attribute(H5Acreate2(id_, name, H5T_STD_I64LE, space, H5P_DEFAULT, H5P_DEFAULT),
                              H5Aclose, "write", path_);
   check_hdf5(H5Awrite(attribute, H5T_NATIVE_INT64, &value), "write", path_);
 }
 
-void ImageWriter::lay_out() {
-  tokens_at_ = add_dataset("tokens", spool_.token_bytes() == 2 ? H5T_STD_U16LE : H5T_STD_U32LE,
-                           part_.token_count);
-  document_offsets_at_ = add_dataset("document_offsets", H5T_STD_U64LE, part_.document_count + 1);
-  checksums_at_ =
-      add_dataset("block_checksums", H5T_STD_U64LE, (part_.token_count - 1) / kBlockTokens + 1);
-  for (const std::string& name : spool_.names()) {
-    name_bytes_ = std::max(name_bytes_, int64_t(name.size()));
+/// Writes one image: the library lays it out, the bulk goes past the library to the places it gave.
+class ImageWriter {
+ public:
+  ImageWriter(const CorpusSpool& spool, const CorpusPart& part, const std::string& path)
+      : spool_(spool), part_(part), path_(path), model_(spool.tokenizer().model()) {}
+  void write(const std::string& split);
+
+ private:
+  CorpusFacts lay_out() const;
+  void write_tokens();
+  void write_document_offsets();
+  void write_names() const;
+  CorpusFacts add_facts(const std::string& split) const;
+
+  const CorpusSpool& spool_;
+  const CorpusPart& part_;
+  const std::string& path_;
+  std::string model_;
+  CorpusFacts layout_;
+  File file_;
+  ContentHash hash_;
+};
+
+CorpusFacts ImageWriter::lay_out() const {
+  ImageStructure image(path_, H5F_ACC_TRUNC);
+  CorpusFacts layout;
+  layout.tokens = image.add_dataset(
+      "tokens", spool_.token_bytes() == 2 ? H5T_STD_U16LE : H5T_STD_U32LE, part_.token_count);
+  layout.document_offsets =
+      image.add_dataset("document_offsets", H5T_STD_U64LE, part_.document_count + 1);
+  layout.block_checksums = image.add_dataset("block_checksums", H5T_STD_U64LE,
+                                             (part_.token_count - 1) / kBlockTokens + 1);
+  size_t name_bytes = 0;
+  for (const std::string& name : spool_.names()) name_bytes = std::max(name_bytes, name.size());
+  if (name_bytes > 0) {
+    layout.document_names =
+        image.add_texts("document_names", int64_t(name_bytes), part_.document_count);
   }
-  if (name_bytes_ > 0) {
-    const Hdf5Handle type(H5Tcopy(H5T_C_S1), H5Tclose, "write", path_);
-    check_hdf5(H5Tset_size(type, size_t(name_bytes_)), "write", path_);
-    check_hdf5(H5Tset_strpad(type, H5T_STR_NULLPAD), "write", path_);
-    names_at_ = add_dataset("document_names", type, part_.document_count);
-  }
-  model_ = spool_.tokenizer().model();
   if (!model_.empty()) {
-    model_at_ = add_dataset("tokenizer_model", H5T_STD_U8LE, int64_t(model_.size()));
+    layout.tokenizer_model =
+        image.add_dataset("tokenizer_model", H5T_STD_U8LE, int64_t(model_.size()));
   }
-  hsize_t end = 0;
-  check_hdf5(H5Fflush(id_, H5F_SCOPE_GLOBAL), "write", path_);
-  check_hdf5(H5Fget_filesize(id_, &end), "write", path_);
-  file_.reserve(int64_t(end));
+  image.close();
+  return layout;
 }
 
 void ImageWriter::write_tokens() {
@@ -118,14 +134,14 @@ void ImageWriter::write_tokens() {
     spool_.read_tokens(part_.first_token + first, block);
     hash_.add(block);
     checksums.push_back(XXH3_64bits(block.data(), block.size()));
-    file_.write(tokens_at_ + first * spool_.token_bytes(), block);
+    file_.write(layout_.tokens.offset_bytes + first * spool_.token_bytes(), block);
   }
-  file_.write(checksums_at_, std::as_bytes(std::span(checksums)));
+  file_.write(layout_.block_checksums.offset_bytes, std::as_bytes(std::span(checksums)));
 }
 
 void ImageWriter::write_document_offsets() {
-  const int64_t zero = 0;
-  file_.write(document_offsets_at_, std::as_bytes(std::span(&zero, 1)));
+  const int64_t at = layout_.document_offsets.offset_bytes, zero = 0;
+  file_.write(at, std::as_bytes(std::span(&zero, 1)));
   hash_.add(std::as_bytes(std::span(&zero, 1)));
   std::vector<int64_t> ends;
   for (int64_t first = 0; first < part_.document_count; first += kBlockTokens) {
@@ -133,47 +149,57 @@ void ImageWriter::write_document_offsets() {
     spool_.read_ends(part_.first_document + first, ends);
     for (int64_t& end : ends) end = std::min(end - part_.first_token, part_.token_count);
     hash_.add(std::as_bytes(std::span(ends)));
-    file_.write(document_offsets_at_ + (first + 1) * 8, std::as_bytes(std::span(ends)));
+    file_.write(at + (first + 1) * 8, std::as_bytes(std::span(ends)));
   }
 }
 
 void ImageWriter::write_names() const {
-  if (name_bytes_ == 0) return;
-  std::string names(size_t(part_.document_count * name_bytes_), '\0');
-  for (int64_t i = 0; i < part_.document_count; ++i) {
+  const DatasetFacts& place = layout_.document_names;
+  if (place.count < 0) return;
+  std::string names(size_t(place.count * place.value_bytes), '\0');
+  for (int64_t i = 0; i < place.count; ++i) {
     const std::string& name = spool_.names()[size_t(part_.first_document + i)];
-    name.copy(&names[size_t(i * name_bytes_)], name.size());
+    name.copy(&names[size_t(i * place.value_bytes)], name.size());
   }
-  file_.write(names_at_, std::as_bytes(std::span(names)));
+  file_.write(place.offset_bytes, std::as_bytes(std::span(names)));
 }
 
-void ImageWriter::add_facts(const std::string& split) const {
+CorpusFacts ImageWriter::add_facts(const std::string& split) const {
   const Tokenizer& tokenizer = spool_.tokenizer();
-  add_text("format", kCorpusFormat);
-  add_integer("version", kCorpusVersion);
-  add_integer("token_count", part_.token_count);
-  add_integer("document_count", part_.document_count);
-  add_integer("vocabulary", tokenizer.vocabulary());
-  add_integer("end_of_document", tokenizer.end_of_document());
-  add_text("tokenizer_name", tokenizer.name());
-  add_text("tokenizer_hash", tokenizer.hash());
-  add_text("split", split);
-  add_text("content_hash", hash_.hex());
-  add_integer("block_tokens", kBlockTokens);
-  add_text("created_by", "ringlet");
+  ImageStructure image(path_, H5F_ACC_RDWR);
+  image.add_text("format", kCorpusFormat);
+  image.add_integer("version", kCorpusVersion);
+  image.add_integer("token_count", part_.token_count);
+  image.add_integer("document_count", part_.document_count);
+  image.add_integer("vocabulary", tokenizer.vocabulary());
+  image.add_integer("end_of_document", tokenizer.end_of_document());
+  image.add_text("tokenizer_name", tokenizer.name());
+  image.add_text("tokenizer_hash", tokenizer.hash());
+  image.add_text("split", split);
+  image.add_text("content_hash", hash_.hex());
+  image.add_integer("block_tokens", kBlockTokens);
+  image.add_text("created_by", "ringlet");
+  image.flush();
+  image.add_integer("complete", 1);
+  image.close();
+  return {};
 }
 
 void ImageWriter::write(const std::string& split) {
-  lay_out();
+  constexpr int64_t kCpuSeconds = 10;
+  const Error crashed(fmt::format("cannot write {}: the HDF5 library crashed", path_),
+                      "Check the room on that disk, and who may write there.");
+  layout_ = run_hdf5_child(kCpuSeconds, crashed, [&] { return lay_out(); });
+  file_ = File::open_to_write(path_);
+  file_.reserve(file_.size_bytes());
   write_tokens();
   write_document_offsets();
   write_names();
-  if (!model_.empty()) file_.write(model_at_, std::as_bytes(std::span(model_)));
-  add_facts(split);
-  check_hdf5(H5Fflush(id_, H5F_SCOPE_GLOBAL), "write", path_);
+  if (!model_.empty()) {
+    file_.write(layout_.tokenizer_model.offset_bytes, std::as_bytes(std::span(model_)));
+  }
   file_.sync();
-  add_integer("complete", 1);
-  check_hdf5(id_.reset(), "write", path_);
+  run_hdf5_child(kCpuSeconds, crashed, [&] { return add_facts(split); });
   file_.sync();
 }
 
@@ -181,8 +207,6 @@ void ImageWriter::write(const std::string& split) {
 
 void write_corpus_image(const CorpusSpool& spool, const CorpusPart& part, const std::string& split,
                         const std::string& path) {
-  const std::lock_guard lock(hdf5_mutex());
-  quieten_hdf5();
   ImageWriter(spool, part, path).write(split);
 }
 

@@ -16,7 +16,6 @@ namespace ringlet {
 namespace {
 
 constexpr size_t kMaxNames = 100'000;
-constexpr int64_t kDiskCheckBytes = 64 << 20;
 
 }  // namespace
 
@@ -43,7 +42,7 @@ void CorpusSpool::append(std::span<const int32_t> tokens) {
   next_disk_check_ = spooled_bytes + kDiskCheckBytes;
   // the corpus itself takes once more what the spool has taken
   const int64_t free_bytes = free_disk_bytes(folder_);
-  if (free_bytes < spooled_bytes + 2 * kDiskCheckBytes) {
+  if (free_bytes < spooled_bytes) {
     throw Error(fmt::format("the disk of {} has {} MB left, the corpus needs more than {} MB",
                             folder_, free_bytes / 1'000'000, spooled_bytes / 1'000'000),
                 "Make room on that disk, or write to another one.");

@@ -35,6 +35,7 @@ class CorpusSpool {
   std::span<const std::string> names() const { return names_; }
 
  private:
+  static constexpr int64_t kDiskCheckBytes = 64 << 20;
   std::string folder_;
   const Tokenizer& tokenizer_;
   int64_t token_bytes_;
@@ -44,7 +45,7 @@ class CorpusSpool {
   std::vector<std::string> names_;
   bool keeps_names_ = true;
   int64_t token_count_ = 0, document_start_ = 0, empty_documents_ = 0;
-  int64_t next_disk_check_ = 0;
+  int64_t next_disk_check_ = kDiskCheckBytes;
 };
 
 /// A range of the spooled tokens that becomes a corpus; its documents are cut at the ends of the

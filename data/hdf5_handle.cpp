@@ -33,11 +33,6 @@ void check_hdf5(herr_t status, const std::string& act, const std::string& path) 
   if (status < 0) fail_in_hdf5(act, path);
 }
 
-std::mutex& hdf5_mutex() {
-  static std::mutex mutex;
-  return mutex;
-}
-
 void quieten_hdf5() {
   H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
   H5PLset_loading_state(0);

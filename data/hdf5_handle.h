@@ -2,14 +2,13 @@
 
 #include <hdf5.h>
 
-#include <mutex>
 #include <string>
 #include <utility>
 
 namespace ringlet {
 
-/// An HDF5 identifier that closes itself. Internal to data/: no header of an interface includes
-/// this.
+/// An HDF5 identifier that closes itself. Internal to data/, where only children of run_hdf5_child
+/// use it.
 class Hdf5Handle {
  public:
   using Close = herr_t (*)(hid_t);
@@ -30,9 +29,6 @@ class Hdf5Handle {
 
 /// Throws Error "cannot ACT PATH: what the library says" when status is negative.
 void check_hdf5(herr_t status, const std::string& act, const std::string& path);
-
-/// The library is one big state: whoever uses it, or forks, holds this.
-std::mutex& hdf5_mutex();
 
 /// No error stacks on stderr (a setting of each thread), no plugins.
 void quieten_hdf5();

@@ -50,7 +50,7 @@ TEST(InspectCorpusTest, PrintsTextAndJson) {
   EXPECT_EQ(json["fingerprint"], report.fingerprint);
   const std::string text = to_text(report);
   EXPECT_NE(text.find("T =    4k   18.1%"), std::string::npos) << text;
-  EXPECT_NE(text.find("5000 tokens in 1 documents"), std::string::npos) << text;
+  EXPECT_NE(text.find("5000 tokens in 1 document,"), std::string::npos) << text;
 }
 
 TEST(InspectCorpusTest, EverythingFindsAFlippedBitThatTheStructureHides) {

@@ -5,6 +5,7 @@
 #include <sys/resource.h>
 
 #include <cmath>
+#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
@@ -144,8 +145,14 @@ TEST_F(PrepareTest, AFullDiskIsAnErrorThatLeavesEverythingAsItWas) {
   const std::string old = write_byte_corpus(folder_.file("c.h5"), {"the old corpus"});
   const std::string old_bytes = read_file(old);
   auto wanted = options({input});
-  wanted.validation_share = 0.5;
-  for (const rlim_t limit : {0, 1000, 100'000, 300'000, 301'000, 320'000, 599'000}) {
+  wanted.output = folder_.file("size.h5");
+  const auto size = rlim_t(prepare(wanted).files[0].file_bytes);
+  std::filesystem::remove(wanted.output);
+  wanted.output = old;
+  std::vector<rlim_t> limits{0, 1000, 300'000, 599'999};  // the spool has 600,000
+  for (rlim_t limit = 600'000; limit < size; limit += 400) limits.push_back(limit);
+  limits.push_back(size - 1);
+  for (const rlim_t limit : limits) {
     const int status = run_in_child([&] {
       signal(SIGXFSZ, SIG_IGN);
       const rlimit bytes{limit, limit};

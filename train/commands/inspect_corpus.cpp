@@ -99,11 +99,13 @@ CorpusReport inspect_corpus(const std::string& path, CorpusCheck check) {
 
 std::string to_text(const CorpusReport& report) {
   std::string text = fmt::format(
-      "{}\n  {} tokens in {} documents, {:.1f} MB, content {}\n  tokenizer {} ({}), vocabulary {}, "
+      "{}\n  {} tokens in {} document{}, {:.1f} MB, content {}\n  tokenizer {} ({}), vocabulary "
+      "{}, "
       "end of document {}{}\n",
-      report.path, report.token_count, report.document_count, double(report.file_bytes) / 1e6,
-      report.fingerprint, report.tokenizer, report.tokenizer_hash, report.vocabulary,
-      report.end_of_document, report.split.empty() ? "" : ", split " + report.split);
+      report.path, report.token_count, report.document_count, report.document_count == 1 ? "" : "s",
+      double(report.file_bytes) / 1e6, report.fingerprint, report.tokenizer, report.tokenizer_hash,
+      report.vocabulary, report.end_of_document,
+      report.split.empty() ? "" : ", split " + report.split);
   if (report.checked == CorpusCheck::everything) text += "  all tokens read, checksums agree\n";
   text += fmt::format("\ndocument length: median {}, longest {} tokens\n  {:>8} {:>10} {:>8}\n",
                       report.median_tokens, report.longest_tokens, "from", "documents", "tokens");

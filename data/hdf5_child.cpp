@@ -1,3 +1,5 @@
+#include "data/hdf5_child.h"
+
 #include <fmt/core.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -10,13 +12,10 @@
 #include <cstdlib>
 #include <fstream>
 #include <memory>
-#include <mutex>
 #include <new>
 #include <thread>
 #include <type_traits>
 
-#include "data/corpus_facts.h"
-#include "data/hdf5_handle.h"
 #include "kernels/check.h"
 
 namespace ringlet {
@@ -27,7 +26,6 @@ using Clock = std::chrono::steady_clock;
 
 // a chunk may be 16 MiB, and the library holds a few; the facts themselves take next to nothing
 constexpr rlim_t kChildBytes = rlim_t{512} << 20;
-constexpr rlim_t kChildSeconds = 2;
 constexpr auto kChildPatience = std::chrono::seconds(60);  // a cold network disk, not computing
 
 /// Memory that the child writes and the parent reads.
@@ -65,29 +63,29 @@ rlim_t address_space_bytes() {
   return pages * rlim_t(sysconf(_SC_PAGESIZE));
 }
 
-void limit_child(bool unpacks, int64_t file_bytes) {
+void limit_child(int64_t cpu_seconds) {
   for (const int signal_number : {SIGINT, SIGTERM, SIGSEGV, SIGBUS, SIGFPE, SIGABRT, SIGXCPU}) {
     signal(signal_number, SIG_DFL);
   }
   limit(RLIMIT_CORE, 0);
   limit(RLIMIT_AS, address_space_bytes() + kChildBytes);
-  // decompressing makes some 20 MB/s in the worst case
-  limit(RLIMIT_CPU, kChildSeconds + (unpacks ? rlim_t(file_bytes) / 1'000'000 : 0));
+  limit(RLIMIT_CPU, rlim_t(cpu_seconds));
 }
 
-/// Never returns: no destructor and no exit handler of the parent may run twice.
-[[noreturn]] void answer_as_child(const File& file, const File& unpacked, Answer& answer) {
+/// Never returns: no destructor and no exit handler of the parent may run twice, and the library's
+/// own may crash after a full disk.
+[[noreturn]] void answer_as_child(int64_t cpu_seconds, const FactWork& work, Answer& answer) {
   try {
-    limit_child(bool(unpacked), file.size_bytes());
+    limit_child(cpu_seconds);
     setenv("HDF5_USE_FILE_LOCKING", "FALSE", 1);  // network disks may have no locks
-    answer.corpus = read_corpus_facts(file, unpacked);
+    answer.corpus = work();
     answer.state = Answer::facts;
   } catch (const Error& error) {
     answer.cause.set(error.what());
     answer.advice.set(error.advice);
     answer.state = Answer::error;
   } catch (const std::exception& error) {
-    answer.cause.set(fmt::format("cannot read {}: {}", file.path(), error.what()));
+    answer.cause.set(error.what());
     answer.state = Answer::error;
   }
   _exit(0);
@@ -110,21 +108,15 @@ void await_child(pid_t child) {
 
 }  // namespace
 
-CorpusFacts probe_corpus(const File& file, const File& unpacked) {
+CorpusFacts run_hdf5_child(int64_t cpu_seconds, const Error& crashed, const FactWork& work) {
   const SharedAnswer answer = make_shared_answer();
-  pid_t child = -1;
-  {
-    const std::lock_guard lock(hdf5_mutex());  // the child must not inherit a library in mid-call
-    child = fork();
-    if (child == 0) answer_as_child(file, unpacked, *answer);
-  }
-  if (child < 0) fail_with_errno("start a process to read", file.path());
+  const pid_t child = fork();
+  if (child == 0) answer_as_child(cpu_seconds, work, *answer);
+  if (child < 0) fail_with_errno("start", "a child process");
   await_child(child);
   if (answer->state == Answer::facts) return answer->corpus;
   if (answer->state == Answer::error) throw Error(answer->cause.get(), answer->advice.get());
-  throw Error(
-      fmt::format("{} is damaged: reading its structure crashed or did not end", file.path()),
-      "Make the corpus again from its text.");
+  throw crashed;
 }
 
 }  // namespace ringlet

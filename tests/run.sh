@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Builds and runs every test: Release, then AddressSanitizer + UBSan, then ThreadSanitizer. The last line counts them.
+#   tests/run.sh [--quick | --coverage]
+#     --quick      Release only
+#     --coverage   instead: line coverage of kernels/ model/ data/ train/, as a table
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. train/install_packages.sh
+
+mode=${1:-full}
+started=$SECONDS
+passed=0 failed=0 skipped=0
+stage() { printf '\n== %s (%ss)\n' "$1" $((SECONDS - started)); }
+
+# Builds a preset and runs its tests; adds to the counts.
+run_preset() { # preset, ctest arguments...
+  local preset=$1 log=build/$1/tests.log
+  shift
+  stage "$preset: build"
+  cmake --preset "$preset" >/dev/null
+  cmake --build --preset "$preset"
+  stage "$preset: run"
+  (cd "build/$preset" && ctest -j2 --output-on-failure "$@") 2>&1 | tee "$log" |
+    grep -v -E '^ *(Start|[0-9]+/[0-9]+ Test .* Passed )' || true
+  passed=$((passed + $(grep -c ' Passed ' "$log" || true)))
+  failed=$((failed + $(grep -c -E '\*\*\*(Failed|Timeout|Exception|Not Run)' "$log" || true)))
+  skipped=$((skipped + $(grep -c '\*\*\*Skipped' "$log" || true)))
+}
+
+stage "packages"
+install_packages $build_packages libgtest-dev libgmock-dev python3-torch strace
+[ "$mode" = --coverage ] && install_packages gcovr
+
+case $mode in
+  full)
+    run_preset tests
+    run_preset asan
+    run_preset tsan -L 'distributed|faults'
+    ;;
+  --quick) run_preset tests ;;
+  --coverage)
+    run_preset coverage
+    for folder in kernels model data train; do
+      printf '%-8s ' "$folder"
+      gcovr -r . --object-directory build/coverage -f "$folder/" build/coverage 2>/dev/null |
+        grep '^TOTAL' | awk '{ print $3 " of " $2 " lines, " $4 }'
+    done
+    ;;
+  *)
+    echo "usage: tests/run.sh [--quick | --coverage]" >&2
+    exit 2
+    ;;
+esac
+
+echo
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
