@@ -23,6 +23,14 @@ void add_count(CLI::App& app, const char* name, int64_t& value, const char* mean
   app.add_option(name, value, meaning)->check(CLI::Range(lowest, kAnyCount));
 }
 
+template <class Enumeration>
+void add_choice(CLI::App& app, const char* name, Enumeration& value,
+                const std::map<std::string, Enumeration>& words, const char* meaning) {
+  app.add_option_function<std::string>(
+         name, [words, &value](const std::string& word) { value = words.at(word); }, meaning)
+      ->check(CLI::IsMember(words));
+}
+
 /// An option that stands for a key of the config.
 void add_key(CLI::App& app, const char* name, const char* key, TrainOptions& options,
              const char* meaning) {
@@ -40,18 +48,15 @@ void add_prepare(CLI::App& main, PrepareCommand& command) {
   app.add_option("INPUT", options.input.paths, "Files and folders; - is the standard input")
       ->required();
   app.add_option("-o,--output", options.output, "The corpus to write, NAME.h5")->required();
-  const std::map<std::string, InputFormat> formats{{"auto", InputFormat::automatic},
-                                                   {"text", InputFormat::text},
-                                                   {"jsonl", InputFormat::jsonl},
-                                                   {"tokens", InputFormat::tokens}};
-  app.add_option("--format", options.input.format, "auto (by the ending), text, jsonl or tokens")
-      ->transform(CLI::Transformer(formats).description(""))
-      ->check(CLI::IsMember(formats).description(""));
-  const std::map<std::string, DocumentUnit> units{{"file", DocumentUnit::file},
-                                                  {"directory", DocumentUnit::directory}};
-  app.add_option("--document", options.input.unit, "What is one document: file or directory")
-      ->transform(CLI::Transformer(units).description(""))
-      ->check(CLI::IsMember(units).description(""));
+  add_choice<InputFormat>(app, "--format", options.input.format,
+                          {{"auto", InputFormat::automatic},
+                           {"text", InputFormat::text},
+                           {"jsonl", InputFormat::jsonl},
+                           {"tokens", InputFormat::tokens}},
+                          "How the input is read; auto: by its ending");
+  add_choice<DocumentUnit>(app, "--document", options.input.unit,
+                           {{"file", DocumentUnit::file}, {"directory", DocumentUnit::directory}},
+                           "What is one document");
   app.add_option("--field", options.input.json_field, "Field of a JSON line that has the text");
   app.add_option("--tokenizer", options.tokenizer,
                  "byte, sentencepiece (trains one on the input) or the path of a .model file");

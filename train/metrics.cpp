@@ -61,7 +61,7 @@ double MetricsRecord::imbalance() const {
   if (compute_ms.empty()) return 1;
   const double sum = std::accumulate(compute_ms.begin(), compute_ms.end(), 0.0);
   const double largest = *std::max_element(compute_ms.begin(), compute_ms.end());
-  return sum > 0 ? largest * double(compute_ms.size()) / sum : 1;
+  return sum == 0 ? 1 : largest * double(compute_ms.size()) / sum;  // NaN shows
 }
 
 std::string to_json_line(const MetricsRecord& record) {

@@ -11,8 +11,10 @@ ringlet=build/release/bin/ringlet
 started=$SECONDS
 stage() { printf '\n== %s (%ss)\n' "$1" $((SECONDS - started)); }
 
-# The value of a key in the last line that has it: records are flat JSON, one a line.
-last_step() { grep -o '"step":[0-9]*,"steps"' "$run/metrics.jsonl" 2>/dev/null | tail -1 | tr -dc 0-9; }
+# The last step in metrics.jsonl: one JSON object a line. Nothing, and no failure, while there is none.
+last_step() {
+  { grep -o '"step":[0-9]*,"steps"' "$run/metrics.jsonl" 2>/dev/null || true; } | tail -1 | tr -dc 0-9
+}
 
 stage "packages"
 install_packages $build_packages bible-kjv bible-kjv-text
@@ -34,7 +36,7 @@ trainer=$!
 trap 'kill "$trainer" 2>/dev/null || true' EXIT
 while kill -0 "$trainer" 2>/dev/null; do
   step=$(last_step)
-  [ "${step:-0}" -ge 60 ] && break
+  [ "${step:-0}" -ge 150 ] && break
   sleep 0.2
 done
 echo "-- sending SIGTERM to the training"
@@ -46,7 +48,7 @@ stage "resume"
 "$ringlet" train configs/quickstart.toml --resume
 
 stage "evaluate: the validation tenth, at full context and at a quarter of it"
-"$ringlet" eval "$run" --by-position --compare-context 1024 --bigram "$folder/kjv.h5" |
+"$ringlet" eval "$run" --by-position --compare-context 512 --bigram "$folder/kjv.h5" |
   tee "$folder/evaluation.txt"
 
 stage "a sample"

@@ -13,15 +13,17 @@ namespace {
 
 TEST(BigramTest, EqualsTheLossCountedByHand) {
   const Folder folder;
-  // a: b twice; b: a once, end once. Asked: a -> b, b -> a, a -> end (never seen).
-  const Corpus train = Corpus::open(write_byte_corpus(folder.file("train.h5"), {"abab"}));
-  const Corpus asked = Corpus::open(write_byte_corpus(folder.file("asked.h5"), {"aba"}));
+  // a: b three times; b: a once, end three times. Asked: a -> b, b -> a, a -> end (never seen), a
+  // -> b, b -> end.
+  const Corpus train =
+      Corpus::open(write_byte_corpus(folder.file("train.h5"), {"abab", "ab", "b"}));
+  const Corpus asked = Corpus::open(write_byte_corpus(folder.file("asked.h5"), {"aba", "ab"}));
   double best = INFINITY;
   for (const double alpha : {1.0, 0.1, 0.01, 0.001}) {
-    const double total = 2 + 257 * alpha;
-    const double loss =
-        -(std::log((2 + alpha) / total) + std::log((1 + alpha) / total) + std::log(alpha / total)) /
-        3;
+    const double a_total = 3 + 257 * alpha, b_total = 4 + 257 * alpha;
+    const double loss = -(2 * std::log((3 + alpha) / a_total) + std::log((1 + alpha) / b_total) +
+                          std::log(alpha / a_total) + std::log((3 + alpha) / b_total)) /
+                        5;
     best = std::min(best, loss);
   }
   EXPECT_NEAR(bigram_loss(train, asked), best, 1e-12);

@@ -106,10 +106,9 @@ TEST(ForeignCorpusTest, EveryStorageGivesTheSameTokens) {
   const Folder folder;
   const std::vector<int64_t> values = counting(10'000, 256);
   const std::vector<Storage> storages{
-      {H5T_STD_U16LE},          {H5T_STD_U32LE},
-      {H5T_STD_I64LE},          {H5T_STD_I32BE},
-      {H5T_STD_U8LE},           {H5T_STD_U16LE, 700},
-      {H5T_STD_I32LE, 1000, 4}, {H5T_STD_U16LE, 333, 1, true, true}};
+      {H5T_STD_U16LE},      {H5T_STD_U32LE},          {H5T_STD_I64LE},
+      {H5T_STD_I32BE},      {H5T_STD_U8LE},           {H5T_STD_U16BE},
+      {H5T_STD_U16LE, 700}, {H5T_STD_I32LE, 1000, 4}, {H5T_STD_U16LE, 333, 1, true, true}};
   for (const auto superblock :
        {Hdf5Maker::Superblock::old, Hdf5Maker::Superblock::with_checksums}) {
     for (size_t i = 0; i < storages.size(); ++i) {

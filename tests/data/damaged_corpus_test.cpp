@@ -188,6 +188,24 @@ TEST_F(DamagedCorpusTest, TokensBeyondTheVocabularyAreFoundByEveryRead) {
   expect_error([&] { (void)reader.read(1, std::span(&all, 1)); }, {"good.h5", "token 60 is 60"});
 }
 
+TEST_F(DamagedCorpusTest, OtherDocumentOffsetsAreFoundByVerify) {
+  const std::string path = good();
+  change_hdf5(path, [&](hid_t file) {
+    const Hdf5Handle offsets(H5Dopen2(file, "document_offsets", H5P_DEFAULT), H5Dclose, "open",
+                             path);
+    const int64_t values[] = {0, 60, 100};
+    H5Dwrite(offsets, H5T_NATIVE_INT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, values);
+  });
+  expect_error([&] { Corpus::open(path).verify(); }, {"good.h5", "/document_offsets is damaged"});
+}
+
+TEST_F(DamagedCorpusTest, AFileThatIsCutWhileItIsReadIsAnError) {
+  const std::string path = good();
+  const Corpus corpus = Corpus::open(path);
+  fs::resize_file(path, 10);
+  expect_error([&] { all_tokens(corpus); }, {"good.h5 ends at byte"});
+}
+
 /// Flips one random bit at a time and opens the file. Returns how many were refused; what opens and
 /// verifies must hold what it held.
 int64_t count_refused_flips(const std::string& path, int64_t flips, uint64_t seed, bool checked) {

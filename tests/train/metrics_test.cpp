@@ -128,7 +128,8 @@ TEST(Console, NumbersForPeople) {
   EXPECT_EQ(human_count(41234), "41.2k");
   EXPECT_EQ(human_count(999'960), "1.0M");
   EXPECT_EQ(human_count(123'456'789), "123M");
-  EXPECT_EQ(human_bytes(1023), "1.0 KiB");
+  EXPECT_EQ(human_bytes(1023), "1023 B");
+  EXPECT_EQ(human_bytes(1024), "1.0 KiB");
   EXPECT_EQ(human_bytes(512), "512 B");
   EXPECT_EQ(human_bytes(1.5 * (1 << 30)), "1.5 GiB");
   EXPECT_EQ(human_seconds(0.4), "0s");

@@ -101,7 +101,11 @@ int train(const TrainOptions& options) {
                         data.corpus.tokenizer_name(),
                         data.corpus.tokenizer_hash(),
                         stop_requested,
-                        [&](const MetricsRecord& record) { console.progress(record); },
+                        [&](const MetricsRecord& record) {
+                          const bool shown = record.step % config.train.log_every == 0 ||
+                                             record.step == 1 || record.step == record.steps;
+                          if (shown) console.progress(record);
+                        },
                         [&](const std::string& line) { console.say(line); }};
   RunEnd end = RunEnd::finished;
   run_world(config, [&](RankContext context, Comm& world) {
