@@ -166,7 +166,7 @@ class TokenFile {
     constexpr int32_t kMagic = 20240520;
     constexpr int64_t kHeaderBytes = 1024;
     std::array<int32_t, 3> head{};
-    if (file_.size_bytes() < kHeaderBytes) return 0;
+    if (file_.size_bytes() < int64_t(sizeof(head))) return 0;
     file_.read(0, std::as_writable_bytes(std::span(head)));
     if (head[0] != kMagic) return 0;
     if (head[1] != 1) refuse(fmt::format("is of version {}, 1 is known", head[1]));

@@ -1,6 +1,5 @@
 #include "data/hdf5_child.h"
 
-#include <fmt/core.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -26,7 +25,7 @@ using Clock = std::chrono::steady_clock;
 
 // a chunk may be 16 MiB, and the library holds a few; the facts themselves take next to nothing
 constexpr rlim_t kChildBytes = rlim_t{512} << 20;
-constexpr auto kChildPatience = std::chrono::seconds(60);  // a cold network disk, not computing
+constexpr auto kChildPatience = std::chrono::seconds(60);  // a cold network disk
 
 /// Memory that the child writes and the parent reads.
 struct Answer {
@@ -64,7 +63,9 @@ rlim_t address_space_bytes() {
 }
 
 void limit_child(int64_t cpu_seconds) {
-  for (const int signal_number : {SIGINT, SIGTERM, SIGSEGV, SIGBUS, SIGFPE, SIGABRT, SIGXCPU}) {
+  // A stop that was meant for the parent is not a damaged file; the limits end the child anyway.
+  for (const int signal_number : {SIGINT, SIGTERM}) signal(signal_number, SIG_IGN);
+  for (const int signal_number : {SIGSEGV, SIGBUS, SIGFPE, SIGABRT, SIGXCPU}) {
     signal(signal_number, SIG_DFL);
   }
   limit(RLIMIT_CORE, 0);
@@ -84,20 +85,18 @@ void limit_child(int64_t cpu_seconds) {
     answer.cause.set(error.what());
     answer.advice.set(error.advice);
     answer.state = Answer::error;
-  } catch (const std::exception& error) {
-    answer.cause.set(error.what());
-    answer.state = Answer::error;
+  } catch (...) {  // out of memory: no answer, as after a crash
   }
   _exit(0);
 }
 
 /// Returns when the child is gone, by itself or because its time was up.
-void await_child(pid_t child) {
-  const auto start = Clock::now();
+void await_child(pid_t child, int64_t cpu_seconds) {
+  const auto deadline = Clock::now() + kChildPatience + std::chrono::seconds(4 * cpu_seconds);
   auto pause = std::chrono::microseconds(100);
   bool killed = false;
   while (waitpid(child, nullptr, WNOHANG) == 0) {
-    if (!killed && Clock::now() - start > kChildPatience) {
+    if (!killed && Clock::now() > deadline) {
       kill(child, SIGKILL);
       killed = true;
     }
@@ -113,7 +112,7 @@ CorpusFacts run_hdf5_child(int64_t cpu_seconds, const Error& crashed, const Fact
   const pid_t child = fork();
   if (child == 0) answer_as_child(cpu_seconds, work, *answer);
   if (child < 0) fail_with_errno("start", "a child process");
-  await_child(child);
+  await_child(child, cpu_seconds);
   if (answer->state == Answer::facts) return answer->corpus;
   if (answer->state == Answer::error) throw Error(answer->cause.get(), answer->advice.get());
   throw crashed;

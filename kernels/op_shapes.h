@@ -4,9 +4,10 @@
 
 #include "kernels/backend.h"
 
-/// The promises that every operation of Backend makes about shapes, dtypes and contiguity: one function per
-/// operation, named like it, used by all backends. Each throws Error that names the operation, the tensor, what
-/// it is and what it should be. Nothing is read from the tensors' memory.
+/// The promises that every operation of Backend makes about shapes, dtypes and contiguity: one
+/// function per operation, named like it, used by all backends. Each throws Error that names the
+/// operation, the tensor, what it is and what it should be. Nothing is read from the tensors'
+/// memory.
 namespace ringlet::shapes {
 
 /// Backends keep one row of a head, or tiles of them, in buffers of a fixed size.

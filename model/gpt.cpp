@@ -61,14 +61,14 @@ void Gpt::evaluate(Step& step) {
   head_.loss(x, step);
 }
 
-void Gpt::extend(RankContext context, const StepSettings& settings, std::span<const int32_t> tokens,
-                 KvCache& cache, const Tensor& logits) {
+void Gpt::extend(RankContext context, const StepSettings& settings, int64_t window,
+                 std::span<const int32_t> tokens, KvCache& cache, const Tensor& logits) {
   CHECK(!tokens.empty(), "no tokens to extend with");
   const ArenaScope scope(context.device.arena());
   const int64_t count = int64_t(tokens.size());
   const SequenceLayout layout{count, {{Piece{cache.used_tokens(), 1, 0, count}}}};
   const std::vector<int32_t> no_labels(tokens.size(), -1);
-  Step step(context, settings, Pass::evaluation, layout, Mask{}, config().rope_base,
+  Step step(context, settings, Pass::evaluation, layout, Mask{{0}, window}, config().rope_base,
             config().heads.head_dim, tokens, no_labels);
   Tensor x = stream("activations", step), y = stream("activations", step);
   step.device.embedding_forward(step.tokens, embedding_.weight, x);

@@ -33,9 +33,9 @@ class Gpt {
   void evaluate(Step& step);
 
   /// Runs the tokens that follow those in the cache (positions used_tokens() ...), alone on a ring of one.
-  /// logits: [1, vocabulary] of the last token.
-  void extend(RankContext context, const StepSettings& settings, std::span<const int32_t> tokens,
-              KvCache& cache, const Tensor& logits);
+  /// window: as in Mask. logits: [1, vocabulary] of the last token.
+  void extend(RankContext context, const StepSettings& settings, int64_t window,
+              std::span<const int32_t> tokens, KvCache& cache, const Tensor& logits);
 
   const GptConfig& config() const { return parameters_.config(); }
 

@@ -21,9 +21,11 @@ constexpr const char* kAdvice = "use another checkpoint, or restore this one fro
   throw Error(fmt::format("{} {}", file.string(), reason), kAdvice);
 }
 
-/// Elements [first_element, ...) of a tensor of `count` elements; the file must agree with the manifest.
-void read_part(const std::filesystem::path& path, const SafetensorsFile& file, const std::string& name,
-               int64_t count, int64_t first_element, std::span<float> values) {
+/// Elements [first_element, ...) of a tensor of `count` elements; the file must agree with the
+/// manifest.
+void read_part(const std::filesystem::path& path, const SafetensorsFile& file,
+               const std::string& name, int64_t count, int64_t first_element,
+               std::span<float> values) {
   const auto found = file.tensors().find(name);
   if (found == file.tensors().end() || found->second.elements != count) {
     fail_damaged(path, fmt::format("has no tensor {} of {} elements", name, count));
@@ -53,8 +55,9 @@ Checkpoint Checkpoint::open(const std::filesystem::path& folder) {
   std::error_code error;
   const auto manifest_path = folder / "manifest.json";
   if (!std::filesystem::is_directory(folder, error)) {
-    throw Error(fmt::format("no checkpoint at {}", folder.string()),
-                "check the path: a checkpoint is a folder such as runs/NAME/checkpoints/step_00000100");
+    throw Error(
+        fmt::format("no checkpoint at {}", folder.string()),
+        "check the path: a checkpoint is a folder such as runs/NAME/checkpoints/step_00000100");
   }
   if (!std::filesystem::exists(manifest_path, error)) {
     fail_damaged(folder, "has no manifest.json: half-written, or not a Ringlet checkpoint");
@@ -99,12 +102,14 @@ void Checkpoint::read_moments(const std::string& parameter, int64_t first_elemen
     const int64_t offset = next - shard.first_element;
     const auto begin = static_cast<size_t>(next - first_element);
     const auto count = static_cast<size_t>(std::min(end, shard_end) - next);
-    read_part(path, file, "first/" + parameter, shard.count, offset, first_moment.subspan(begin, count));
-    read_part(path, file, "second/" + parameter, shard.count, offset, second_moment.subspan(begin, count));
+    read_part(path, file, "first/" + parameter, shard.count, offset,
+              first_moment.subspan(begin, count));
+    read_part(path, file, "second/" + parameter, shard.count, offset,
+              second_moment.subspan(begin, count));
     next += static_cast<int64_t>(count);
   }
-  CHECK(first_element >= 0 && next == end, "moments ", first_element, " to ", end, " of ", parameter,
-        ", of which the checkpoint has them up to ", next);
+  CHECK(first_element >= 0 && next == end, "moments ", first_element, " to ", end, " of ",
+        parameter, ", of which the checkpoint has them up to ", next);
 }
 
 std::optional<Checkpoint> newest_whole_checkpoint(const std::filesystem::path& checkpoints,
@@ -127,16 +132,17 @@ bool has_checkpoints(const std::filesystem::path& checkpoints) {
 }
 
 void check_fits(const CheckpointInfo& info, std::span<const ParameterShape> parameters) {
-  const char* advice = "resume with the config.toml of its run, or start a new run under another name";
+  const char* advice =
+      "resume with the config.toml of its run, or start a new run under another name";
   std::map<std::string, std::vector<int64_t>> saved;
   for (const ParameterShape& parameter : info.parameters) saved[parameter.name] = parameter.shape;
   for (const ParameterShape& parameter : parameters) {
     const auto found = saved.extract(parameter.name);
     if (!found || found.mapped() != parameter.shape) {
-      throw Error(fmt::format("{} is {} in the config's model, {} in the checkpoint", parameter.name,
-                              shape_text(parameter.shape),
-                              found ? shape_text(found.mapped()) : "absent"),
-                  advice);
+      throw Error(
+          fmt::format("{} is {} in the config's model, {} in the checkpoint", parameter.name,
+                      shape_text(parameter.shape), found ? shape_text(found.mapped()) : "absent"),
+          advice);
     }
   }
   if (saved.empty()) return;

@@ -14,13 +14,15 @@ namespace ringlet {
 
 /// A checkpoint is a folder, checkpoints/step_00000100:
 ///
-///   model.safetensors                   all weights, f32, by parameter name
-///   moments-RRRRR-of-WWWWW.safetensors  what rank R of W owned of both moments: "first/NAME" and "second/NAME",
-///                                       flat; __metadata__ has the first element of each NAME
-///   manifest.json                       everything in CheckpointInfo, which elements are in which file, sizes and
-///                                       XXH3-64 checksums of all files, its own checksum
+///   model.safetensors    all weights, f32, by parameter name
+///   moments-RRRRR-of-WWWWW.safetensors
+///                        what rank R of W owned of both moments: "first/NAME" and "second/NAME",
+///                        flat; __metadata__ has the first element of each NAME
+///   manifest.json        everything in CheckpointInfo, which elements are in which file, sizes
+///                        and XXH3-64 checksums of all files, its own checksum
 ///
-/// It is whole when the manifest is there and all checksums are right. It can be loaded on any number of ranks.
+/// It is whole when the manifest is there and all checksums are right. It can be loaded on any
+/// number of ranks.
 
 struct NamedWeights {
   std::string name;
@@ -38,15 +40,16 @@ struct SavePolicy {
   int keep_last = 2;  // 0: all
 };
 
-/// Writes checkpoints/step_N, N = info.step. Collective; everything is on the disk on return, on every rank.
+/// Writes checkpoints/step_N, N = info.step. Collective; everything is on the disk on return, on
+/// every rank.
 ///   info     equal on all ranks; world is the size of `world`
 ///   weights  rank 0: all parameters in the order of info.parameters; other ranks: not read
 ///   shards   of this rank, at most one per parameter; all ranks together own every element once
-/// On success, checkpoints of older steps go, until `keep_last` whole ones are left (this one included), and so do
-/// the leftovers of saves that were killed. An existing checkpoint of the same step stays until this one is whole.
-/// Throws Error on every rank when any rank fails (PeerFailed on those that did not); then the folder holds the
-/// checkpoints that it held before. Values that are not finite are a failure.
-/// Requires: nobody else writes in `checkpoints` (RunFolder's lock).
+/// On success, checkpoints of older steps go, until `keep_last` whole ones are left (this one
+/// included), and so do the leftovers of saves that were killed. An existing checkpoint of the same
+/// step stays until this one is whole. Throws Error on every rank when any rank fails (PeerFailed
+/// on those that did not); then the folder holds the checkpoints that it held before. Values that
+/// are not finite are a failure. Requires: nobody else writes in `checkpoints` (RunFolder's lock).
 void save_checkpoint(const std::filesystem::path& checkpoints, const CheckpointInfo& info,
                      std::span<const NamedWeights> weights, std::span<const Shard> shards,
                      const SavePolicy& policy, Comm& world);
@@ -54,11 +57,12 @@ void save_checkpoint(const std::filesystem::path& checkpoints, const CheckpointI
 /// A checkpoint opened for reading: a value, which keeps no file open. Threads may share one.
 class Checkpoint {
  public:
-  /// Reads and checks the manifest, and the sizes of all files. Throws Error: foreign, damaged, half-written.
+  /// Reads and checks the manifest, and the sizes of all files. Throws Error: foreign, damaged,
+  /// half-written.
   static Checkpoint open(const std::filesystem::path& folder);
 
-  /// Reads everything and compares the checksums. Throws Error that names the first damaged file. One rank is
-  /// enough.
+  /// Reads everything and compares the checksums. Throws Error that names the first damaged file.
+  /// One rank is enough.
   void verify() const;
 
   const std::filesystem::path& folder() const { return folder_; }
@@ -66,7 +70,8 @@ class Checkpoint {
 
   /// All elements of a parameter.
   void read_weights(const std::string& parameter, std::span<float> values) const;
-  /// Any range of both moments, however they were shared out when saved. The spans have equal sizes.
+  /// Any range of both moments, however they were shared out when saved. The spans have equal
+  /// sizes.
   void read_moments(const std::string& parameter, int64_t first_element,
                     std::span<float> first_moment, std::span<float> second_moment) const;
 
@@ -81,15 +86,17 @@ struct Skipped {
   std::string reason;
 };
 
-/// The whole checkpoint of the highest step, verified. `skipped` gets what was passed over on the way, and why.
-/// Nothing, with something skipped, means that progress would be lost: not a reason to start afresh silently.
+/// The whole checkpoint of the highest step, verified. `skipped` gets what was passed over on the
+/// way, and why. Nothing, with something skipped, means that progress would be lost: not a reason
+/// to start afresh silently.
 std::optional<Checkpoint> newest_whole_checkpoint(const std::filesystem::path& checkpoints,
                                                   std::vector<Skipped>& skipped);
 
 /// Is there any checkpoint, whole or not?
 bool has_checkpoints(const std::filesystem::path& checkpoints);
 
-/// Throws Error that names the first parameter whose presence or shape is not that of the config's model.
+/// Throws Error that names the first parameter whose presence or shape is not that of the config's
+/// model.
 void check_fits(const CheckpointInfo& info, std::span<const ParameterShape> parameters);
 
 }  // namespace ringlet

@@ -23,13 +23,15 @@ struct StepFolder {
   bool replaced = false;
 };
 
-/// Checkpoints, whole or not, newest first, a replaced one after its replacement. Empty when there is no folder.
+/// Checkpoints, whole or not, newest first, a replaced one after its replacement. Empty when there
+/// is no folder.
 std::vector<StepFolder> step_folders(const std::filesystem::path& checkpoints);
 
 /// What killed saves and interrupted deletions left behind.
 std::vector<std::filesystem::path> leftovers(const std::filesystem::path& checkpoints);
 
-/// Deletes a folder so that no half of it ever stands under its own name: renamed first. Throws Error.
+/// Deletes a folder so that no half of it ever stands under its own name: renamed first. Throws
+/// Error.
 void discard(const std::filesystem::path& folder);
 
 }  // namespace ringlet

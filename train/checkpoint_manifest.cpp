@@ -18,9 +18,9 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ParameterShape, name, shape)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(FileRecord, name, bytes, checksum)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(ShardRecord, file, parameter, first_element, count)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Part, file, shards)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(CheckpointInfo, step, tokens, seed, cursor, counters, config_toml,
-                                   corpus_fingerprint, tokenizer_name, tokenizer_hash, world, ring,
-                                   layout, parameters)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(CheckpointInfo, step, tokens, seed, cursor, counters,
+                                   config_toml, corpus_fingerprint, tokenizer_name, tokenizer_hash,
+                                   world, ring, layout, parameters)
 
 namespace {
 
@@ -54,7 +54,9 @@ void check_names(const Manifest& manifest) {
 
 /// Sorts the shards and sees that they cover every element of every parameter once.
 void check_coverage(Manifest& manifest) {
-  const auto key = [](const ShardRecord& s) { return std::tie(s.parameter, s.first_element, s.count); };
+  const auto key = [](const ShardRecord& s) {
+    return std::tie(s.parameter, s.first_element, s.count);
+  };
   std::sort(manifest.shards.begin(), manifest.shards.end(),
             [&](const ShardRecord& a, const ShardRecord& b) { return key(a) < key(b); });
   std::map<std::string, int64_t> covered;
@@ -89,8 +91,10 @@ std::optional<std::string_view> checked_body(std::string_view text) {
 std::string manifest_text(Manifest manifest) {
   check_names(manifest);
   check_coverage(manifest);
-  const json value = {{"format", kFormat},         {"version", kVersion},
-                      {"info", manifest.info},     {"files", manifest.files},
+  const json value = {{"format", kFormat},
+                      {"version", kVersion},
+                      {"info", manifest.info},
+                      {"files", manifest.files},
                       {"shards", manifest.shards}};
   std::string body;
   try {
@@ -104,7 +108,8 @@ std::string manifest_text(Manifest manifest) {
 Manifest parse_manifest(std::string_view text, const std::filesystem::path& path) {
   const char* advice = "use another checkpoint, or restore this one from a copy";
   if (!text.starts_with(kOpening)) {
-    throw Error(fmt::format("{} is not the manifest of a Ringlet checkpoint", path.string()), advice);
+    throw Error(fmt::format("{} is not the manifest of a Ringlet checkpoint", path.string()),
+                advice);
   }
   const auto body = checked_body(text);
   if (!body) throw Error(fmt::format("{} is damaged: wrong checksum", path.string()), advice);

@@ -39,16 +39,18 @@ struct ShardRecord {
   int64_t first_element = 0, count = 0;
 };
 
-/// Everything in manifest.json. In a manifest that was parsed, files have plain names, every shard's file and
-/// parameter are listed, and the shards of a parameter cover its elements once, in order.
+/// Everything in manifest.json. In a manifest that was parsed, files have plain names, every
+/// shard's file and parameter are listed, and the shards of a parameter cover its elements once, in
+/// order.
 struct Manifest {
   CheckpointInfo info;
   std::vector<FileRecord> files;
   std::vector<ShardRecord> shards;
 };
 
-/// JSON that ends in a newline. Its checksum is a value beside the body, so that every byte is either summed or
-/// fixed. Throws Error when the manifest breaks the rules above (elements that no rank owns, or two).
+/// JSON that ends in a newline. Its checksum is a value beside the body, so that every byte is
+/// either summed or fixed. Throws Error when the manifest breaks the rules above (elements that no
+/// rank owns, or two).
 std::string manifest_text(Manifest manifest);
 
 /// Throws Error that names `path`: another format or version, damaged, or rules broken.

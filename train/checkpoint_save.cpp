@@ -25,8 +25,8 @@ std::string moments_name(int rank, int world) {
   return fmt::format("moments-{:05}-of-{:05}.safetensors", rank, world);
 }
 
-/// A rank's word to rank 0 that its part is on the disk. It goes through the file system because a Comm may
-/// know only the memory of a device.
+/// A rank's word to rank 0 that its part is on the disk. It goes through the file system because a
+/// Comm may know only the memory of a device.
 std::string part_name(int rank) { return fmt::format("part-{:05}.json", rank); }
 
 void check_finite(const std::string& name, std::span<const float> values) {
@@ -65,13 +65,16 @@ bool opens(const fs::path& folder) {
   }
 }
 
-/// One save as one rank sees it. Every rank passes the same three barriers whatever fails in between; the first
-/// error of a rank is kept until then.
+/// One save as one rank sees it. Every rank passes the same three barriers whatever fails in
+/// between; the first error of a rank is kept until then.
 class Save {
  public:
   Save(const fs::path& checkpoints, const CheckpointInfo& info, Comm& world)
-      : checkpoints_(checkpoints), final_(checkpoints / step_name(info.step)),
-        temporary_(temporary_folder(checkpoints, info.step)), info_(info), world_(world) {}
+      : checkpoints_(checkpoints),
+        final_(checkpoints / step_name(info.step)),
+        temporary_(temporary_folder(checkpoints, info.step)),
+        info_(info),
+        world_(world) {}
   Save(const Save&) = delete;
   Save& operator=(const Save&) = delete;
   ~Save() { remove_temporary(); }
@@ -173,11 +176,11 @@ void Save::write_weights(std::span<const NamedWeights> weights) {
   std::vector<NamedValues> tensors;
   for (size_t i = 0; i < weights.size(); ++i) {
     const ParameterShape& parameter = info_.parameters[i];
-    CHECK(weights[i].name == parameter.name, weights[i].name, " where ", parameter.name, " belongs");
+    CHECK(weights[i].name == parameter.name, weights[i].name, " where ", parameter.name,
+          " belongs");
     tensors.push_back({parameter.name, parameter.shape, weights[i].values});
   }
-  const Written written =
-      write_and_read_back(temporary_ / kModelFile, tensors, {{"format", "pt"}});
+  const Written written = write_and_read_back(temporary_ / kModelFile, tensors, {{"format", "pt"}});
   model_ = {kModelFile, written.bytes, written.checksum};
 }
 
@@ -199,7 +202,8 @@ void Save::commit() {
   put_in_place();
 }
 
-/// At any moment there is a whole checkpoint of this step under one of its names, if there was one before.
+/// At any moment there is a whole checkpoint of this step under one of its names, if there was one
+/// before.
 void Save::put_in_place() const {
   const fs::path replaced = replaced_folder(checkpoints_, info_.step);
   std::error_code unknown;
@@ -212,15 +216,18 @@ void Save::put_in_place() const {
   sync_folder(checkpoints_.parent_path().empty() ? "." : checkpoints_.parent_path());
 }
 
-/// Only checkpoints that open count, newer steps are left alone, and the one just saved is the first to be kept.
+/// Only checkpoints that open count, newer steps are left alone, and the one just saved is the
+/// first to be kept.
 void Save::remove_old(int keep_last) const {
   int kept = 0;
   try {
     for (const StepFolder& folder : step_folders(checkpoints_)) {
       if (folder.step > info_.step) continue;
       const bool superseded = folder.step == info_.step && folder.replaced;
-      if (superseded || (keep_last > 0 && kept >= keep_last)) discard(folder.path);
-      else if (opens(folder.path)) ++kept;
+      if (superseded || (keep_last > 0 && kept >= keep_last))
+        discard(folder.path);
+      else if (opens(folder.path))
+        ++kept;
     }
   } catch (const Error&) {  // the new checkpoint is safe; the next save tries again
   }

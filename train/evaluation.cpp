@@ -7,6 +7,19 @@
 namespace ringlet {
 namespace {
 
+/// The losses of this rank's rows of one window, forward only. Waits for the device.
+std::vector<float> score(const ModelRank& rank, const Batch& batch, const Mask& mask) {
+  Backend& device = rank.context.device;
+  const ArenaScope scope(device.arena());
+  const GptConfig& config = rank.gpt.config();
+  Step step(rank.context, rank.settings, Pass::evaluation, rank.layout, mask, config.rope_base,
+            config.heads.head_dim, batch.tokens, batch.labels);
+  rank.gpt.evaluate(step);
+  std::vector<float> losses(step.rows());
+  read<float>(device, step.losses, losses);
+  return losses;
+}
+
 /// The mask cut at every multiple of `context` plus `offset`, on top of its documents.
 Mask cut_mask(const Mask& mask, int64_t length, int64_t context, int64_t offset) {
   Mask cut = mask;
@@ -83,18 +96,6 @@ Mask mask_of(const Window& window, MaskRule rule, int64_t sliding_window) {
   return mask;
 }
 
-std::vector<float> score(const ModelRank& rank, const Batch& batch, const Mask& mask) {
-  Backend& device = rank.context.device;
-  const ArenaScope scope(device.arena());
-  const GptConfig& config = rank.gpt.config();
-  Step step(rank.context, rank.settings, Pass::evaluation, rank.layout, mask, config.rope_base,
-            config.heads.head_dim, batch.tokens, batch.labels);
-  rank.gpt.evaluate(step);
-  std::vector<float> losses(step.rows());
-  read<float>(device, step.losses, losses);
-  return losses;
-}
-
 void add_losses(std::span<const float> losses, const Batch& batch, std::span<const Piece> pieces,
                 PositionBins& bins) {
   for (const Piece& piece : pieces) {
@@ -128,14 +129,15 @@ PositionBins evaluate(const ModelRank& rank, const WindowReader& reader, int64_t
 }
 
 ContextComparison compare_context(const ModelRank& rank, const WindowReader& reader,
-                                  int64_t window_count, MaskRule rule, int64_t context) {
+                                  int64_t window_count, MaskRule rule, int64_t sliding_window,
+                                  int64_t context) {
   const int64_t half = context / 2, length = rank.layout.length;
   CHECK(half >= 1, "a context of ", context, " has no half");
   const int64_t blocks_per_window = (length + half - 1) / half;
   std::vector<BlockSums> blocks(blocks_per_window * window_count);
   for (int64_t index = rank.ring_index(); index < window_count; index += rank.rings()) {
     const Batch batch = reader.read(index, rank.pieces());
-    const Mask mask = mask_of(batch.window, rule, 0);
+    const Mask mask = mask_of(batch.window, rule, sliding_window);
     const std::array<std::vector<float>, 3> losses{
         score(rank, batch, mask), score(rank, batch, cut_mask(mask, length, context, 0)),
         score(rank, batch, cut_mask(mask, length, context, half))};

@@ -30,9 +30,6 @@ void load_weights(const Checkpoint& checkpoint, const Parameters& parameters);
 /// The mask of a window: its documents, or one document for all (causal), and a sliding window (0: none).
 Mask mask_of(const Window& window, MaskRule rule, int64_t sliding_window);
 
-/// The losses of this rank's rows of one window, forward only. Waits for the device.
-std::vector<float> score(const ModelRank& rank, const Batch& batch, const Mask& mask);
-
 /// Adds the losses of the scored rows to the bins of their positions.
 void add_losses(std::span<const float> losses, const Batch& batch, std::span<const Piece> pieces,
                 PositionBins& bins);
@@ -57,6 +54,7 @@ struct ContextComparison {
 /// cut into independent pieces of `context` tokens at two offsets, so that every token is once in the second half of
 /// a piece and sees between context / 2 and context tokens. Collective.
 ContextComparison compare_context(const ModelRank& rank, const WindowReader& reader,
-                                  int64_t window_count, MaskRule rule, int64_t context);
+                                  int64_t window_count, MaskRule rule, int64_t sliding_window,
+                                  int64_t context);
 
 }  // namespace ringlet

@@ -28,7 +28,8 @@ const char* advice_for(int error_number) {
     case EDQUOT:
       return "free some space, or put the run on another disk";
     case EFBIG:
-      return "the system limits the size of files: raise it (ulimit -f), or use another file system";
+      return "the system limits the size of files: raise it (ulimit -f), or use another file "
+             "system";
     case EROFS:
     case EACCES:
     case EPERM:
@@ -109,7 +110,8 @@ void OutputFile::write(std::span<const std::byte> bytes) {
 }
 
 Written OutputFile::finish() {
-  // A failed fsync is never tried again: the kernel may have dropped the pages and would report success.
+  // A failed fsync is never tried again: the kernel may have dropped the pages and would report
+  // success.
   if (::fsync(file_.get()) != 0) fail_on_file("write to disk", path_, errno);
   if (::close(file_.release()) != 0) fail_on_file("close", path_, errno);
   return {bytes_, checksum_.value()};
@@ -138,7 +140,8 @@ std::string read_text(const std::filesystem::path& path, int64_t max_bytes) {
 
 Written read_back(const std::filesystem::path& path) {
   const Descriptor file(path, O_RDONLY);
-  // Only advice: where the system keeps its pages all the same, the sum is still of the file's content.
+  // Only advice: where the system keeps its pages all the same, the sum is still of the file's
+  // content.
   ::posix_fadvise(file.get(), 0, 0, POSIX_FADV_DONTNEED);
   std::vector<std::byte> chunk(kChunkBytes);
   Checksum checksum;

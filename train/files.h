@@ -53,8 +53,9 @@ struct Written {
   uint64_t checksum = 0;
 };
 
-/// A new file under write. Every failure is an Error that names the path; nothing is mapped, so that a full
-/// disk is an error rather than a signal. A file that was not finished counts as not written.
+/// A new file under write. Every failure is an Error that names the path; nothing is mapped, so
+/// that a full disk is an error rather than a signal. A file that was not finished counts as not
+/// written.
 class OutputFile {
  public:
   /// The file must not exist.
@@ -93,7 +94,8 @@ void create_folders(const std::filesystem::path& folder);
 /// Readers see the old text or the new one, never a part; durable on return.
 void write_atomically(const std::filesystem::path& path, std::string_view text);
 
-/// Throws Error when the file system of `folder` has less than `bytes` left; `purpose` is for the message.
+/// Throws Error when the file system of `folder` has less than `bytes` left; `purpose` is for the
+/// message.
 void check_free_space(const std::filesystem::path& folder, int64_t bytes, std::string_view purpose);
 
 }  // namespace ringlet

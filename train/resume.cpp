@@ -52,7 +52,7 @@ std::optional<Checkpoint> checkpoint_to_resume(RunFolder& folder, const Config& 
   std::optional<Checkpoint> checkpoint = newest_whole_checkpoint(folder.checkpoints(), skipped);
   say_skipped(skipped, say);
   if (!checkpoint) {
-    if (!skipped.empty()) {
+    if (has_checkpoints(folder.checkpoints())) {
       throw Error(folder.checkpoints().string() + " holds no whole checkpoint",
                   "bring one back from a backup, or start another run (run.name)");
     }

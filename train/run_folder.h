@@ -8,7 +8,8 @@
 
 namespace ringlet {
 
-/// An exclusive lock on a file that lasts as long as this object and its process, whichever ends first.
+/// An exclusive lock on a file that lasts as long as this object and its process, whichever ends
+/// first.
 class FileLock {
  public:
   /// Does not wait. Throws Error "another ringlet (pid N) `doing`" when it is taken.
@@ -20,12 +21,13 @@ class FileLock {
 
 enum class RunStart : uint8_t { fresh, resume };
 
-/// runs/NAME: lock, config.toml (resolved), metrics.jsonl (one object a step), checkpoints/, report.html.
-/// Rank 0 holds it for the whole run; its lock keeps every other run out.
+/// runs/NAME: lock, config.toml (resolved), metrics.jsonl (one object a step), checkpoints/,
+/// report.html. Rank 0 holds it for the whole run; its lock keeps every other run out.
 class RunFolder {
  public:
-  /// Creates the folder if need be. A fresh start drops the metrics of a run that never came to a checkpoint.
-  /// Throws Error: not writable, in use by another process, or a fresh start where checkpoints already are.
+  /// Creates the folder if need be. A fresh start drops the metrics of a run that never came to a
+  /// checkpoint. Throws Error: not writable, in use by another process, or a fresh start where
+  /// checkpoints already are.
   RunFolder(std::filesystem::path folder, RunStart start);
 
   const std::filesystem::path& path() const { return folder_; }
@@ -37,11 +39,12 @@ class RunFolder {
   /// Atomic and durable.
   void write_config(std::string_view resolved_toml) const;
 
-  /// One line, a JSON object with a "step", without its newline. It is in the file when the call returns.
+  /// One line, a JSON object with a "step", without its newline. It is in the file when the call
+  /// returns.
   void append_metrics(std::string_view line) const;
 
-  /// Drops the lines of steps after `last_step`, which will be computed again, and a line that was cut off by a
-  /// kill. Readers see the old file or the new one.
+  /// Drops the lines of steps after `last_step`, which will be computed again, and a line that was
+  /// cut off by a kill. Readers see the old file or the new one.
   void cut_metrics(int64_t last_step);
 
  private:

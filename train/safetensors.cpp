@@ -26,8 +26,9 @@ constexpr int kMaxNesting = 4;                    // header, tensor, shape: more
 constexpr const char* kMetadataKey = "__metadata__";
 
 [[noreturn]] void fail_damaged(const std::filesystem::path& path, const std::string& reason) {
-  throw Error(fmt::format("{} is damaged or not a safetensors file of f32: {}", path.string(), reason),
-              "use another checkpoint, or restore the file from a copy");
+  throw Error(
+      fmt::format("{} is damaged or not a safetensors file of f32: {}", path.string(), reason),
+      "use another checkpoint, or restore the file from a copy");
 }
 
 void read_at(const Descriptor& file, std::span<std::byte> bytes, int64_t offset,
@@ -48,12 +49,11 @@ std::string header_text(std::span<const NamedValues> tensors, const Metadata& me
   int64_t offset = 0;
   for (const NamedValues& tensor : tensors) {
     const int64_t size = static_cast<int64_t>(tensor.values.size());
-    CHECK(element_count(tensor.shape) == size, "shape of ", tensor.name, " is not that of its ", size,
-          " values");
+    CHECK(element_count(tensor.shape) == size, "shape of ", tensor.name, " is not that of its ",
+          size, " values");
     CHECK(!header.contains(tensor.name), "tensor name ", tensor.name, " comes twice");
-    header[tensor.name] = {{"dtype", "F32"},
-                           {"shape", tensor.shape},
-                           {"data_offsets", {offset, offset + 4 * size}}};
+    header[tensor.name] = {
+        {"dtype", "F32"}, {"shape", tensor.shape}, {"data_offsets", {offset, offset + 4 * size}}};
     offset += 4 * size;
   }
   std::string text = header.dump();

@@ -15,8 +15,9 @@ namespace ringlet {
 /// The safetensors format, f32 only:
 ///
 ///   bytes 0..7      length of the header, little-endian
-///   header          JSON {"NAME": {"dtype": "F32", "shape": [..], "data_offsets": [begin, end]}, ..,
-///                   "__metadata__": {"KEY": "VALUE", ..}}, padded with spaces to 8 bytes
+///   header          JSON, padded with spaces to 8 bytes:
+///                   {"NAME": {"dtype": "F32", "shape": [..], "data_offsets": [begin, end]}, ..,
+///                    "__metadata__": {"KEY": "VALUE", ..}}
 ///   data            the tensors without gaps; offsets count from here
 ///
 /// Source: https://github.com/huggingface/safetensors (README, "Format").
@@ -31,13 +32,13 @@ using Metadata = std::map<std::string, std::string>;
 /// Number of elements of a shape; nothing when a size is negative or the product is beyond 2^60.
 std::optional<int64_t> element_count(std::span<const int64_t> shape);
 
-/// Writes a new file, straight from the given values, to the disk. Throws Error when the path exists, cannot be
-/// written, a name comes twice or a shape is not that of its values.
+/// Writes a new file, straight from the given values, to the disk. Throws Error when the path
+/// exists, cannot be written, a name comes twice or a shape is not that of its values.
 Written write_safetensors(const std::filesystem::path& path, std::span<const NamedValues> tensors,
                           const Metadata& metadata);
 
-/// A file opened for reading. Its header is believed only after every size and offset was checked; a file that
-/// is damaged or holds anything but f32 is an Error. Keeps no file open.
+/// A file opened for reading. Its header is believed only after every size and offset was checked;
+/// a file that is damaged or holds anything but f32 is an Error. Keeps no file open.
 class SafetensorsFile {
  public:
   struct Entry {
@@ -49,7 +50,8 @@ class SafetensorsFile {
 
   const std::map<std::string, Entry>& tensors() const { return tensors_; }
   const Metadata& metadata() const { return metadata_; }
-  /// Elements [first_element, first_element + values.size()) of a tensor. Throws Error when they are not there.
+  /// Elements [first_element, first_element + values.size()) of a tensor. Throws Error when they
+  /// are not there.
   void read(const std::string& name, int64_t first_element, std::span<float> values) const;
 
  private:

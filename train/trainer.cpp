@@ -80,6 +80,8 @@ Trainer::Trainer(const TrainingRun& run, RankContext context, Comm& world,
     parameters_.initialise(uint64_t(config_.run.seed));
   }
   context.device.synchronize();
+  computed_before_ = thread_seconds();
+  exposed_before_ = to_ms(context.trace.exposed_wait());
   world.barrier();  // nobody's weights change before all have theirs
 }
 
@@ -138,9 +140,7 @@ double Trainer::accumulate_windows(PositionBins& bins) {
 
 MetricsRecord Trainer::train_step() {
   const auto start = std::chrono::steady_clock::now();
-  const double compute_start = thread_seconds();
   Trace& trace = rank_.context.trace;
-  const auto exposed_start = trace.exposed_wait();
   if (prefetcher_ == nullptr) start_prefetch();
   const auto data_start = prefetcher_ ? prefetcher_->waited() : std::chrono::nanoseconds(0);
   trace.enter_step(step_ + 1, "step");
@@ -149,10 +149,14 @@ MetricsRecord Trainer::train_step() {
   sums.gradient_squares = accumulate_windows(sums.loss_by_position);
   sums.stop_requests = run_.stop_requested && run_.stop_requested();
   sums.ranks.resize(rank_.world.size());
+  // From one all-reduce of these sums to the next: a step's length, the optimizer of the step before included.
+  const double computed = thread_seconds(), exposed = to_ms(trace.exposed_wait());
   sums.ranks[rank_.world.rank()] = {
-      1e3 * (thread_seconds() - compute_start), to_ms(trace.exposed_wait() - exposed_start),
+      1e3 * (computed - computed_before_), exposed - exposed_before_,
       prefetcher_ ? to_ms(prefetcher_->waited() - data_start) : 0.0,
       double(rank_.context.device.arena().peak_bytes())};
+  computed_before_ = computed;
+  exposed_before_ = exposed;
   trace.enter_phase("optimizer");
   sums.reduce(rank_);
   step_ += 1;
@@ -210,6 +214,7 @@ MetricsRecord Trainer::record_of(const Sums& sums, double seconds) const {
 
 RunEnd Trainer::run() {
   const int64_t every = config_.checkpoint.every, eval_every = config_.train.eval_every;
+  if (step_ >= config_.train.steps) return RunEnd::finished;
   for (bool first = true; step_ < config_.train.steps; first = false) {
     const MetricsRecord record = train_step();
     if (leads() && run_.folder != nullptr) run_.folder->append_metrics(to_json_line(record));
@@ -220,15 +225,13 @@ RunEnd Trainer::run() {
                       record.loss, record.gradient_norm, skipped_in_row_));
       if (skipped_in_row_ >= config_.train.max_skipped_steps) return RunEnd::diverged;
     }
-    if (eval_every > 0 && step_ % eval_every == 0) evaluate_and_report();
-    if (stop_agreed_ && step_ < config_.train.steps) {
-      save();
-      return RunEnd::interrupted;
-    }
-    if (every > 0 && step_ % every == 0 && skipped_in_row_ == 0) save();
+    const bool last = step_ >= config_.train.steps;
+    const bool stop = stop_agreed_ && !last;
+    // Saving comes first: who asks to stop may not wait for an evaluation.
+    if (last || stop || (every > 0 && step_ % every == 0 && skipped_in_row_ == 0)) save();
+    if (stop) return RunEnd::interrupted;
+    if (eval_every > 0 && (last || step_ % eval_every == 0)) evaluate_and_report();
   }
-  if (eval_every > 0 && step_ % eval_every != 0) evaluate_and_report();
-  save();
   return RunEnd::finished;
 }
 

@@ -72,6 +72,7 @@ class Trainer {
   std::unique_ptr<Prefetcher> prefetcher_;
   int64_t step_ = 0, cursor_ = 0, tokens_ = 0;
   int64_t updates_ = 0, skipped_ = 0, skipped_in_row_ = 0;  // counted since the run began
+  double computed_before_ = 0, exposed_before_ = 0;  // seconds, milliseconds of this rank's thread
   int64_t saved_step_ = -1;
   bool stop_agreed_ = false;
 };

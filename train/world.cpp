@@ -17,11 +17,14 @@ void run_world(const Config& config, const RankMain& rank_main) {
   options.timeout = std::chrono::milliseconds(int64_t(1e3 * config.run.timeout_seconds));
   // Addresses only: a page costs memory when it is first touched.
   const int64_t arena_bytes =
-      config.memory.arena_bytes > 0 ? config.memory.arena_bytes : physical_memory_bytes();
-  run_ranks(options, [&](Comm& world, Trace& trace) {
+      config.memory.arena_bytes > 0 ? config.memory.arena_bytes
+                                    : physical_memory_bytes() / config.run.ranks;
+  run_ranks(options, [&](Comm& all_ranks, Trace& trace) {
     const std::unique_ptr<Backend> device = make_cpu_backend(arena_bytes, trace);
-    const std::unique_ptr<Comm> ring = world.split(world.rank() / int(config.run.ring_size()));
-    rank_main({*device, *ring, trace}, world);
+    // Comms that die before the device: a rank that fails gives up the messages in its memory first.
+    const std::unique_ptr<Comm> world = all_ranks.split(0);
+    const std::unique_ptr<Comm> ring = world->split(world->rank() / int(config.run.ring_size()));
+    rank_main({*device, *ring, trace}, *world);
     device->synchronize();
   });
 }

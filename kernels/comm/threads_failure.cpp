@@ -9,7 +9,7 @@ namespace {
 
 template <class Type>
 Failure failure_as(const std::string& cause, const std::string& advice) {
-  return {std::make_exception_ptr(Type(cause, advice)), cause, advice};
+  return {std::make_exception_ptr(Type(cause, advice)), cause, advice, false};
 }
 
 std::string describe_rank(const RankView& rank) {
@@ -27,6 +27,10 @@ Failure describe_failure(std::exception_ptr error, const std::string& prefix) {
     std::rethrow_exception(error);
   } catch (const UsageError& usage) {
     return failure_as<UsageError>(prefix + usage.what(), usage.advice);
+  } catch (const PeerFailed& peer) {
+    Failure failure = failure_as<Error>(prefix + peer.what(), peer.advice);
+    failure.of_a_peer = true;
+    return failure;
   } catch (const Error& other) {
     return failure_as<Error>(prefix + other.what(), other.advice);
   } catch (const std::bad_alloc&) {

@@ -15,6 +15,7 @@ namespace ringlet::threads {
 struct Failure {
   std::exception_ptr error;
   std::string cause, advice;
+  bool of_a_peer = false;  // a PeerFailed: the rank that it speaks of has the better message
 };
 
 Failure make_failure(const std::string& cause, const std::string& advice = {});

@@ -28,11 +28,13 @@ void World::wait(RankTimeline& timeline, int64_t value) {
   Rank& rank = ranks_[static_cast<size_t>(timeline.world_rank)];
   rank.trace.set_waiting(++rank.waits > 0);
   const auto deadline = std::chrono::steady_clock::now() + std::min(timeout_, kLongestTimeout);
-  const auto is_over = [&] { return timeline.reached(value) || failed_; };
+  const auto is_over = [&] { return timeline.reached(value) || timeline.withdrawn || failed_; };
   const bool in_time = timeline.changed.wait_until(lock, deadline, is_over);
   if (!in_time) fail_locked(timeout_of(timeline.world_rank));
   rank.trace.set_waiting(--rank.waits > 0);
-  if (!timeline.reached(value)) throw_failure(lock);
+  if (timeline.reached(value)) return;
+  if (failed_) throw_failure(lock);
+  throw Error("a message was given up, because its Comm was destroyed by an error");
 }
 
 void World::fail(Failure failure) {
@@ -41,7 +43,10 @@ void World::fail(Failure failure) {
 }
 
 void World::fail_locked(Failure failure) {
-  if (failed_) return;
+  if (failed_) {
+    if (failure_->of_a_peer && !failure.of_a_peer) failure_ = std::move(failure);
+    return;
+  }
   failure_ = std::move(failure);
   failure_time_ = std::chrono::steady_clock::now();
   failed_ = true;

@@ -147,6 +147,7 @@ void World::withdraw(RankTimeline& timeline) {
   Lock lock(mutex_);
   timeline.withdrawn = some_withdrawn_ = true;
   timeline.unfinished_parts.clear();
+  timeline.changed.notify_all();
   const int64_t round = rounds_;
   quiet_.wait(lock, [&] { return !busy_ || rounds_ > round; });
 }

@@ -17,7 +17,7 @@ HostMemory::HostMemory(int64_t bytes) : data_(nullptr), bytes_(bytes) {
   if (address == MAP_FAILED) {
     throw Error("cannot reserve " + std::to_string(bytes) +
                     " bytes of host memory: " + std::strerror(errno),
-                "lower memory.arena_gib, or raise the limit that `ulimit -v` shows");
+                "lower memory.arena_bytes, or raise the limit that `ulimit -v` shows");
   }
   // Best effort: without huge pages everything works, only slower.
   madvise(address, mapped_bytes, MADV_HUGEPAGE);

@@ -11,7 +11,8 @@ namespace ringlet {
 namespace cpu {
 namespace {
 
-constexpr int64_t kAvx512 = HWY_AVX3 | HWY_AVX3_DL;
+// Better targets have lower bits: HWY_AVX3 and all below it are AVX-512.
+constexpr int64_t kAvx512 = (int64_t{HWY_AVX3} << 1) - 1;
 
 void need(int64_t target, std::string_view word) {
   hwy::DisableTargets(0);

@@ -23,7 +23,8 @@ float row_maximum(const float* x, int64_t size) {
   return hn::GetLane(hn::MaxOfLanes(d, maximum));
 }
 
-/// x = e^(x - maximum); returns the sum. Blocks are summed in double: the error does not grow with the vocabulary.
+/// x = e^(x - maximum); returns the sum. Blocks are summed in double: the error does not grow with
+/// the vocabulary.
 double exponentiate_row(float* x, int64_t size, float maximum) {
   constexpr int64_t kBlock = 1024;
   const Floats d;

@@ -14,9 +14,9 @@
 namespace ringlet::cpu {
 namespace {
 
-/// OpenBLAS 0.3.21 does not know recent processors and falls back to kernels of 2004, five times slower. It
-/// reads its environment in a constructor of its own, so that this one has to run before: hence the priority, the
-/// static library, and the place in the object file that needs it.
+/// OpenBLAS 0.3.21 does not know recent processors and falls back to kernels of 2004, five times
+/// slower. It reads its environment in a constructor of its own, so that this one has to run
+/// before: hence the priority, the static library, and the place in the object file that needs it.
 __attribute__((constructor(101))) void choose_openblas_core() {
   // Operations use no threads of their own, and ranks are threads: a pool would only be in the way.
   setenv("OPENBLAS_NUM_THREADS", "1", 1);

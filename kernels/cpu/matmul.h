@@ -14,7 +14,8 @@ void matmul(const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose t
 /// The kind of processor that OpenBLAS computes for, in its own words: "SkylakeX", "Haswell", ...
 std::string matmul_core();
 
-/// One line when OpenBLAS computes for an older processor than this one is, at a fraction of its speed; else empty.
+/// One line when OpenBLAS computes for an older processor than this one is, at a fraction of its
+/// speed; else empty.
 std::string matmul_warning();
 
 }  // namespace ringlet::cpu

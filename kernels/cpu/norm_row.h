@@ -34,8 +34,8 @@ HWY_INLINE void norm_row(const float* x, const float* weight, float epsilon, int
   }
 }
 
-/// Its gradient: with s = inverse_rms, dx = s * w * dy - x * s^3 * mean(x * w * dy); d_weight += dy * x * s.
-/// dx may be x.
+/// Its gradient: with s = inverse_rms, dx = s * w * dy - x * s^3 * mean(x * w * dy);
+/// d_weight += dy * x * s. dx may be x.
 HWY_INLINE void norm_row_backward(const float* x, const float* weight, float epsilon,
                                   const float* dy, int64_t width, Write write, float* dx,
                                   float* d_weight) {

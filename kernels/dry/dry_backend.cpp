@@ -7,11 +7,12 @@
 namespace ringlet {
 namespace {
 
-/// An address that no processor lets a program touch, with as much room behind it: a touch is a crash.
+/// An address that no processor lets a program touch, with as much room behind it: a touch is a
+/// crash.
 std::byte* untouchable_address() { return reinterpret_cast<std::byte*>(uintptr_t{1} << 55); }
 
-/// Sum of floor((a * i + b) / m) for i in [0, n), all non-negative, m > 0, in O(log m): Euclid's algorithm on the
-/// lattice points under a line (AtCoder Library's floor_sum).
+/// Sum of floor((a * i + b) / m) for i in [0, n), all non-negative, m > 0, in O(log m): Euclid's
+/// algorithm on the lattice points under a line (AtCoder Library's floor_sum).
 int64_t floor_sum(int64_t n, int64_t m, int64_t a, int64_t b) {
   int64_t sum = 0;
   while (n > 0) {

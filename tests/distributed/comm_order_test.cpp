@@ -14,6 +14,7 @@
 #include "kernels/comm/dry.h"
 #include "kernels/comm/threads.h"
 #include "tests/distributed/vector_view.h"
+#include "tests/support/deferred_backend.h"
 
 namespace ringlet::test {
 namespace {
@@ -94,6 +95,23 @@ TEST(CommOrderTest, OperationsStartAfterTheEventsOfAllRanksAndHoldUpNobodyElse) 
     second->exchange({&send, 1}, {&receive, 1}, summed).wait();
     EXPECT_EQ(received, std::vector<float>(100, 3));
     EXPECT_TRUE(summed.reached());
+  });
+}
+
+TEST(CommOrderTest, DeviceAndMessagesTakeTurnsWithoutTheHost) {
+  run_ranks({3, 20s}, [](Comm& comm, Trace& trace) {
+    const std::unique_ptr<Backend> device = make_deferred_backend(1 << 20, trace);
+    const Tensor values = device->arena().allocate("test", Dtype::f32, {1000, 1, 1, 1});
+    const Tensor sum = device->arena().allocate("test", Dtype::f32, {1000, 1, 1, 1});
+    device->fill(0, sum);
+    for (int round = 0; round < 50; ++round) {
+      device->fill(float(comm.rank() + round), values);
+      device->wait(comm.all_reduce(values, device->record()));
+      device->add(values, sum);
+    }
+    std::vector<float> result(1000);
+    read<float>(*device, sum, result);
+    EXPECT_EQ(result, std::vector<float>(1000, 50 * 3 + 3 * 49 * 50 / 2));
   });
 }
 

@@ -22,7 +22,7 @@ using namespace std::chrono_literals;
 
 constexpr float kPoison = std::numeric_limits<float>::quiet_NaN();
 
-/// What a rank gives to an operation: awkward numbers, so that the order of a sum shows in its bits.
+/// What a rank gives to an operation: numbers that make the order of a sum show in its bits.
 template <class T = float>
 std::vector<T> input(int rank, int64_t count, uint64_t stream = 0) {
   const CounterRandom random(stream, uint64_t(rank));

@@ -25,7 +25,7 @@ std::vector<float> decode(const ModelCase& c, const std::vector<int64_t>& steps,
     std::vector<float> logits(c.config.vocabulary);
     for (const int64_t count : steps) {
       const std::span next = std::span(c.tokens).subspan(cache.used_tokens(), count);
-      gpt.extend({*device, ring, trace}, c.settings, next, cache, logits_row);
+      gpt.extend({*device, ring, trace}, c.settings, c.mask.window, next, cache, logits_row);
       read<float>(*device, logits_row, logits);
       double sum = 0;
       for (const float logit : logits) sum += std::exp(double(logit));
@@ -36,8 +36,9 @@ std::vector<float> decode(const ModelCase& c, const std::vector<int64_t>& steps,
 }
 
 TEST(DecodeTest, TokenByTokenAndInPiecesEqualsTheWholeModel) {
-  for (const bool qk_norm : {false, true}) {
+  for (const auto& [qk_norm, window] : {std::pair{false, 0}, {true, 0}, {true, 11}}) {
     ModelCase c;
+    c.mask.window = window;
     c.config.vocabulary = 23;
     c.config.layers = 2;
     c.config.width = 32;

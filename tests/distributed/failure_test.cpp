@@ -37,12 +37,6 @@ std::string outcome(const ThreadsOptions& options,
   return "nothing";
 }
 
-/// Each operation, as one rank does it and waits for it, with any rank number.
-struct NamedOperation {
-  const char* name;
-  std::function<void(Comm&)> run;
-};
-
 void shift(Comm& comm) {
   std::vector<float> sent(100), received(100);
   const int size = comm.size();
@@ -71,16 +65,23 @@ void broadcast(Comm& comm) {
   comm.broadcast(view(values), 0, {}).wait();
 }
 
+void barrier(Comm& comm) { comm.barrier(); }
+void split(Comm& comm) { comm.split(0); }
+
+/// Each operation, as a rank does it and waits for it.
+struct NamedOperation {
+  const char* name;
+  void (*run)(Comm&);
+};
+
 class EachOperationTest : public testing::TestWithParam<NamedOperation> {};
 
 INSTANTIATE_TEST_SUITE_P(
     All, EachOperationTest,
     testing::Values(NamedOperation{"exchange", shift}, NamedOperation{"all_reduce", all_reduce},
                     NamedOperation{"reduce_scatter", reduce_scatter},
-                    NamedOperation{"all_gather", all_gather},
-                    NamedOperation{"broadcast", broadcast},
-                    NamedOperation{"barrier", [](Comm& comm) { comm.barrier(); }},
-                    NamedOperation{"split", [](Comm& comm) { comm.split(0); }}),
+                    NamedOperation{"all_gather", all_gather}, NamedOperation{"barrier", barrier},
+                    NamedOperation{"broadcast", broadcast}, NamedOperation{"split", split}),
     [](const auto& test) { return std::string(test.param.name); });
 
 TEST_P(EachOperationTest, ErrorOfOneRankEndsAllWithItsMessage) {
@@ -119,9 +120,8 @@ TEST_P(EachOperationTest, RankThatReturnsWhileOthersWaitIsNamed) {
       GetParam().run(comm);
     };
     const auto start = Clock::now();
-    EXPECT_THAT(
-        outcome({2, 60s}, main),
-        HasSubstr("rank 1 ended while rank 0 waits for it (step 3, backward, layer 1, hop 2)"));
+    const char* expected = "rank 1 ended while rank 0 waits for it (step 3, backward, layer 1, hop 2)";
+    EXPECT_THAT(outcome({2, 60s}, main), HasSubstr(expected));
     EXPECT_LT(Clock::now() - start, 2s);
   }
 }
@@ -235,6 +235,7 @@ TEST(FailureTest, BadArgumentsAreTheCallersError) {
   fails_with("9 values, shards of 4 on 2 ranks",
              [&](Comm& comm) { comm.reduce_scatter(view(values), view(shard), {}); });
   fails_with("sum of dtype", [&](Comm& comm) { comm.all_reduce(view(integers), {}); });
+  EXPECT_THAT(outcome({0, 60s}, [](Comm&, Trace&) {}), HasSubstr("ranks = 0"));
   fails_with("root -1", [&](Comm& comm) { comm.broadcast(view(values), -1, {}); });
 }
 
@@ -259,8 +260,7 @@ TEST(FailureTest, StuckRankIsNamedWithItsPlaceInTime) {
     const auto start = Clock::now();
     const std::string message = outcome({4, 150ms}, main);
     EXPECT_LT(Clock::now() - start, 150ms + 2s);
-    EXPECT_THAT(message, HasSubstr("no answer for 0.15 s from rank 2 (step 7, forward, layer 2); "));
-    EXPECT_THAT(message, HasSubstr(" waits"));
+    EXPECT_THAT(message, HasSubstr("no answer for 0.15 s from rank 2 (step 7, forward, layer 2)"));
     EXPECT_THAT(message, HasSubstr("raise the timeout"));
     stuck->release = true;
     while (!stuck->ended) std::this_thread::sleep_for(1ms);
@@ -325,6 +325,55 @@ TEST(FailureTest, MemoryIsFreeOfMessagesWhenAnErrorFreesIt) {
   }
 }
 
+/// A device that takes its time to answer.
+class SlowTimeline : public Timeline {
+ public:
+  bool reached(int64_t) const override {
+    in_use = true;
+    std::this_thread::sleep_for(50ms);
+    in_use = false;
+    return false;
+  }
+  void wait(int64_t) override {}
+  mutable std::atomic<bool> in_use{false};
+};
+
+TEST(FailureTest, NobodyEndsWhileTheProgressThreadUsesHisOperation) {
+  SlowTimeline slow;
+  const auto main = [&](Comm& world, Trace&) {
+    std::vector<float> values(10);
+    std::unique_ptr<Comm> comm = world.split(world.rank() / 2);
+    if (world.rank() == 2) {
+      comm.reset();
+      while (!slow.in_use) std::this_thread::sleep_for(1ms);
+      throw Error("lost");
+    }
+    try {
+      comm->all_reduce(view(values), {&slow, 1}).wait();
+    } catch (const PeerFailed&) {
+      EXPECT_FALSE(slow.in_use);
+      throw;
+    }
+  };
+  EXPECT_EQ(outcome({3, 60s}, main), "Error: rank 2: lost []");
+}
+
+TEST(FailureTest, WaitForAMessageThatWasGivenUpEnds) {
+  const auto main = [](Comm& world, Trace&) {
+    std::vector<float> values(10);
+    std::thread queue;  // a device's, which drains before the rank's error is known
+    const auto join = [](std::thread* thread) { if (thread->joinable()) thread->join(); };
+    const std::unique_ptr<std::thread, decltype(join)> joined(&queue, join);
+    const std::unique_ptr<Comm> comm = world.split(0);
+    if (world.rank() == 0) return world.barrier();
+    const Message from_other{0, view(values)};
+    const Event never = comm->exchange({}, {&from_other, 1}, {});
+    queue = std::thread([never] { EXPECT_THROW(never.wait(), Error); });
+    throw Error("lost");
+  };
+  EXPECT_EQ(outcome({2, 60s}, main), "Error: rank 1: lost []");
+}
+
 /// A device that breaks down when asked.
 class BrokenTimeline : public Timeline {
  public:
@@ -342,8 +391,15 @@ TEST(FailureTest, BrokenDeviceOfOneRankEndsAll) {
   EXPECT_EQ(outcome({3, 60s}, main), "Error: rank 1: the device is lost [Restart it.]");
 }
 
-TEST(FailureTest, NoRanksAreRefused) {
-  EXPECT_THAT(outcome({0, 60s}, [](Comm&, Trace&) {}), HasSubstr("ranks = 0"));
+TEST(FailureTest, TheRankThatKnowsTheCauseIsHeardAlsoWhenAnotherSpeaksFirst) {
+  ThreadsOptions options;
+  options.ranks = 2;
+  const std::string seen = outcome(options, [](Comm& comm, Trace&) {
+    if (comm.rank() == 0) throw PeerFailed("see the other rank");
+    std::this_thread::sleep_for(50ms);
+    throw Error("disk full", "make room");
+  });
+  EXPECT_THAT(seen, HasSubstr("rank 1: disk full [make room]"));
 }
 
 }  // namespace

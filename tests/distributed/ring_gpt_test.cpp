@@ -62,7 +62,7 @@ double worst_gradient_error(const NamedValues& actual, const Values& expected) {
       norm += values[i] * values[i];
     }
     const double error = std::sqrt(difference / std::max(norm, 1e-8 * whole));
-    if (!(error <= worst)) worst = error;  // keeps NaN
+    if (!std::isnan(worst) && !(error <= worst)) worst = error;  // a NaN stays
   }
   return worst;
 }

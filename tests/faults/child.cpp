@@ -36,10 +36,14 @@ constexpr int kErrorStatus = 1, kNotPossibleStatus = 77, kOtherStatus = 99;
 Ending ending_of(int status) {
   if (!WIFEXITED(status)) return Ending::killed;
   switch (WEXITSTATUS(status)) {
-    case 0: return Ending::done;
-    case kErrorStatus: return Ending::error;
-    case kNotPossibleStatus: return Ending::not_possible;
-    default: return Ending::killed;
+    case 0:
+      return Ending::done;
+    case kErrorStatus:
+      return Ending::error;
+    case kNotPossibleStatus:
+      return Ending::not_possible;
+    default:
+      return Ending::killed;
   }
 }
 
@@ -62,8 +66,10 @@ TracedChild::TracedChild(const std::function<void()>& work) : pid_(::fork()) {
   int status = 0;
   if (pid_ < 0 || ::waitpid(pid_, &status, 0) != pid_) return;
   alive_ = WIFSTOPPED(status);
-  if (!alive_) ending_ = ending_of(status);
-  else ::ptrace(PTRACE_SETOPTIONS, pid_, nullptr, PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL);
+  if (!alive_)
+    ending_ = ending_of(status);
+  else
+    ::ptrace(PTRACE_SETOPTIONS, pid_, nullptr, PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL);
 }
 
 TracedChild::~TracedChild() {
@@ -119,7 +125,8 @@ bool TracedChild::inject([[maybe_unused]] int error_number) {
 
 std::string TracedChild::path_of(uint64_t descriptor) const {
   std::error_code ignored;
-  return std::filesystem::read_symlink(fmt::format("/proc/{}/fd/{}", pid_, descriptor), ignored).string();
+  return std::filesystem::read_symlink(fmt::format("/proc/{}/fd/{}", pid_, descriptor), ignored)
+      .string();
 }
 
 }  // namespace ringlet::test

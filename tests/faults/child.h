@@ -15,8 +15,9 @@ enum class Ending : uint8_t { done, error, killed, not_possible };
 /// Thrown in a child when the machine does not allow what the test needs (mounts, tracing).
 struct NotPossible {};
 
-/// Runs `work` in a forked process, so that limits, mounts and death stay there. `error` means that it threw
-/// ringlet::Error with advice; any other exception counts as killed. Messages go to stderr.
+/// Runs `work` in a forked process, so that limits, mounts and death stay there. `error` means that
+/// it threw ringlet::Error with advice; any other exception counts as killed. Messages go to
+/// stderr.
 Ending run_in_child(const std::function<void()>& work);
 
 /// A system call about to be entered.

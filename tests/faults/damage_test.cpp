@@ -67,7 +67,8 @@ TEST_F(DamageTest, EveryLengthCounts) {
     const File& file = files_[trial % files_.size()];
     const size_t bytes = random.bits(trial) % file.text.size();
     const bool longer = trial % 8 >= 4;
-    write_file(file.path, longer ? file.text + std::string(bytes + 1, '\n') : file.text.substr(0, bytes));
+    write_file(file.path,
+               longer ? file.text + std::string(bytes + 1, '\n') : file.text.substr(0, bytes));
     expect_fallback(std::to_string(bytes) + " bytes of " + file.path.string());
     write_file(file.path, file.text);
     if (HasFatalFailure()) return;

@@ -23,7 +23,8 @@ void limit_file_size(rlim_t bytes) {
 
 /// Mounts a small file system in memory on the folder, for this process alone. Needs root.
 void mount_small(const std::filesystem::path& folder, const std::string& options) {
-  if (::unshare(CLONE_NEWNS) != 0 || ::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+  if (::unshare(CLONE_NEWNS) != 0 ||
+      ::mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
       ::mount("none", folder.c_str(), "tmpfs", 0, options.c_str()) != 0) {
     throw NotPossible{};
   }

@@ -38,6 +38,17 @@ struct ProgramTest : testing::Test {
     return arguments;
   }
 
+  /// A corpus of ids with the byte vocabulary's count that are not bytes: another tokenizer.
+  std::string token_corpus() {
+    std::string tokens(20'000, '\0');
+    for (size_t i = 0; i < tokens.size(); i += 2) tokens[i] = char(i / 2 % 200);
+    write_text(folder / "ids.bin", tokens);
+    const ProgramResult made =
+        run({"prepare", "ids.bin", "-o", "ids.h5", "--vocabulary", "256"});
+    EXPECT_EQ(made.exit_code, 0) << made.errors;
+    return "ids.h5";
+  }
+
   /// The training's metrics by step; evaluations are left out.
   std::map<int64_t, double> losses(const std::string& name) {
     std::map<int64_t, double> result;
@@ -54,9 +65,10 @@ struct ProgramTest : testing::Test {
   void wait_for_step(const std::string& name, int64_t step) {
     const fs::path metrics = folder / "runs" / name / "metrics.jsonl";
     const std::string mark = "\"step\":" + std::to_string(step) + ",";
-    for (int i = 0; i < 6000 && file_text(metrics).find(mark) == std::string::npos; ++i) {
+    for (int i = 0; i < 10'000 && file_text(metrics).find(mark) == std::string::npos; ++i) {
       std::this_thread::sleep_for(std::chrono::milliseconds(2));
     }
+    ASSERT_NE(file_text(metrics).find(mark), std::string::npos) << "never came to step " << step;
   }
 
   /// One line of cause, one of advice, the right exit code, in time.
@@ -71,29 +83,44 @@ struct ProgramTest : testing::Test {
 };
 
 TEST_F(ProgramTest, InterruptedAndResumedIsTheSameRun) {
-  ASSERT_EQ(run(training("whole")).exit_code, 0);
+  const std::vector<std::string> longer{"--set", "train.steps=400"};
+  ASSERT_EQ(run(training("whole", longer)).exit_code, 0);
   for (const int signal : {SIGTERM, SIGINT}) {
     const std::string name = signal == SIGTERM ? "terminated" : "interrupted";
-    Program program(RINGLET_PROGRAM, training(name), folder);
+    Program program(RINGLET_PROGRAM, training(name, longer), folder);
     wait_for_step(name, 13);
     program.send(signal);
     const ProgramResult first = program.finish();
     EXPECT_EQ(first.exit_code, 0) << first.errors;
-    const ProgramResult second = run(training(name, {"--resume"}));
+    EXPECT_LT(losses(name).rbegin()->first, 400);
+    std::vector<std::string> resume = longer;
+    resume.push_back("--resume");
+    const ProgramResult second = run(training(name, resume));
     EXPECT_EQ(second.exit_code, 0) << second.errors;
+    EXPECT_NE(second.errors.find("resuming"), std::string::npos) << second.errors;
     EXPECT_EQ(losses(name), losses("whole"));
   }
 }
 
 TEST_F(ProgramTest, KilledAndResumedIsTheSameRun) {
-  ASSERT_EQ(run(training("whole")).exit_code, 0);
-  Program program(RINGLET_PROGRAM, training("killed"), folder);
+  const std::vector<std::string> longer{"--set", "train.steps=400"};
+  ASSERT_EQ(run(training("whole", longer)).exit_code, 0);
+  Program program(RINGLET_PROGRAM, training("killed", longer), folder);
   wait_for_step("killed", 24);
   program.send(SIGKILL);
   EXPECT_EQ(program.finish().exit_code, 128 + SIGKILL);
-  const ProgramResult second = run(training("killed", {"--resume"}));
+  const ProgramResult second =
+      run(training("killed", {"--resume", "--set", "train.steps=400"}));
   EXPECT_EQ(second.exit_code, 0) << second.errors;
+  EXPECT_NE(second.errors.find("resuming"), std::string::npos) << second.errors;
   EXPECT_EQ(losses("killed"), losses("whole"));
+}
+
+TEST_F(ProgramTest, ResumesFromTheStartAfterAKillInTheFirstSave) {
+  fs::create_directories(folder / "runs/first/checkpoints/step_00000010.tmp");
+  const ProgramResult result = run(training("first", {"--resume"}));
+  EXPECT_EQ(result.exit_code, 0) << result.errors;
+  EXPECT_NE(result.errors.find("starting from step 0"), std::string::npos) << result.errors;
 }
 
 TEST_F(ProgramTest, EvaluationEqualsWhatTrainingPrints) {
@@ -186,6 +213,10 @@ TEST_F(ProgramTest, RefusesCheckpointsThatDoNotFitAndSkipsDamagedOnes) {
   expect_refusal(with("model.kv_heads=2"), 1, "qkv");
   expect_refusal(with("model.rope_base=77"), 1, "rope_base");
   expect_refusal(with("data.corpus=" + validation), 1, "corpus");
+  const std::string numbers = token_corpus();
+  expect_refusal(with("data.corpus=" + numbers), 1, "tokenizer");
+  expect_refusal(with("data.validation=" + numbers), 1, "tokenizer");
+  expect_refusal(run({"eval", "runs/book", "--corpus", numbers}), 1, "tokenizer");
 
   const fs::path newest = folder / "runs/book/checkpoints/step_00000040/model.safetensors";
   std::string bytes = file_text(newest);

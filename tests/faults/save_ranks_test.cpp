@@ -46,7 +46,8 @@ TEST(SaveOnRanks, OneFailureIsAFailureOfAll) {
     expected[size_t(failing)] = Outcome::own_error;
     EXPECT_EQ(outcomes(scratch.path(),
                        [&](int rank, CheckpointInfo&, std::vector<Shard>& shards) {
-                         if (rank == failing) shards[1].first_moment = shards[1].second_moment = nan;
+                         if (rank == failing)
+                           shards[1].first_moment = shards[1].second_moment = nan;
                        }),
               expected)
         << "rank " << failing;

@@ -111,7 +111,8 @@ TEST(MatmulEdgeTest, NoRowsOrNoColumnsAreLegal) {
   Bench bench;
   const Tensor some = bench.put(random_values(35, 10), {5, 7, 1, 1});
   const Tensor no_rows = bench.put<float>({}, {0, 5, 1, 1}), none = bench.poisoned({0, 7, 1, 1});
-  EXPECT_NO_THROW(bench.device->matmul(no_rows, Transpose::no, some, Transpose::no, Write::set, none));
+  EXPECT_NO_THROW(
+      bench.device->matmul(no_rows, Transpose::no, some, Transpose::no, Write::set, none));
   const Tensor no_columns = bench.put<float>({}, {7, 0, 1, 1}), out = bench.poisoned({5, 0, 1, 1});
   EXPECT_NO_THROW(
       bench.device->matmul(some, Transpose::no, no_columns, Transpose::no, Write::set, out));
@@ -134,7 +135,8 @@ TEST(MatmulEdgeTest, WrongShapesThrow) {
 
 TEST(MatmulCoreTest, OpenBlasComputesForThisProcessor) {
   const char* const isa = std::getenv("RINGLET_ISA");
-  if (isa != nullptr && std::string_view(isa) == "portable") GTEST_SKIP() << "an old core was asked for";
+  if (isa != nullptr && std::string_view(isa) == "portable")
+    GTEST_SKIP() << "an old core was asked for";
   EXPECT_EQ(cpu::matmul_warning(), "");
   EXPECT_NE(cpu::matmul_core(), "Prescott");
 }

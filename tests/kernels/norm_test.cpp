@@ -21,10 +21,12 @@ TEST_P(NormTest, ForwardAndBackwardAreTheReference) {
       const auto x = random_values(rows * width, 1), weight = random_values(width, 2);
       const auto dy = random_values(rows * width, 3), start = random_values(rows * width, 4);
       const auto d_weight_start = random_values(width, 5);
-      const Tensor y = bench.poisoned({rows, width, 1, 1}), dx = bench.poisoned({rows, width, 1, 1});
+      const Tensor y = bench.poisoned({rows, width, 1, 1}),
+                   dx = bench.poisoned({rows, width, 1, 1});
       const Tensor dx_sum = bench.put(start, {rows, width, 1, 1});
       const Tensor d_weight = bench.put(d_weight_start, {width, 1, 1, 1});
-      const Tensor input = bench.put(x, {rows, width, 1, 1}), w = bench.put(weight, {width, 1, 1, 1});
+      const Tensor input = bench.put(x, {rows, width, 1, 1}),
+                   w = bench.put(weight, {width, 1, 1, 1});
       const Tensor gradient = bench.put(dy, {rows, width, 1, 1});
 
       bench.device->rms_norm_forward(input, w, kEpsilon, y);

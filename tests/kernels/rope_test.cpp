@@ -43,8 +43,9 @@ Tensor put_doubles(Bench& bench, const Doubles& values, Shape shape) {
 
 QkvSplit put_split(Bench& bench, const SplitInput& input) {
   const int64_t head_dim = input.shape.head_dim, rows = rows_of(input.pieces);
-  QkvSplit split{input.shape, input.pieces, put_doubles(bench, input.rotary, {rows, head_dim, 1, 1}),
-                 {},          {},           float(input.epsilon)};
+  QkvSplit split{
+      input.shape, input.pieces, put_doubles(bench, input.rotary, {rows, head_dim, 1, 1}),
+      {},          {},           float(input.epsilon)};
   if (input.q_norm.empty()) return split;
   split.q_norm = put_doubles(bench, input.q_norm, {head_dim, 1, 1, 1});
   split.k_norm = put_doubles(bench, input.k_norm, {head_dim, 1, 1, 1});
@@ -134,7 +135,8 @@ TEST(QkvSplitReferenceTest, BackwardIsTheCentralDifferenceOfForward) {
             kDifferenceTolerance);
 }
 
-// A float angle is off by hundredths of a radian out there; each value must be right to a float's rounding.
+// A float angle is off by hundredths of a radian out there; each value must be right to a float's
+// rounding.
 TEST(RotaryTableTest, IsRightAtPositionOneMillionAndBeyond) {
   Bench bench;
   const std::vector<Piece> pieces = {{1'000'000, 1, 0, 3}, {999'999'937, 7, 3, 2}, {0, 1, 5, 1}};
@@ -172,8 +174,8 @@ TEST(QkvSplitShapeTest, WrongShapesThrow) {
   const std::vector<Piece> gap = {{0, 1, 0, 5}, {40, 1, 6, 6}};
   bad.pieces = gap;
   EXPECT_THROW(run(bad, qkv), Error);
-  EXPECT_THROW(bench.device->qkv_split_backward(good, Tensor{}, q, kv, qkv, good.q_norm, good.k_norm),
-               Error)
+  EXPECT_THROW(
+      bench.device->qkv_split_backward(good, Tensor{}, q, kv, qkv, good.q_norm, good.k_norm), Error)
       << "QK-norm without its input";
   EXPECT_THROW(bench.device->rotary_table(kPieces[2], 1e4, bench.poisoned({11, 8, 1, 1})), Error);
 }

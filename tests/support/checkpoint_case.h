@@ -17,14 +17,15 @@
 
 namespace ringlet::test {
 
-/// A folder of its own in memory (where the system has one: fsync is free there), deleted at the end.
+/// A folder of its own in memory (where the system has one: fsync is free there), deleted at the
+/// end.
 class ScratchFolder {
  public:
   ScratchFolder() {
     const bool in_memory = ::access("/dev/shm", W_OK) == 0;
-    std::string name = (in_memory ? std::filesystem::path("/dev/shm")
-                                  : std::filesystem::temp_directory_path()) /
-                       "ringlet-XXXXXX";
+    std::string name =
+        (in_memory ? std::filesystem::path("/dev/shm") : std::filesystem::temp_directory_path()) /
+        "ringlet-XXXXXX";
     if (::mkdtemp(name.data()) == nullptr) throw Error("no scratch folder");
     path_ = name;
   }
@@ -74,12 +75,14 @@ inline CheckpointCase make_case(int64_t step, int world = 1) {
   info.tokenizer_hash = "feedbeef";
   info.world = world;
   info.layout = "zigzag";
-  info.parameters = {{"embedding.weight", {17, 5}}, {"norm.weight", {11}}, {"head.weight", {3, 4, 2}}};
+  info.parameters = {
+      {"embedding.weight", {17, 5}}, {"norm.weight", {11}}, {"head.weight", {3, 4, 2}}};
   for (const ParameterShape& parameter : info.parameters) {
     const size_t size = static_cast<size_t>(element_count(parameter.shape).value());
     int stream = 0;
     for (auto* values : {&model.weights, &model.first, &model.second}) {
-      const CounterRandom random(static_cast<uint64_t>(step * 3 + stream++), hash_name(parameter.name));
+      const CounterRandom random(static_cast<uint64_t>(step * 3 + stream++),
+                                 hash_name(parameter.name));
       values->emplace_back(size);
       for (size_t i = 0; i < size; ++i) values->back()[i] = static_cast<float>(random.normal(i));
     }
@@ -95,11 +98,13 @@ inline std::vector<NamedWeights> weights_of(const CheckpointCase& model) {
   return weights;
 }
 
-/// First element of each rank's share of `size` elements: uneven, some ranks with nothing; `world` + 1 bounds.
+/// First element of each rank's share of `size` elements: uneven, some ranks with nothing; `world`
+/// + 1 bounds.
 inline std::vector<size_t> uneven_bounds(size_t size, int world, uint64_t seed) {
   std::vector<size_t> bounds{0, size};
   const CounterRandom random(seed, 5);
-  for (int rank = 1; rank < world; ++rank) bounds.push_back(random.bits(uint64_t(rank)) % (size + 1));
+  for (int rank = 1; rank < world; ++rank)
+    bounds.push_back(random.bits(uint64_t(rank)) % (size + 1));
   std::sort(bounds.begin(), bounds.end());
   return bounds;
 }
@@ -119,15 +124,16 @@ inline std::vector<Shard> shards_of(const CheckpointCase& model, int rank, int w
 inline void save_alone(const std::filesystem::path& checkpoints, const CheckpointCase& model,
                        int keep_last = 2) {
   OneRank world;
-  save_checkpoint(checkpoints, model.info, weights_of(model), shards_of(model, 0, 1), {keep_last}, world);
+  save_checkpoint(checkpoints, model.info, weights_of(model), shards_of(model, 0, 1), {keep_last},
+                  world);
 }
 
 inline void save_on_ranks(const std::filesystem::path& checkpoints, const CheckpointCase& model,
                           int keep_last = 2) {
   const int ranks = model.info.world;
   run_ranks({.ranks = ranks}, [&](Comm& world, Trace&) {
-    save_checkpoint(checkpoints, model.info, weights_of(model), shards_of(model, world.rank(), ranks),
-                    {keep_last}, world);
+    save_checkpoint(checkpoints, model.info, weights_of(model),
+                    shards_of(model, world.rank(), ranks), {keep_last}, world);
   });
 }
 

@@ -213,7 +213,8 @@ class DeferredBackend final : public Backend {
   }
   void cross_entropy(const Tensor& logits, const Tensor& labels, CrossEntropy mode,
                      float gradient_scale, const Tensor& losses) override {
-    queue_.push([=, this] { device_->cross_entropy(logits, labels, mode, gradient_scale, losses); });
+    queue_.push(
+        [=, this] { device_->cross_entropy(logits, labels, mode, gradient_scale, losses); });
   }
   void sum_of_squares(const Tensor& x, const Tensor& result) override {
     queue_.push([=, this] { device_->sum_of_squares(x, result); });

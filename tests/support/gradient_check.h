@@ -11,8 +11,8 @@ inline double dot(const std::vector<double>& a, const std::vector<double>& b) {
   return sum;
 }
 
-/// Central differences of a scalar function of a vector, in double: (f(x + h) - f(x - h)) / 2h per element. Of
-/// functions that are smooth at the scale of h and near 1, good to about 1e-9.
+/// Central differences of a scalar function of a vector, in double: (f(x + h) - f(x - h)) / 2h per
+/// element. Of functions that are smooth at the scale of h and near 1, good to about 1e-9.
 template <class Objective>
 std::vector<double> central_differences(const Objective& objective, std::vector<double> x,
                                         double step = 1e-5) {

@@ -29,7 +29,8 @@ struct Bench {
     return tensor;
   }
 
-  /// An f32 tensor in which every element is NaN: an operation that must set it all is seen to do so.
+  /// An f32 tensor in which every element is NaN: an operation that must set it all is seen to do
+  /// so.
   Tensor poisoned(Shape shape) {
     const Tensor tensor = device->arena().allocate("test", Dtype::f32, shape);
     device->fill(std::numeric_limits<float>::quiet_NaN(), tensor);

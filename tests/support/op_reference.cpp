@@ -27,7 +27,8 @@ double inverse_rms(const double* x, size_t width, double epsilon) {
   return 1 / std::sqrt(sum / double(width) + epsilon);
 }
 
-/// Where a row of head `head` of the fused projection stands: heads of q, then keys and values piece by piece.
+/// Where a row of head `head` of the fused projection stands: heads of q, then keys and values
+/// piece by piece.
 double& split_element(Split& split, const SplitInput& input, const Piece& piece, int64_t row,
                       int64_t head, int64_t i) {
   const HeadShape& shape = input.shape;

@@ -6,8 +6,8 @@
 
 #include "kernels/backend.h"
 
-/// The operations of Backend in double: the plainest loops that define them. Attention has a reference of its own.
-/// Arguments as in backend.h; sizes that vectors do not tell are given.
+/// The operations of Backend in double: the plainest loops that define them. Attention has a
+/// reference of its own. Arguments as in backend.h; sizes that vectors do not tell are given.
 namespace ringlet::test::reference {
 
 using Doubles = std::vector<double>;
@@ -39,7 +39,8 @@ Split qkv_split(const SplitInput& input, const Doubles& qkv);
 struct SplitGradient {
   Doubles d_qkv, d_q_norm, d_k_norm;
 };
-SplitGradient qkv_split_backward(const SplitInput& input, const Doubles& qkv, const Split& gradient);
+SplitGradient qkv_split_backward(const SplitInput& input, const Doubles& qkv,
+                                 const Split& gradient);
 
 Doubles swiglu(const Doubles& gate_up, int64_t width);
 Doubles swiglu_backward(const Doubles& gate_up, const Doubles& dy, int64_t width);

@@ -7,8 +7,8 @@
 
 namespace ringlet::test {
 
-/// A test that runs once for each SIMD target that the processor has; instantiate it with each_simd_target() and
-/// simd_target_name.
+/// A test that runs once for each SIMD target that the processor has; instantiate it with
+/// each_simd_target() and simd_target_name.
 class SimdTargetTest : public testing::TestWithParam<int64_t> {
  protected:
   void SetUp() override { hwy::SetSupportedTargetsForTest(GetParam()); }

@@ -107,18 +107,25 @@ Trained train_case(const Config& config, const TrainingOptions& options) {
       make_layout(config.run.layout, config.run.seq_len, int(config.run.ring_size()));
   ThreadsOptions threads;
   threads.ranks = int(config.run.ranks);
-  run_ranks(threads, [&](Comm& world, Trace& trace) {
-    const auto device = options.backend_of(world.rank())(int64_t{1} << 32, trace);
+  std::vector<NamedValues> weights(threads.ranks);
+  threads.timeout = options.timeout;
+  run_ranks(threads, [&](Comm& all_ranks, Trace& trace) {
+    const auto device = options.backend_of(all_ranks.rank())(int64_t{1} << 32, trace);
+    const std::unique_ptr<Comm> own_world = all_ranks.split(0);  // dies before the device
+    Comm& world = *own_world;
     const std::unique_ptr<Comm> ring = world.split(world.rank() / int(config.run.ring_size()));
     Trainer trainer(run, {*device, *ring, trace}, world, layout);
     const RunEnd end = trainer.run();
     collect_moments(trainer, *device, result);
-    if (world.rank() != 0) return;
-    result.end = end;
+    if (world.rank() == 0) result.end = end;
     for (const Parameter& parameter : trainer.parameters().all()) {
-      result.weights[parameter.name] = read_floats(*device, parameter.weight);
+      weights[world.rank()][parameter.name] = read_floats(*device, parameter.weight);
     }
   });
+  for (const NamedValues& of_rank : weights) {
+    CHECK(of_rank == weights[0], "the ranks' weights have drifted apart");
+  }
+  result.weights = weights[0];
   return result;
 }
 

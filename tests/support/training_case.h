@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -41,6 +42,7 @@ struct TrainingOptions {
   RunFolder* folder = nullptr;             // absent: nothing is saved
   const Checkpoint* resume = nullptr;
   int64_t stop_after_step = -1;            // a stop is requested when this step has been reported
+  std::chrono::milliseconds timeout{120'000};
   std::function<MakeBackend(int rank)> backend_of = [](int) { return MakeBackend(plain_backend); };
 };
 

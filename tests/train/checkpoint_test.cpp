@@ -116,7 +116,8 @@ TEST(Checkpoint, ReplacesTheSameStep) {
 TEST(Checkpoint, FindsAReplacedOneWhoseReplacementNeverCame) {
   ScratchFolder scratch;
   save_alone(scratch.path(), make_case(7));
-  std::filesystem::rename(scratch.path() / "step_00000007", scratch.path() / "step_00000007.replaced");
+  std::filesystem::rename(scratch.path() / "step_00000007",
+                          scratch.path() / "step_00000007.replaced");
   EXPECT_EQ(newest_step(scratch.path()), 7);
   save_alone(scratch.path(), make_case(7));
   EXPECT_EQ(names_in(scratch.path()), (Names{"step_00000007"}));
@@ -124,13 +125,14 @@ TEST(Checkpoint, FindsAReplacedOneWhoseReplacementNeverCame) {
 
 TEST(Checkpoint, RemovesLeftoversAndNothingElse) {
   ScratchFolder scratch;
-  for (const char* name : {"step_00000001.tmp", "step_00000002.tmp", ".trash-step_00000001", "notes.tmp",
-                           "step_by_step", "best"}) {
+  for (const char* name : {"step_00000001.tmp", "step_00000002.tmp", ".trash-step_00000001",
+                           "notes.tmp", "step_by_step", "best"}) {
     std::filesystem::create_directories(scratch.path() / name / "inner");
   }
   EXPECT_FALSE(has_checkpoints(scratch.path()));
   save_alone(scratch.path(), make_case(2));
-  EXPECT_EQ(names_in(scratch.path()), (Names{"best", "notes.tmp", "step_00000002", "step_by_step"}));
+  EXPECT_EQ(names_in(scratch.path()),
+            (Names{"best", "notes.tmp", "step_00000002", "step_by_step"}));
   EXPECT_TRUE(has_checkpoints(scratch.path()));
 }
 
@@ -149,7 +151,8 @@ TEST(Checkpoint, SaysWhatItSkipped) {
   EXPECT_NE(skipped[0].reason.find("cut off"), std::string::npos);
   EXPECT_NE(skipped[1].reason.find("holds step 1"), std::string::npos) << skipped[1].reason;
   EXPECT_NE(skipped[2].reason.find("no manifest.json"), std::string::npos) << skipped[2].reason;
-  EXPECT_NE(skipped[3].reason.find("has 100 bytes instead of"), std::string::npos) << skipped[3].reason;
+  EXPECT_NE(skipped[3].reason.find("has 100 bytes instead of"), std::string::npos)
+      << skipped[3].reason;
 }
 
 TEST(Checkpoint, NothingIsFoundWhereNothingIs) {
@@ -176,7 +179,8 @@ TEST(Checkpoint, RefusesForeignFolders) {
   }
 }
 
-/// A manifest with this body and the right checksum: what a hostile or a future program could write.
+/// A manifest with this body and the right checksum: what a hostile or a future program could
+/// write.
 std::string reason_for_body(const ScratchFolder& scratch, const std::string& body) {
   const auto folder = scratch.path() / "step_00000001";
   std::filesystem::create_directories(folder);
@@ -195,8 +199,8 @@ TEST(Checkpoint, RefusesManifestsThatMakeNoSense) {
   };
   const std::string info =
       R"("info":{"step":1,"tokens":1,"seed":1,"cursor":1,"counters":{},"config_toml":"",)"
-      R"("corpus_fingerprint":"","tokenizer_name":"","tokenizer_hash":"","world":1,"ring":1,"layout":"",)"
-      R"("parameters":[{"name":"w","shape":[4]}]})";
+      R"("corpus_fingerprint":"","tokenizer_name":"","tokenizer_hash":"","world":1,"ring":1,)"
+      R"("layout":"","parameters":[{"name":"w","shape":[4]}]})";
   const auto body = [&](const std::string& files, const std::string& shards) {
     return R"({"format":"ringlet checkpoint","version":1,)" + info + R"(,"files":[)" + files +
            R"(],"shards":[)" + shards + "]}";
@@ -205,7 +209,8 @@ TEST(Checkpoint, RefusesManifestsThatMakeNoSense) {
   refused("5", "does not make sense");
   refused("{", "does not make sense");
   refused(R"({"format":"other","version":1})", "another format");
-  refused(R"({"format":"ringlet checkpoint","version":2})", "version 2; this ringlet reads version 1");
+  refused(R"({"format":"ringlet checkpoint","version":2})",
+          "version 2; this ringlet reads version 1");
   refused(R"({"format":"ringlet checkpoint","version":1})", "does not make sense");
   refused(body(file, ""), "0 elements are there");
   refused(body(R"({"name":"../a","bytes":0,"checksum":1})", ""), "cannot be part");
@@ -222,7 +227,8 @@ TEST(Checkpoint, RefusesManifestsThatMakeNoSense) {
   refused(body(file, shard("w", 0, 2) + "," + shard("w", 3, 1)), "by nobody");
   refused(body(file, shard("w", 0, 2) + "," + shard("w", 1, 3)), "twice");
   refused(body(file, shard("w", 0, -4)), "elements of w");
-  refused(body(file, shard("w", 0, 4)), "cannot be read");  // the good twin: only the file is missing
+  refused(body(file, shard("w", 0, 4)),
+          "cannot be read");  // the good twin: only the file is missing
 }
 
 TEST(Checkpoint, NamesTheFirstMisfit) {

@@ -3,9 +3,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
+#include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "kernels/check.h"
@@ -15,6 +19,7 @@ namespace {
 
 using testing::ElementsAre;
 using testing::HasSubstr;
+namespace fs = std::filesystem;
 
 Command parse(std::vector<const char*> arguments) {
   arguments.insert(arguments.begin(), "ringlet");
@@ -191,6 +196,43 @@ TEST(Program, DoctorSaysWhatTheMachineHas) {
     EXPECT_FALSE(finding["value"].get<std::string>().empty());
     EXPECT_THAT(text.output, HasSubstr(finding["name"].get<std::string>()));
   }
+}
+
+TEST(Program, InspectTellsACorpusACheckpointAndARunApart) {
+  const fs::path folder =
+      fs::path(testing::TempDir()) / ("ringlet-inspect-" + std::to_string(getpid()));
+  fs::create_directories(folder);
+  std::ofstream(folder / "text.txt") << std::string(2000, 'a') + std::string(2000, 'b');
+  std::ofstream(folder / "small.toml") << "[model]\nlayers = 1\nwidth = 16\nheads = 2\n"
+                                          "[run]\nseq_len = 64\nranks = 2\n[train]\nsteps = 2\n";
+  const std::string corpus = (folder / "c.h5").string(), runs = (folder / "runs").string();
+  ASSERT_EQ(run("prepare " + (folder / "text.txt").string() + " -o " + corpus + " >/dev/null").code,
+            0);
+  ASSERT_EQ(run("train " + (folder / "small.toml").string() + " --set data.corpus=" + corpus +
+                " --set run.folder=" + runs + " >/dev/null 2>&1")
+                .code,
+            0);
+  const auto inspect = [](const std::string& path) {
+    const Finished finished = run("inspect --verify --json " + path);
+    EXPECT_EQ(finished.code, 0) << path;
+    return nlohmann::json::parse(finished.output);
+  };
+  EXPECT_EQ(inspect(corpus)["token_count"], 4000);
+  const auto whole = inspect(runs + "/small");
+  EXPECT_EQ(whole["kind"], "run");
+  EXPECT_EQ(whole["last_step"]["step"], 2);
+  ASSERT_EQ(whole["checkpoints"].size(), 1u);
+  const auto checkpoint = inspect(whole["checkpoints"][0]["path"]);
+  EXPECT_EQ(checkpoint, whole["checkpoints"][0]);
+  EXPECT_EQ(checkpoint["kind"], "checkpoint");
+  EXPECT_EQ(checkpoint["step"], 2);
+  EXPECT_EQ(checkpoint["ranks"], 2);
+
+  // A damaged checkpoint does not hide the rest of the run.
+  fs::resize_file(fs::path(checkpoint["path"].get<std::string>()) / "manifest.json", 10);
+  EXPECT_FALSE(inspect(runs + "/small")["checkpoints"][0]["damaged"].get<std::string>().empty());
+  EXPECT_EQ(run("inspect " + folder.string() + " 2>/dev/null").code, 1);
+  fs::remove_all(folder);
 }
 
 TEST(Program, OutputThatCannotBeWrittenIsAFailure) {

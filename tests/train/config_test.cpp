@@ -139,7 +139,8 @@ TEST(Config, UnknownKeyIsNamedWithItsLineAndTheNearestKey) {
   EXPECT_EQ(error_of("[model]\nelephant = 1"),
             "x.toml:2: unknown key 'model.elephant' | configs/reference.toml lists every key");
   EXPECT_THAT(error_of("[elephants]"), HasSubstr("x.toml:1: unknown key 'elephants'"));
-  EXPECT_THAT(error_of("[model]\nwidth.x = 1"), HasSubstr("model.width must be an integer, not a table"));
+  EXPECT_THAT(error_of("[model]\nwidth.x = 1"),
+              HasSubstr("model.width must be an integer, not a table"));
   EXPECT_THAT(error_of("[[model]]\nwidth = 1"), HasSubstr("unknown key 'model'"));
 }
 

@@ -31,7 +31,8 @@ TEST(RunFolder, KeepsConfigAndMetrics) {
   run.append_metrics(R"({"step": 1})");
   run.append_metrics(R"({"step": 2})");
   EXPECT_EQ(read_text(run.metrics_path(), 100), "{\"step\": 1}\n{\"step\": 2}\n");
-  EXPECT_EQ(names_in(run.path()), (std::vector<std::string>{"config.toml", "lock", "metrics.jsonl"}));
+  EXPECT_EQ(names_in(run.path()),
+            (std::vector<std::string>{"config.toml", "lock", "metrics.jsonl"}));
 }
 
 TEST(RunFolder, CutsMetricsAfterAStep) {

@@ -35,8 +35,10 @@ TEST(Safetensors, ReadsBackBitForBit) {
   ScratchFolder scratch;
   const auto path = scratch.path() / "a.safetensors";
   const std::vector<float> matrix{1.5f, -0.0f, 3e-45f, 1e38f, 5, 6}, scalar{7};
-  const std::vector<NamedValues> tensors{
-      {"m", {2, 3}, matrix}, {"empty", {0, 4}, {}}, {"s", {}, scalar}, {"ünï\"code\n", {1}, scalar}};
+  const std::vector<NamedValues> tensors{{"m", {2, 3}, matrix},
+                                         {"empty", {0, 4}, {}},
+                                         {"s", {}, scalar},
+                                         {"ünï\"code\n", {1}, scalar}};
   const Written written = write_safetensors(path, tensors, {{"key", "value"}});
   EXPECT_EQ(written.bytes, static_cast<int64_t>(std::filesystem::file_size(path)));
   EXPECT_EQ(written.checksum, read_back(path).checksum);
@@ -93,28 +95,46 @@ TEST(Safetensors, RefusesWhatCannotBeWritten) {
 
 TEST(Safetensors, AcceptsTheGoodTwinOfTheHostileHeaders) {
   ScratchFolder scratch;
+  EXPECT_FALSE(is_refused(scratch, R"({"t":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", 8));
   EXPECT_FALSE(is_refused(
-      scratch, R"({"t":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", 8));
-  EXPECT_FALSE(is_refused(
-      scratch, R"({"b":{"dtype":"F32","shape":[1],"data_offsets":[4,8]},)"
-               R"("a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"__metadata__":{"k":"v"}}   )", 8));
+      scratch,
+      R"({"b":{"dtype":"F32","shape":[1],"data_offsets":[4,8]},)"
+      R"("a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"__metadata__":{"k":"v"}}   )",
+      8));
 }
 
 TEST(Safetensors, RefusesHostileHeaders) {
   ScratchFolder scratch;
-  const auto tensor = [](const std::string& dtype, const std::string& shape, const std::string& offsets) {
-    return R"({"t":{"dtype":)" + dtype + R"(,"shape":)" + shape + R"(,"data_offsets":)" + offsets + "}}";
+  const auto tensor = [](const std::string& dtype, const std::string& shape,
+                         const std::string& offsets) {
+    return R"({"t":{"dtype":)" + dtype + R"(,"shape":)" + shape + R"(,"data_offsets":)" + offsets +
+           "}}";
   };
   const std::string hostile[] = {
-      "", "{", "[]", "null", "\"text\"", "{\"t\":5}", "{\"t\":{}}", "\xff\xfe",
-      tensor("\"BF16\"", "[4]", "[0,8]"), tensor("3", "[2]", "[0,8]"),
-      tensor("\"F32\"", "[3]", "[0,8]"), tensor("\"F32\"", "[2]", "[0,12]"),
-      tensor("\"F32\"", "[2]", "[4,12]"), tensor("\"F32\"", "[2]", "[8,0]"),
-      tensor("\"F32\"", "[1]", "[0,4]"), tensor("\"F32\"", "[1]", "[4,8]"),
-      tensor("\"F32\"", "[-2]", "[0,8]"), tensor("\"F32\"", "[2.0]", "[0,8]"),
-      tensor("\"F32\"", "2", "[0,8]"), tensor("\"F32\"", "{\"a\":2}", "[0,8]"),
-      tensor("\"F32\"", "[2]", "[0]"), tensor("\"F32\"", "[2]", "[0,8,8]"),
-      tensor("\"F32\"", "[2]", "[-8,0]"), tensor("\"F32\"", "[2]", "{\"a\":0,\"b\":8}"),
+      "",
+      "{",
+      "[]",
+      "null",
+      "\"text\"",
+      "{\"t\":5}",
+      "{\"t\":{}}",
+      "\xff\xfe",
+      tensor("\"BF16\"", "[4]", "[0,8]"),
+      tensor("3", "[2]", "[0,8]"),
+      tensor("\"F32\"", "[3]", "[0,8]"),
+      tensor("\"F32\"", "[2]", "[0,12]"),
+      tensor("\"F32\"", "[2]", "[4,12]"),
+      tensor("\"F32\"", "[2]", "[8,0]"),
+      tensor("\"F32\"", "[1]", "[0,4]"),
+      tensor("\"F32\"", "[1]", "[4,8]"),
+      tensor("\"F32\"", "[-2]", "[0,8]"),
+      tensor("\"F32\"", "[2.0]", "[0,8]"),
+      tensor("\"F32\"", "2", "[0,8]"),
+      tensor("\"F32\"", "{\"a\":2}", "[0,8]"),
+      tensor("\"F32\"", "[2]", "[0]"),
+      tensor("\"F32\"", "[2]", "[0,8,8]"),
+      tensor("\"F32\"", "[2]", "[-8,0]"),
+      tensor("\"F32\"", "[2]", "{\"a\":0,\"b\":8}"),
       tensor("\"F32\"", "[4611686018427387904,4]", "[0,0]"),
       tensor("\"F32\"", "[4294967296,4294967296]", "[0,0]"),
       tensor("\"F32\"", "[2]", "[18446744073709551608,0]"),
@@ -123,7 +143,8 @@ TEST(Safetensors, RefusesHostileHeaders) {
       R"({"t":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"t":{"dtype":"F32","shape":[2],)"
       R"("data_offsets":[0,8]}})",
       R"({"__metadata__":{"k":5},"t":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})",
-      std::string(1'000'000, '['), std::string("{\"t\":") + std::string(1'000'000, '['),
+      std::string(1'000'000, '['),
+      std::string("{\"t\":") + std::string(1'000'000, '['),
   };
   for (const std::string& header : hostile) {
     EXPECT_TRUE(is_refused(scratch, header, 8)) << header.substr(0, 200);
@@ -133,8 +154,9 @@ TEST(Safetensors, RefusesHostileHeaders) {
 TEST(Safetensors, RefusesHostileLengths) {
   ScratchFolder scratch;
   const std::string header = R"({"t":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})";
-  for (const uint64_t length : {uint64_t{0}, uint64_t{1}, header.size() - 1, header.size() + 1,
-                                header.size() + 9, uint64_t{100'000'001}, uint64_t{1} << 63, ~uint64_t{0}}) {
+  for (const uint64_t length :
+       {uint64_t{0}, uint64_t{1}, header.size() - 1, header.size() + 1, header.size() + 9,
+        uint64_t{100'000'001}, uint64_t{1} << 63, ~uint64_t{0}}) {
     EXPECT_THROW(SafetensorsFile(write_raw(scratch, header, 8, length)), Error) << length;
   }
   const auto path = write_raw(scratch, header, 8, header.size());

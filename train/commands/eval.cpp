@@ -25,17 +25,16 @@ struct EvalResult {
   std::optional<ContextComparison> comparison;
 };
 
-/// Text bytes of the scored tokens; nothing where the ids stand for no text of ours.
+/// Text bytes of the tokens that are predicted; nothing where the ids stand for no text of ours.
 std::optional<int64_t> text_bytes(const Corpus& corpus, const WindowReader& reader, int64_t windows) {
   const std::unique_ptr<Tokenizer> tokenizer = corpus.tokenizer();
   if (tokenizer->name() != "byte" && tokenizer->name() != "sentencepiece") return {};
+  const Piece whole{0, 1, 0, reader.plan().window_tokens()};
   int64_t bytes = 0;
-  std::vector<int32_t> tokens;
   for (int64_t index = 0; index < windows; ++index) {
-    const Window window = reader.plan().window(index);
-    tokens.resize(window.token_count);
-    corpus.read(window.first_token, tokens);
-    bytes += int64_t(tokenizer->decode(tokens).size());
+    std::vector<int32_t> labels = reader.read(index, {&whole, 1}).labels;
+    std::erase_if(labels, [](int32_t label) { return label < 0; });
+    bytes += int64_t(tokenizer->decode(labels).size());
   }
   return bytes;
 }
@@ -92,7 +91,7 @@ EvalResult run_eval(const EvalOptions& options, const Config& config, const Chec
     std::optional<ContextComparison> comparison;
     if (options.compare_context > 0) {
       comparison = compare_context(rank, reader, result.windows, config.data.mask,
-                                   options.compare_context);
+                                   config.data.window, options.compare_context);
     }
     if (world.rank() != 0) return;
     result.bins = bins;

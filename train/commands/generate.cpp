@@ -39,7 +39,7 @@ Generated sample(const GenerateOptions& options, const Checkpoint& checkpoint, c
     std::vector<float> logits(gpt_config.vocabulary);
     std::vector<int32_t> input = prompt;
     while (int64_t(result.tokens.size()) < options.tokens) {
-      gpt.extend(context, config.step_settings(), input, cache, logits_row);
+      gpt.extend(context, config.step_settings(), config.data.window, input, cache, logits_row);
       read<float>(context.device, logits_row, logits);
       const int32_t token =
           sample_token(logits, options.sampling, random.uniform(result.tokens.size()));

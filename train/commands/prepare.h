@@ -42,10 +42,9 @@ struct PrepareReport {
   double seconds = 0;
 };
 
-/// Makes a corpus from text or tokens. Memory stays below 1 GiB whatever the size of the input (2
-/// GiB while a SentencePiece model is trained). An existing output is replaced at the very end, or
-/// left as it was. Throws Error for input that cannot be used, UsageError for options that cannot
-/// be.
+/// Makes a corpus from text or tokens. Memory stays below 1 GiB whatever the size of the input. An
+/// existing output is replaced at the very end, or left as it was. Throws Error for input that
+/// cannot be used, UsageError for options that cannot be.
 PrepareReport prepare(const PrepareOptions& options, const PrepareProgress& progress = {});
 
 /// A few lines for people, and one JSON object for programs.
