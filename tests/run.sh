@@ -45,7 +45,7 @@ case $mode in
   full)
     run_preset tests all
     run_preset asan all
-    run_preset tsan 'distributed_tests faults_tests' -L 'distributed|faults'
+    run_preset tsan distributed_tests -L distributed
     ;;
   --quick) run_preset tests all ;;
   --coverage)

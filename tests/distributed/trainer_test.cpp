@@ -219,7 +219,7 @@ class SlowBackend : public ForwardingBackend {
   void attention_backward(const AttentionStep& step, const Tensor& q, const Tensor& kv,
                           const AttentionGradient& gradient, const Tensor& dq,
                           const Tensor& dkv) override {
-    if (call_++ == 1) std::this_thread::sleep_for(std::chrono::milliseconds(1500));
+    if (call_++ == 1) std::this_thread::sleep_for(std::chrono::milliseconds(3000));
     ForwardingBackend::attention_backward(step, q, kv, gradient, dq, dkv);
   }
 
@@ -231,7 +231,7 @@ TEST_F(TrainerTest, ARankThatStopsIsNamedWithStepLayerAndHop) {
   Config base = config(2, 2);
   base.run.layout = Layout::contiguous;  // rank 1 computes its own block, then that of rank 0
   TrainingOptions options;
-  options.timeout = std::chrono::milliseconds(300);
+  options.timeout = std::chrono::milliseconds(2000);  // woken within the grace of run_ranks
   options.backend_of = [](int rank) -> MakeBackend {
     if (rank == 0) return plain_backend;
     return [](int64_t bytes, Trace& trace) {
