@@ -74,6 +74,17 @@ int64_t SequenceLayout::max_rows() const {
   return most;
 }
 
+int SequenceLayout::rank_of(int64_t position) const {
+  for (int rank = 0; rank < ring_size(); ++rank) {
+    for (const Piece& piece : ranks[size_t(rank)]) {
+      const int64_t offset = position - piece.first_position;
+      const bool on_stride = offset >= 0 && offset % piece.stride == 0;
+      if (on_stride && offset / piece.stride < piece.row_count) return rank;
+    }
+  }
+  CHECK(false, "no rank holds position ", position, " of ", length);
+}
+
 SequenceLayout make_layout(Layout layout, int64_t length, int ring_size) {
   CHECK(length >= 1 && ring_size >= 1, "length ", length, ", ring size ", ring_size);
   SequenceLayout result{length, {}};

@@ -23,6 +23,8 @@ struct SequenceLayout {
   int ring_size() const { return int(ranks.size()); }
   int64_t rows(int rank) const;
   int64_t max_rows() const;
+  /// The rank that holds a position.
+  int rank_of(int64_t position) const;
 };
 
 /// contiguous: rank r holds chunk r; chunk bounds are multiples of 64, so that tiles do not depend on the ring.

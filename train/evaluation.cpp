@@ -7,19 +7,6 @@
 namespace ringlet {
 namespace {
 
-/// The losses of this rank's rows of one window, forward only. Waits for the device.
-std::vector<float> score(const ModelRank& rank, const Batch& batch, const Mask& mask) {
-  Backend& device = rank.context.device;
-  const ArenaScope scope(device.arena());
-  const GptConfig& config = rank.gpt.config();
-  Step step(rank.context, rank.settings, Pass::evaluation, rank.layout, mask, config.rope_base,
-            config.heads.head_dim, batch.tokens, batch.labels);
-  rank.gpt.evaluate(step);
-  std::vector<float> losses(step.rows());
-  read<float>(device, step.losses, losses);
-  return losses;
-}
-
 /// The mask cut at every multiple of `context` plus `offset`, on top of its documents.
 Mask cut_mask(const Mask& mask, int64_t length, int64_t context, int64_t offset) {
   Mask cut = mask;
@@ -104,6 +91,18 @@ void add_losses(std::span<const float> losses, const Batch& batch, std::span<con
       if (batch.labels[row] >= 0) bins.add(piece.position(i), losses[row]);
     }
   }
+}
+
+std::vector<float> score(const ModelRank& rank, const Batch& batch, const Mask& mask) {
+  Backend& device = rank.context.device;
+  const ArenaScope scope(device.arena());
+  const GptConfig& config = rank.gpt.config();
+  Step step(rank.context, rank.settings, Pass::evaluation, rank.layout, mask, config.rope_base,
+            config.heads.head_dim, batch.tokens, batch.labels);
+  rank.gpt.evaluate(step);
+  std::vector<float> losses(step.rows());
+  read<float>(device, step.losses, losses);
+  return losses;
 }
 
 void sum_over_world(const ModelRank& rank, std::span<double> values) {

@@ -34,6 +34,9 @@ Mask mask_of(const Window& window, MaskRule rule, int64_t sliding_window);
 void add_losses(std::span<const float> losses, const Batch& batch, std::span<const Piece> pieces,
                 PositionBins& bins);
 
+/// The losses of this rank's rows of one window, forward only. Waits for the device.
+std::vector<float> score(const ModelRank& rank, const Batch& batch, const Mask& mask);
+
 /// Sums values over all ranks, in rank order. Collective; waits.
 void sum_over_world(const ModelRank& rank, std::span<double> values);
 

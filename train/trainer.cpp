@@ -26,12 +26,6 @@ double thread_seconds() {
 
 double to_ms(std::chrono::nanoseconds time) { return 1e-6 * double(time.count()); }
 
-std::vector<float> host_values(Backend& device, const Tensor& tensor) {
-  std::vector<float> values(tensor.size());
-  read<float>(device, tensor, values);
-  return values;
-}
-
 }  // namespace
 
 /// What all ranks must know of a step before they may update: summed over the world in one all-reduce.
@@ -73,7 +67,8 @@ Trainer::Trainer(const TrainingRun& run, RankContext context, Comm& world,
       parameters_(run.gpt, context.device, world.size(), Parameters::Gradients::present),
       gpt_(parameters_),
       rank_{context, world, layout, settings_, gpt_},
-      optimizer_(parameters_, world) {
+      optimizer_(parameters_, world),
+      train_step_(rank_, parameters_, optimizer_, config_.data.mask, config_.data.window) {
   if (run.resume != nullptr) {
     load(*run.resume);
   } else {
@@ -108,34 +103,15 @@ void Trainer::start_prefetch() {
       0, kPrefetchDepth);
 }
 
-double Trainer::accumulate_windows(PositionBins& bins) {
-  const WindowShare windows = share();
-  int64_t step_tokens = 0;  // of all rings, so that the loss is one mean over the world
-  for (int64_t i = 0; i < windows.batch_windows; ++i) {
-    step_tokens += run_.windows.plan()
-                       .window(window_of(uint64_t(config_.run.seed), cursor_ + i,
-                                         run_.windows.plan().window_count(), config_.data.order))
-                       .token_count;
+StepWindows Trainer::next_windows() {
+  const WindowPlan& plan = run_.windows.plan();
+  int64_t scored_tokens = 0;  // of all rings, so that the loss is one mean over the world
+  for (int64_t i = 0; i < config_.train.batch_windows; ++i) {
+    scored_tokens += plan.window(window_of(uint64_t(config_.run.seed), cursor_ + i,
+                                           plan.window_count(), config_.data.order))
+                         .token_count;
   }
-  tokens_ += step_tokens;
-  Backend& device = rank_.context.device;
-  const int64_t buckets = int64_t(parameters_.buckets().size());
-  for (int64_t j = 0; j < windows.per_step(); ++j) {
-    const ArenaScope scope(device.arena());
-    const Batch batch = prefetcher_->next();
-    Step step(rank_.context, settings_, Pass::training, rank_.layout,
-              mask_of(batch.window, config_.data.mask, config_.data.window), run_.gpt.rope_base,
-              run_.gpt.heads.head_dim, batch.tokens, batch.labels);
-    const bool last = j + 1 == windows.per_step();
-    gpt_.train(step, 1.0f / float(step_tokens), [&](int64_t bucket) {
-      if (last) optimizer_.start_reduce(bucket);
-    });
-    add_losses(host_values(device, step.losses), batch, rank_.pieces(), bins);
-  }
-  if (windows.per_step() == 0) {  // nothing to add, but the sums are collective
-    for (int64_t bucket = buckets - 1; bucket >= 0; --bucket) optimizer_.start_reduce(bucket);
-  }
-  return optimizer_.finish_reduce();
+  return {share().per_step(), scored_tokens, [this] { return prefetcher_->next(); }};
 }
 
 MetricsRecord Trainer::train_step() {
@@ -144,9 +120,13 @@ MetricsRecord Trainer::train_step() {
   if (prefetcher_ == nullptr) start_prefetch();
   const auto data_start = prefetcher_ ? prefetcher_->waited() : std::chrono::nanoseconds(0);
   trace.enter_step(step_ + 1, "step");
-  parameters_.zero_gradients();
   Sums sums{PositionBins(rank_.layout.length)};
-  sums.gradient_squares = accumulate_windows(sums.loss_by_position);
+  const StepWindows windows = next_windows();
+  tokens_ += windows.scored_tokens;
+  sums.gradient_squares = train_step_.accumulate(
+      windows, rank_.context.device, [&](std::span<const float> losses, const Batch& batch) {
+        add_losses(losses, batch, rank_.pieces(), sums.loss_by_position);
+      });
   sums.stop_requests = run_.stop_requested && run_.stop_requested();
   sums.ranks.resize(rank_.world.size());
   // From one all-reduce of these sums to the next: a step's length, the optimizer of the step before included.
@@ -175,15 +155,14 @@ bool Trainer::apply_update(const Sums& sums) {
   if (!sums.finite()) return false;  // decided from sums, so all ranks agree
   ++updates_;
   const Config::Train& train = config_.train;
-  const double norm = std::sqrt(sums.gradient_squares);
-  const double clip = train.clip_norm > 0 && norm > train.clip_norm ? train.clip_norm / norm : 1.0;
-  optimizer_.update({.learning_rate = float(learning_rate(config_.schedule(), step_)),
-                     .beta1 = float(train.beta1),
-                     .beta2 = float(train.beta2),
-                     .epsilon = float(train.epsilon),
-                     .weight_decay = float(train.weight_decay),
-                     .gradient_scale = float(clip),
-                     .step = updates_});
+  train_step_.update(sums.gradient_squares, train.clip_norm,
+                     {.learning_rate = float(learning_rate(config_.schedule(), step_)),
+                      .beta1 = float(train.beta1),
+                      .beta2 = float(train.beta2),
+                      .epsilon = float(train.epsilon),
+                      .weight_decay = float(train.weight_decay),
+                      .gradient_scale = 1,
+                      .step = updates_});
   return true;
 }
 

@@ -11,6 +11,7 @@
 #include "train/metrics.h"
 #include "train/optimizer.h"
 #include "train/run_folder.h"
+#include "train/train_step.h"
 #include "train/window_share.h"
 
 namespace ringlet {
@@ -55,7 +56,7 @@ class Trainer {
   void save();
   void evaluate_and_report();
   void start_prefetch();
-  double accumulate_windows(PositionBins& bins);
+  StepWindows next_windows();
   bool apply_update(const Sums& sums);
   MetricsRecord record_of(const Sums& sums, double seconds) const;
   WindowShare share() const;
@@ -69,6 +70,7 @@ class Trainer {
   Gpt gpt_;
   ModelRank rank_;
   ShardedAdamW optimizer_;
+  TrainStep train_step_;
   std::unique_ptr<Prefetcher> prefetcher_;
   int64_t step_ = 0, cursor_ = 0, tokens_ = 0;
   int64_t updates_ = 0, skipped_ = 0, skipped_in_row_ = 0;  // counted since the run began

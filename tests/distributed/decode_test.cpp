@@ -3,8 +3,8 @@
 
 #include "kernels/comm/threads.h"
 #include "tests/support/compare.h"
-#include "tests/support/reference_gpt.h"
 #include "tests/support/ring_case.h"
+#include "train/verify/verify_problem.h"
 
 namespace ringlet::test {
 namespace {

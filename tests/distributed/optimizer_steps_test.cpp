@@ -6,6 +6,7 @@
 #include "tests/support/ring_case.h"
 #include "tests/support/torch_oracle.h"
 #include "train/optimizer.h"
+#include "train/verify/verify_problem.h"
 
 namespace ringlet::test {
 namespace {

@@ -2,8 +2,8 @@
 #include <gtest/gtest.h>
 
 #include "tests/support/compare.h"
-#include "tests/support/reference_gpt.h"
 #include "tests/support/ring_case.h"
+#include "train/verify/verify_problem.h"
 
 namespace ringlet::test {
 namespace {
@@ -50,7 +50,8 @@ ReferenceResult reference_of(const ModelCase& c) {
 }
 
 /// The largest relative error of any parameter's gradient. Those that vanish in exact arithmetic (a lone key's
-/// softmax moves nothing) are measured against the norm of the whole gradient.
+/// softmax moves nothing) are left with the rounding of f32, 6e-8 of the terms that cancel: they are measured
+/// against a thousandth of the whole gradient, so that 1e-4 of it stands for 1e-7 of the whole.
 double worst_gradient_error(const NamedValues& actual, const Values& expected) {
   double whole = 0, worst = 0;
   for (const auto& [name, values] : expected)
@@ -61,7 +62,7 @@ double worst_gradient_error(const NamedValues& actual, const Values& expected) {
       difference += (actual.at(name)[i] - values[i]) * (actual.at(name)[i] - values[i]);
       norm += values[i] * values[i];
     }
-    const double error = std::sqrt(difference / std::max(norm, 1e-8 * whole));
+    const double error = std::sqrt(difference / std::max(norm, 1e-6 * whole));
     if (!std::isnan(worst) && !(error <= worst)) worst = error;  // a NaN stays
   }
   return worst;

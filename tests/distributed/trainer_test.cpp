@@ -3,8 +3,8 @@
 
 #include <thread>
 
+#include "kernels/forwarding_backend.h"
 #include "tests/support/compare.h"
-#include "tests/support/forwarding_backend.h"
 #include "tests/support/training_case.h"
 
 namespace ringlet::test {

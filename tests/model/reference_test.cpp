@@ -7,7 +7,8 @@
 
 #include "kernels/random.h"
 #include "model/sequence_layout.h"
-#include "tests/support/reference_gpt.h"
+#include "train/verify/reference_gpt.h"
+#include "train/verify/verify_problem.h"
 
 namespace ringlet::test {
 namespace {
@@ -123,9 +124,9 @@ TEST(Reference, FirstPositionAttendsToItselfAlone) {
   ReferenceInput twin = input;
   twin.tokens[4] = twin.tokens[0];
   const ReferenceResult same = reference_gpt(twin);
-  EXPECT_NEAR(same.lse[0][4], result.lse[0][0], 1e-14);
+  EXPECT_NEAR(same.layers[0].lse[4], result.layers[0].lse[0], 1e-14);
   for (size_t i = 0; i < 8; ++i) {
-    EXPECT_EQ(same.attention_outputs[0][4 * 8 + i], result.attention_outputs[0][i]);
+    EXPECT_EQ(same.layers[0].output[4 * 8 + i], result.layers[0].output[i]);
   }
 }
 
@@ -133,9 +134,9 @@ TEST(Reference, RowThatSeesNothingGivesZero) {
   ReferenceInput input = tiny_input({"", false, true, {2, 2, 8}, {}});
   input.first_visible[2] = 3;
   const ReferenceResult result = reference_gpt(input);
-  for (size_t i = 0; i < 16; ++i) EXPECT_EQ(result.attention_outputs[0][2 * 16 + i], 0);
-  EXPECT_EQ(result.lse[0][2], -INFINITY);
-  EXPECT_EQ(result.lse[0][7 + 2], -INFINITY);
+  for (size_t i = 0; i < 16; ++i) EXPECT_EQ(result.layers[0].output[2 * 16 + i], 0);
+  EXPECT_EQ(result.layers[0].lse[2 * 2], -INFINITY);
+  EXPECT_EQ(result.layers[0].lse[2 * 2 + 1], -INFINITY);
   EXPECT_TRUE(std::isfinite(result.loss));
 }
 

@@ -8,7 +8,8 @@
 #include <set>
 
 #include "kernels/random.h"
-#include "tests/support/reference_gpt.h"
+#include "train/verify/reference_gpt.h"
+#include "train/verify/verify_problem.h"
 
 namespace ringlet::test {
 namespace {
@@ -58,10 +59,10 @@ void expect_equal_results(const ReferenceResult& actual, const ReferenceResult& 
   expect_near(actual.gradients, expected.gradients, kGradientTolerance64, "gradient");
   expect_near(actual.d_embedding_output, expected.d_embedding_output, kGradientTolerance64,
               "gradient of the embedding output");
-  for (size_t layer = 0; layer < expected.lse.size(); ++layer) {
-    expect_near(actual.attention_outputs.at(layer), expected.attention_outputs[layer],
-                kLossTolerance, "attention output");
-    expect_near(actual.lse.at(layer), expected.lse[layer], kLossTolerance, "lse");
+  for (size_t layer = 0; layer < expected.layers.size(); ++layer) {
+    expect_near(actual.layers.at(layer).output, expected.layers[layer].output, kLossTolerance,
+                "attention output");
+    expect_near(actual.layers[layer].lse, expected.layers[layer].lse, kLossTolerance, "lse");
   }
 }
 

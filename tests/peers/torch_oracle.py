@@ -96,7 +96,7 @@ class Oracle:
         scores = scores.masked_fill(~self.visible(), -math.inf)
         output = (scores.softmax(-1) @ v).transpose(0, 1).reshape(length, heads * dim)
         self.attention_outputs.append(output)
-        self.lse.append(scores.logsumexp(-1))
+        self.lse.append(scores.logsumexp(-1).transpose(-1, -2))
         return F.linear(output, self.weights[block + "attention.output.weight"])
 
     def mlp(self, x, block):

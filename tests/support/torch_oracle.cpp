@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "kernels/check.h"
+#include "train/verify/verify_problem.h"
 
 namespace ringlet::test {
 namespace {
@@ -130,8 +131,8 @@ OracleResult collect(const OracleCase& input, const fs::path& folder) {
   result.first.losses = tensors.at("losses");
   result.first.d_embedding_output = tensors.at("d_embedding_output");
   for (int64_t layer = 0; layer < input.config.layers; ++layer) {
-    result.first.attention_outputs.push_back(tensors.at(fmt::format("attention_output.{}", layer)));
-    result.first.lse.push_back(tensors.at(fmt::format("lse.{}", layer)));
+    result.first.layers.push_back({tensors.at(fmt::format("attention_output.{}", layer)),
+                                   tensors.at(fmt::format("lse.{}", layer)), {}, {}, {}});
   }
   for (const ParameterShape& shape : parameter_shapes(input.config)) {
     result.first.gradients[shape.name] = tensors.at("gradient." + shape.name);

@@ -8,7 +8,7 @@
 
 #include "model/gpt_config.h"
 #include "model/sequence_layout.h"
-#include "tests/support/reference_gpt.h"
+#include "train/verify/reference_gpt.h"
 
 namespace ringlet::test {
 

@@ -1,15 +1,206 @@
-#include "tests/support/reference_gpt.h"
+#include "train/verify/reference_gpt.h"
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "kernels/check.h"
-#include "kernels/random.h"
-#include "tests/support/reference_layers.h"
 
-namespace ringlet::test {
+namespace ringlet {
 namespace {
+
+/// Row-major and in double, zero to begin with.
+struct Matrix {
+  int64_t rows = 0, columns = 0;
+  std::vector<double> values;
+
+  Matrix() = default;
+  Matrix(int64_t row_count, int64_t column_count)
+      : rows(row_count), columns(column_count), values(size_t(row_count * column_count)) {}
+  double& at(int64_t row, int64_t column) { return values[size_t(row * columns + column)]; }
+  double at(int64_t row, int64_t column) const { return values[size_t(row * columns + column)]; }
+};
+
+void add(const Matrix& from, Matrix& to) {
+  for (size_t i = 0; i < from.values.size(); ++i) to.values[i] += from.values[i];
+}
+
+// Each backward returns dx and adds to the gradient of its weight.
+
+/// y = x W^T; weight: [out, in].
+Matrix linear(const Matrix& x, const std::vector<double>& weight) {
+  Matrix y(x.rows, int64_t(weight.size()) / x.columns);
+  for (int64_t row = 0; row < y.rows; ++row) {
+    for (int64_t out = 0; out < y.columns; ++out) {
+      double sum = 0;
+      for (int64_t in = 0; in < x.columns; ++in) {
+        sum += x.at(row, in) * weight[size_t(out * x.columns + in)];
+      }
+      y.at(row, out) = sum;
+    }
+  }
+  return y;
+}
+
+Matrix linear_backward(const Matrix& x, const std::vector<double>& weight, const Matrix& dy,
+                       std::vector<double>& d_weight) {
+  Matrix dx(x.rows, x.columns);
+  for (int64_t row = 0; row < dy.rows; ++row) {
+    for (int64_t out = 0; out < dy.columns; ++out) {
+      for (int64_t in = 0; in < x.columns; ++in) {
+        dx.at(row, in) += dy.at(row, out) * weight[size_t(out * x.columns + in)];
+        d_weight[size_t(out * x.columns + in)] += dy.at(row, out) * x.at(row, in);
+      }
+    }
+  }
+  return dx;
+}
+
+double inverse_rms(const Matrix& x, int64_t row, double epsilon) {
+  double squares = 0;
+  for (int64_t i = 0; i < x.columns; ++i) squares += x.at(row, i) * x.at(row, i);
+  return 1 / std::sqrt(squares / double(x.columns) + epsilon);
+}
+
+Matrix rms_norm(const Matrix& x, const std::vector<double>& weight, double epsilon) {
+  Matrix y(x.rows, x.columns);
+  for (int64_t row = 0; row < x.rows; ++row) {
+    const double inverse = inverse_rms(x, row, epsilon);
+    for (int64_t i = 0; i < x.columns; ++i) {
+      y.at(row, i) = x.at(row, i) * inverse * weight[size_t(i)];
+    }
+  }
+  return y;
+}
+
+Matrix rms_norm_backward(const Matrix& x, const std::vector<double>& weight, double epsilon,
+                         const Matrix& dy, std::vector<double>& d_weight) {
+  Matrix dx(x.rows, x.columns);
+  for (int64_t row = 0; row < x.rows; ++row) {
+    const double inverse = inverse_rms(x, row, epsilon);
+    double along = 0;  // the part of the gradient that only changes the length of x
+    for (int64_t i = 0; i < x.columns; ++i) {
+      d_weight[size_t(i)] += dy.at(row, i) * x.at(row, i) * inverse;
+      along += dy.at(row, i) * weight[size_t(i)] * x.at(row, i);
+    }
+    along *= inverse * inverse / double(x.columns);
+    for (int64_t i = 0; i < x.columns; ++i) {
+      dx.at(row, i) = inverse * (dy.at(row, i) * weight[size_t(i)] - x.at(row, i) * along);
+    }
+  }
+  return dx;
+}
+
+/// Turns row t by the angles of position t (direction 1), or back (-1).
+void rotate(Matrix& x, double base, int direction) {
+  const int64_t half = x.columns / 2;
+  for (int64_t position = 0; position < x.rows; ++position) {
+    for (int64_t i = 0; i < half; ++i) {
+      const double angle =
+          double(position) * std::pow(base, -2.0 * double(i) / double(x.columns)) * direction;
+      const double first = x.at(position, i), second = x.at(position, i + half);
+      x.at(position, i) = first * std::cos(angle) - second * std::sin(angle);
+      x.at(position, i + half) = first * std::sin(angle) + second * std::cos(angle);
+    }
+  }
+}
+
+Matrix columns_of(const Matrix& x, int64_t first, int64_t count) {
+  Matrix part(x.rows, count);
+  for (int64_t row = 0; row < x.rows; ++row) {
+    for (int64_t i = 0; i < count; ++i) part.at(row, i) = x.at(row, first + i);
+  }
+  return part;
+}
+
+void add_to_columns(const Matrix& part, int64_t first, Matrix& x) {
+  for (int64_t row = 0; row < x.rows; ++row) {
+    for (int64_t i = 0; i < part.columns; ++i) x.at(row, first + i) += part.at(row, i);
+  }
+}
+
+double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
+
+/// gate_up: [rows, 2 * width], gate then up.
+Matrix swiglu(const Matrix& gate_up) {
+  Matrix y(gate_up.rows, gate_up.columns / 2);
+  for (int64_t row = 0; row < y.rows; ++row) {
+    for (int64_t i = 0; i < y.columns; ++i) {
+      const double gate = gate_up.at(row, i);
+      y.at(row, i) = gate * sigmoid(gate) * gate_up.at(row, y.columns + i);
+    }
+  }
+  return y;
+}
+
+Matrix swiglu_backward(const Matrix& gate_up, const Matrix& dy) {
+  Matrix dx(gate_up.rows, gate_up.columns);
+  for (int64_t row = 0; row < dy.rows; ++row) {
+    for (int64_t i = 0; i < dy.columns; ++i) {
+      const double gate = gate_up.at(row, i), up = gate_up.at(row, dy.columns + i);
+      const double s = sigmoid(gate);
+      dx.at(row, i) = dy.at(row, i) * up * s * (1 + gate * (1 - s));
+      dx.at(row, dy.columns + i) = dy.at(row, i) * gate * s;
+    }
+  }
+  return dx;
+}
+
+/// One head: softmax of q k^T / sqrt(head_dim) over the visible keys, [T, T]. lse: [T].
+Matrix attention_weights(const Matrix& q, const Matrix& k,
+                         const std::vector<int64_t>& first_visible, double* lse) {
+  Matrix weights(q.rows, k.rows);
+  const double scale = 1 / std::sqrt(double(q.columns));
+  for (int64_t i = 0; i < q.rows; ++i) {
+    double maximum = -std::numeric_limits<double>::infinity(), sum = 0;
+    for (int64_t j = first_visible[size_t(i)]; j <= i; ++j) {
+      double score = 0;
+      for (int64_t c = 0; c < q.columns; ++c) score += q.at(i, c) * k.at(j, c);
+      weights.at(i, j) = score * scale;
+      maximum = std::max(maximum, weights.at(i, j));
+    }
+    for (int64_t j = first_visible[size_t(i)]; j <= i; ++j)
+      sum += std::exp(weights.at(i, j) - maximum);
+    lse[i] = maximum + std::log(sum);
+    for (int64_t j = first_visible[size_t(i)]; j <= i; ++j) {
+      weights.at(i, j) = std::exp(weights.at(i, j) - lse[i]);
+    }
+  }
+  return weights;
+}
+
+Matrix times(const Matrix& a, const Matrix& b) {
+  Matrix y(a.rows, b.columns);
+  for (int64_t i = 0; i < a.rows; ++i) {
+    for (int64_t j = 0; j < a.columns; ++j) {
+      for (int64_t c = 0; c < b.columns; ++c) y.at(i, c) += a.at(i, j) * b.at(j, c);
+    }
+  }
+  return y;
+}
+
+Matrix transposed(const Matrix& x) {
+  Matrix y(x.columns, x.rows);
+  for (int64_t i = 0; i < x.rows; ++i) {
+    for (int64_t j = 0; j < x.columns; ++j) y.at(j, i) = x.at(i, j);
+  }
+  return y;
+}
+
+/// The gradient of the scaled scores, from that of the weights.
+Matrix softmax_backward(const Matrix& weights, const Matrix& d_weights) {
+  Matrix d_scores(weights.rows, weights.columns);
+  for (int64_t i = 0; i < weights.rows; ++i) {
+    double mean = 0;
+    for (int64_t j = 0; j < weights.columns; ++j) mean += weights.at(i, j) * d_weights.at(i, j);
+    for (int64_t j = 0; j < weights.columns; ++j) {
+      d_scores.at(i, j) = weights.at(i, j) * (d_weights.at(i, j) - mean);
+    }
+  }
+  return d_scores;
+}
+
 
 constexpr const char* kQueryNorm = "attention.q_norm.weight";
 constexpr const char* kKeyNorm = "attention.k_norm.weight";
@@ -18,7 +209,7 @@ constexpr const char* kKeyNorm = "attention.k_norm.weight";
 struct BlockTape {
   Matrix x, attention_in, qkv, attended, middle, mlp_in, gate_up, activated;
   std::vector<Matrix> q, k, v;  // per query head or KV head, normed and rotated
-  std::vector<Matrix> weights;  // per query head
+  std::vector<Matrix> weights;  // per query head, [T, T]
 };
 
 class Reference {
@@ -47,6 +238,7 @@ class Reference {
       }
     }
     tapes_.resize(size_t(in_.config.layers));
+    result_.layers.resize(tapes_.size());
     for (int64_t layer = 0; layer < in_.config.layers; ++layer)
       x = block_forward(layer, std::move(x));
     last_ = std::move(x);
@@ -90,7 +282,7 @@ class Reference {
     tape.x = std::move(x);
     tape.attention_in = rms_norm(tape.x, parameter(block + "attention_norm.weight"), epsilon());
     tape.qkv = linear(tape.attention_in, parameter(block + "attention.qkv.weight"));
-    attention_forward(block, tape);
+    attention_forward(layer, block, tape);
     tape.middle = linear(tape.attended, parameter(block + "attention.output.weight"));
     add(tape.x, tape.middle);
     tape.mlp_in = rms_norm(tape.middle, parameter(block + "mlp_norm.weight"), epsilon());
@@ -111,7 +303,7 @@ class Reference {
                       linear_gradient(block + "mlp.gate_up.weight", tape.mlp_in, d_gate_up));
     add(dy, d_middle);
     const Matrix d_qkv = attention_backward(
-        block, tape, linear_gradient(block + "attention.output.weight", tape.attended, d_middle));
+        layer, block, tape, linear_gradient(block + "attention.output.weight", tape.attended, d_middle));
     Matrix dx =
         norm_gradient(block + "attention_norm.weight", tape.x,
                       linear_gradient(block + "attention.qkv.weight", tape.attention_in, d_qkv));
@@ -135,7 +327,7 @@ class Reference {
     return x;
   }
 
-  void attention_forward(const std::string& block, BlockTape& tape) {
+  void attention_forward(int64_t layer, const std::string& block, BlockTape& tape) {
     const int64_t length = tape.x.rows, dim = heads_.head_dim;
     const int64_t first_key = heads_.heads, first_value = first_key + heads_.kv_heads;
     const auto raw = [&](int64_t index) { return columns_of(tape.qkv, column_of(index), dim); };
@@ -147,18 +339,33 @@ class Reference {
       tape.v.push_back(raw(first_value + h));
     }
     tape.attended = Matrix(length, heads_.q_width());
-    std::vector<double> lse(size_t(heads_.heads * length));
+    Matrix lse(heads_.heads, length);
     for (int64_t h = 0; h < heads_.heads; ++h) {
       const size_t kv = size_t(h / (heads_.heads / heads_.kv_heads));
       tape.weights.push_back(attention_weights(tape.q[size_t(h)], tape.k[kv], in_.first_visible,
-                                               lse.data() + h * length));
+                                               &lse.at(h, 0)));
       add_to_columns(times(tape.weights.back(), tape.v[kv]), column_of(h), tape.attended);
     }
-    result_.attention_outputs.push_back(tape.attended.values);
-    result_.lse.push_back(std::move(lse));
+    LayerValues& values = result_.layers[size_t(layer)];
+    values.output = tape.attended.values;
+    values.lse = transposed(lse).values;
+    for (std::vector<double>* gradient : {&values.dq, &values.dk, &values.dv}) {
+      const int64_t heads = gradient == &values.dq ? heads_.heads : heads_.kv_heads;
+      gradient->assign(size_t(length * heads * dim), 0);
+    }
   }
 
-  Matrix attention_backward(const std::string& block, const BlockTape& tape,
+  /// Rows of one head into [T, heads * head_dim].
+  void put_head(const Matrix& head, int64_t index, std::vector<double>& whole) const {
+    const int64_t width = int64_t(whole.size()) / head.rows;
+    for (int64_t row = 0; row < head.rows; ++row) {
+      for (int64_t i = 0; i < head.columns; ++i) {
+        whole[size_t(row * width + column_of(index) + i)] = head.at(row, i);
+      }
+    }
+  }
+
+  Matrix attention_backward(int64_t layer, const std::string& block, const BlockTape& tape,
                             const Matrix& d_attended) {
     const int64_t dim = heads_.head_dim;
     const int64_t first_key = heads_.heads, first_value = first_key + heads_.kv_heads;
@@ -174,8 +381,13 @@ class Reference {
       add(times(transposed(weights), d_output), d_heads[size_t(first_value + kv)]);
     }
     Matrix d_qkv(tape.qkv.rows, tape.qkv.columns);
+    LayerValues& values = result_.layers[size_t(layer)];
     for (int64_t index = 0; index < int64_t(d_heads.size()); ++index) {
       Matrix& d_head = d_heads[size_t(index)];
+      std::vector<double>& kept =
+          index < first_key ? values.dq : index < first_value ? values.dk : values.dv;
+      const int64_t first = index < first_key ? 0 : index < first_value ? first_key : first_value;
+      put_head(d_head, index - first, kept);
       const std::string norm = block + (index < first_key ? kQueryNorm : kKeyNorm);
       if (index < first_value) rotate(d_head, in_.config.rope_base, -1);
       if (index < first_value && in_.config.qk_norm) {
@@ -212,28 +424,6 @@ ReferenceResult reference_gpt(const ReferenceInput& input) { return Reference(in
 
 double reference_loss(const ReferenceInput& input) { return Reference(input).forward(); }
 
-std::map<std::string, std::vector<float>> random_parameters(const GptConfig& config,
-                                                            uint64_t seed) {
-  std::map<std::string, std::vector<float>> parameters;
-  for (const ParameterShape& shape : parameter_shapes(config)) {
-    const CounterRandom random(seed, hash_name(shape.name));
-    const bool matrix = shape.shape.size() == 2;
-    const double mean = matrix ? 0 : 1;
-    const double deviation = matrix ? 1 / std::sqrt(double(shape.shape[1])) : 0.2;
-    std::vector<float>& values = parameters[shape.name];
-    for (int64_t i = 0; i < shape.size(); ++i) {
-      values.push_back(float(mean + deviation * random.normal(uint64_t(i))));
-    }
-  }
-  return parameters;
-}
-
-Values widened(const std::map<std::string, std::vector<float>>& parameters) {
-  Values wide;
-  for (const auto& [name, values] : parameters) wide[name].assign(values.begin(), values.end());
-  return wide;
-}
-
 double reference_adamw(const GptConfig& config, const AdamW& settings, double clip,
                        const Values& gradients, ReferenceOptimizer& optimizer) {
   double squares = 0;
@@ -262,4 +452,4 @@ double reference_adamw(const GptConfig& config, const AdamW& settings, double cl
   return norm;
 }
 
-}  // namespace ringlet::test
+}  // namespace ringlet

@@ -7,7 +7,7 @@
 
 #include "model/gpt_config.h"
 
-namespace ringlet::test {
+namespace ringlet {
 
 /// Numbers by parameter name (model/gpt_config.h).
 using Values = std::map<std::string, std::vector<double>>;
@@ -21,13 +21,20 @@ struct ReferenceInput {
   double loss_scale = 1;
 };
 
+/// One attention layer, position by position. q and k are meant as the scores see them: normed and rotated.
+struct LayerValues {
+  std::vector<double> output;  // [T, heads * head_dim]
+  std::vector<double> lse;     // [T, heads]
+  std::vector<double> dq;      // [T, heads * head_dim]
+  std::vector<double> dk, dv;  // [T, kv_heads * head_dim]
+};
+
 struct ReferenceResult {
   double loss = 0;                         // sum of `losses` * loss_scale
   std::vector<double> losses;              // [T], not scaled
   Values gradients;                        // of `loss`
   std::vector<double> d_embedding_output;  // [T, width]: gradient of the first block's input
-  std::vector<std::vector<double>> attention_outputs;  // per layer [T, heads * head_dim]
-  std::vector<std::vector<double>> lse;                // per layer [heads, T]
+  std::vector<LayerValues> layers;
 };
 
 /// Forward and backward of the whole model, dense and in double, sharing nothing with model/ but
@@ -37,12 +44,6 @@ ReferenceResult reference_gpt(const ReferenceInput& input);
 
 /// The loss alone.
 double reference_loss(const ReferenceInput& input);
-
-/// Parameters of a model that is not fresh: its losses differ well from log(vocabulary), its
-/// attention is not flat, its norms are not 1. A pure function of the seed.
-std::map<std::string, std::vector<float>> random_parameters(const GptConfig& config, uint64_t seed);
-
-Values widened(const std::map<std::string, std::vector<float>>& parameters);
 
 /// Weights and moments on their way through training.
 struct ReferenceOptimizer {
@@ -55,4 +56,4 @@ struct ReferenceOptimizer {
 double reference_adamw(const GptConfig& config, const AdamW& settings, double clip,
                        const Values& gradients, ReferenceOptimizer& optimizer);
 
-}  // namespace ringlet::test
+}  // namespace ringlet

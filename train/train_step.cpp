@@ -1,0 +1,48 @@
+#include "train/train_step.h"
+
+#include <utility>
+
+namespace ringlet {
+
+TrainStep::TrainStep(const ModelRank& rank, Parameters& parameters, ShardedAdamW& optimizer,
+                     MaskRule mask, int64_t sliding_window, StepRules rules)
+    : rank_(rank),
+      parameters_(parameters),
+      optimizer_(optimizer),
+      mask_(mask),
+      sliding_window_(sliding_window),
+      rules_(std::move(rules)) {}
+
+double TrainStep::accumulate(const StepWindows& windows, Backend& device, const Losses& losses) {
+  parameters_.zero_gradients();
+  const RankContext context{device, rank_.context.ring, rank_.context.trace};
+  const GptConfig& gpt = rank_.gpt.config();
+  const auto scale = float(rules_.loss_scale(windows.scored_tokens));
+  for (int64_t i = 0; i < windows.count; ++i) {
+    const ArenaScope scope(device.arena());
+    const Batch batch = windows.next();
+    Step step(context, rank_.settings, Pass::training, rank_.layout,
+              mask_of(batch.window, mask_, sliding_window_), gpt.rope_base, gpt.heads.head_dim,
+              batch.tokens, batch.labels);
+    const bool last = i + 1 == windows.count;
+    rank_.gpt.train(step, scale, [&](int64_t bucket) {
+      if (last) optimizer_.start_reduce(bucket);
+    });
+    std::vector<float> values(step.rows());
+    read<float>(device, step.losses, values);
+    losses(values, batch);
+  }
+  if (windows.count == 0) {  // nothing to add, but the sums are collective
+    for (int64_t bucket = std::ssize(parameters_.buckets()) - 1; bucket >= 0; --bucket) {
+      optimizer_.start_reduce(bucket);
+    }
+  }
+  return optimizer_.finish_reduce();
+}
+
+void TrainStep::update(double gradient_squares, double clip_norm, AdamW settings) {
+  settings.gradient_scale = float(rules_.clip_factor(gradient_squares, clip_norm));
+  optimizer_.update(settings);
+}
+
+}  // namespace ringlet

@@ -1,0 +1,206 @@
+#include "train/verify/compare_steps.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace ringlet {
+namespace {
+
+constexpr Tolerances kTolerances;
+// What vanishes in exact arithmetic (a lone key's softmax moves no query and no key) is measured against a share of
+// something that does not: of the whole gradient, of dV.
+constexpr double kVanishing = 1e-3;
+constexpr double kVanishingRow = 1e-2;
+
+class Comparison {
+ public:
+  Comparison(const VerifyProblem& problem, const RingSetup& setup, const RingStep& actual,
+             const StepValues& expected)
+      : problem_(problem),
+        setup_(setup),
+        layout_(make_layout(setup.layout, problem.length(), setup.ring_size)),
+        actual_(actual.values),
+        step_(actual),
+        expected_(expected) {}
+
+  std::vector<Deviation> run() {
+    const auto layers = int64_t(actual_.windows.front().layers.size());
+    for (int64_t layer = 0; layer < layers; ++layer) compare_forward(layer);
+    compare_losses("loss", &WindowValues::losses);
+    compare_number("train loss", actual_.train_loss, expected_.train_loss, kTolerances.mean_loss);
+    if (layers > 0) {
+      compare_losses("evaluation loss", &WindowValues::eval_losses);
+      compare_number("mean evaluation loss", actual_.eval_loss, expected_.eval_loss,
+                     kTolerances.mean_loss);
+      compare_lines("leak", step_.leaks);
+    }
+    found_.insert(found_.end(), step_.samples.begin(), step_.samples.end());
+    for (int64_t layer = layers - 1; layer >= 0; --layer) compare_backward(layer);
+    if (layers > 0) {
+      compare_rows("input gradient", "", problem_.gpt.width, problem_.gpt.width, kTolerances.row_gradient,
+                   [](const WindowValues& window) -> auto& { return window.d_input; },
+                   [](const WindowValues&) { return 0.0; });
+    }
+    compare_gradients();
+    compare_number("gradient norm", actual_.gradient_norm, expected_.gradient_norm, kTolerances.norm);
+    compare_weights();
+    compare_lines("weights of ranks", step_.strays);
+    return std::move(found_);
+  }
+
+ private:
+  int64_t rank_of(int64_t window, int64_t position) const {
+    return window % setup_.rings * setup_.ring_size + layout_.rank_of(position);
+  }
+
+  std::string place(int64_t window, int64_t position) const {
+    const std::string of_window =
+        problem_.windows.size() > 1 ? fmt::format(" of window {}", window) : "";
+    return fmt::format("position {}{} (rank {})", position, of_window, rank_of(window, position));
+  }
+
+  void keep(Deviation found) { found_.push_back(std::move(found)); }
+
+  void compare_number(const char* quantity, double actual, double expected, double tolerance) {
+    const double scale = std::max(std::abs(expected), 1e-30);
+    keep({quantity, fmt::format("{:.9g}, should be {:.9g}", actual, expected),
+          std::abs(actual - expected) / scale, tolerance});
+  }
+
+  void compare_lines(const char* quantity, const std::vector<std::string>& lines) {
+    keep({quantity, lines.empty() ? "" : lines.front(), double(lines.size()), 0.5});
+  }
+
+  void compare_losses(const char* quantity, std::vector<double> WindowValues::*losses) {
+    Deviation worst{quantity, "", 0, kTolerances.loss};
+    for (size_t w = 0; w < expected_.windows.size(); ++w) {
+      const std::vector<double>& actual = actual_.windows[w].*losses;
+      const std::vector<double>& expected = expected_.windows[w].*losses;
+      for (size_t i = 0; i < expected.size(); ++i) {
+        const double scale = std::max(1.0, std::abs(expected[i]));
+        Deviation here = worst;
+        here.error = std::abs(actual[i] - expected[i]) / scale;
+        if (!worse(here, worst)) continue;
+        here.where = place(int64_t(w), int64_t(i));
+        worst = here;
+      }
+    }
+    keep(worst);
+  }
+
+  /// values(window): [T, width]; a head is `head_width` columns.
+  template <class ValuesOf, class FloorOf>
+  void compare_rows(const char* quantity, const std::string& layer, int64_t width,
+                    int64_t head_width, double tolerance, const ValuesOf& values,
+                    const FloorOf& floor) {
+    Deviation worst{quantity, "", 0, tolerance};
+    for (size_t w = 0; w < expected_.windows.size(); ++w) {
+      const RowError row = worst_row(values(actual_.windows[w]), values(expected_.windows[w]), width,
+                                     floor(expected_.windows[w]));
+      Deviation here = worst;
+      here.error = row.error;
+      if (row.row < 0 || !worse(here, worst)) continue;
+      const std::string head =
+          head_width < width ? fmt::format("head {}, ", row.column / head_width) : "";
+      here.where = layer + head + place(int64_t(w), row.row);
+      worst = here;
+    }
+    keep(worst);
+  }
+
+  void compare_layer(const char* quantity, int64_t layer, int64_t heads, int64_t head_width,
+                     double tolerance, std::vector<double> LayerValues::*member) {
+    compare_rows(quantity, fmt::format("layer {}, ", layer), heads * head_width, head_width, tolerance,
+                 [=](const WindowValues& window) -> auto& {
+                   return window.layers[size_t(layer)].*member;
+                 },
+                 [=, this](const WindowValues& window) {
+                   const bool through_softmax =
+                       member == &LayerValues::dq || member == &LayerValues::dk;
+                   return through_softmax
+                              ? kVanishingRow * typical_norm(window.layers[size_t(layer)].dv,
+                                                             problem_.gpt.heads.kv_heads *
+                                                                 problem_.gpt.heads.head_dim)
+                              : 0.0;
+                 });
+  }
+
+  void compare_forward(int64_t layer) {
+    const auto [heads, kv_heads, dim] = problem_.gpt.heads;
+    compare_layer("attention output", layer, heads, dim, kTolerances.output, &LayerValues::output);
+    compare_layer("LSE", layer, heads, 1, kTolerances.output, &LayerValues::lse);
+  }
+
+  void compare_backward(int64_t layer) {
+    const auto [heads, kv_heads, dim] = problem_.gpt.heads;
+    const double tolerance = kTolerances.row_gradient;
+    compare_layer("dV", layer, kv_heads, dim, tolerance, &LayerValues::dv);
+    compare_layer("dK", layer, kv_heads, dim, tolerance, &LayerValues::dk);
+    compare_layer("dQ", layer, heads, dim, tolerance, &LayerValues::dq);
+  }
+
+  void compare_gradients() {
+    double whole = 0;
+    for (const auto& [name, values] : expected_.gradients) whole = std::hypot(whole, norm_of(values));
+    Deviation error{"gradient", "", 0, kTolerances.gradient};
+    Deviation angle{"gradient's direction", "", 0, kTolerances.cosine};
+    for (const ParameterShape& shape : parameter_shapes(problem_.gpt)) {
+      const std::vector<double>& actual = actual_.gradients.at(shape.name);
+      const std::vector<double>& expected = expected_.gradients.at(shape.name);
+      const double norm = norm_of(expected), actual_norm = norm_of(actual);
+      take_worse(error, distance(actual, expected) / std::max(norm, kVanishing * whole),
+                 element_of(shape, actual, expected));
+      if (norm < kVanishing * whole) continue;
+      double product = 0;
+      for (size_t i = 0; i < expected.size(); ++i) product += actual[i] * expected[i];
+      take_worse(angle, 1 - product / (norm * actual_norm), shape.name);
+    }
+    keep(error);
+    keep(angle);
+  }
+
+  void compare_weights() {
+    Deviation error{"next weights", "", 0, kTolerances.weights};
+    for (const ParameterShape& shape : parameter_shapes(problem_.gpt)) {
+      const std::vector<double>& actual = actual_.next_weights.at(shape.name);
+      const std::vector<double>& expected = expected_.next_weights.at(shape.name);
+      const std::vector<float>& before = problem_.weights.at(shape.name);
+      const std::vector<double> start(before.begin(), before.end());
+      take_worse(error, distance(actual, expected) / distance(expected, start),
+                 element_of(shape, actual, expected));
+    }
+    keep(error);
+  }
+
+  static void take_worse(Deviation& worst, double error, const std::string& where) {
+    const Deviation here{worst.quantity, where, error, worst.tolerance};
+    if (worse(here, worst)) worst = here;
+  }
+
+  /// The row of a parameter that differs most.
+  static std::string element_of(const ParameterShape& shape, const std::vector<double>& actual,
+                                const std::vector<double>& expected) {
+    if (shape.shape.size() != 2) return shape.name;
+    const RowError row = worst_row(actual, expected, shape.shape[1]);
+    return fmt::format("{}, row {}", shape.name, row.row);
+  }
+
+  const VerifyProblem& problem_;
+  const RingSetup& setup_;
+  const SequenceLayout layout_;
+  const StepValues& actual_;
+  const RingStep& step_;
+  const StepValues& expected_;
+  std::vector<Deviation> found_;
+};
+
+}  // namespace
+
+std::vector<Deviation> deviations(const VerifyProblem& problem, const RingSetup& setup,
+                                  const RingStep& actual, const StepValues& expected) {
+  return Comparison(problem, setup, actual, expected).run();
+}
+
+}  // namespace ringlet

@@ -1,0 +1,266 @@
+#include "train/verify/ring_step.h"
+
+#include <fmt/core.h>
+
+#include <cmath>
+
+#include "kernels/comm/threads.h"
+#include "kernels/cpu/cpu_backend.h"
+#include "train/verify/attention_watch.h"
+#include "train/verify/spot_check.h"
+
+namespace ringlet {
+namespace {
+
+constexpr int64_t kArenaBytes = int64_t{1} << 36;  // addresses only
+constexpr std::chrono::seconds kTimeout{60};
+
+/// One rank of the step. Writes into what all ranks share: its own positions, elements and lines only.
+class RankStep {
+ public:
+  RankStep(const VerifyProblem& problem, const RingSetup& setup, const RingParts& parts,
+           Watch watch, RankContext context, Comm& world)
+      : problem_(problem),
+        setup_(setup),
+        parts_(parts),
+        watch_(watch),
+        context_(context),
+        world_(world),
+        pieces_(make_layout(setup.layout, problem.length(), setup.ring_size)
+                    .ranks[size_t(context.ring.rank())]),
+        layout_(parts.layout(setup.layout, problem.length(), setup.ring_size)),
+        settings_(setup.settings),
+        parameters_(problem.gpt, context.device, world.size(), Parameters::Gradients::present),
+        gpt_(parameters_),
+        rank_{context, world, layout_, settings_, gpt_},
+        optimizer_(parameters_, world) {
+    for (const Parameter& parameter : parameters_.all()) {
+      upload<float>(context.device, problem.weights.at(parameter.name), parameter.weight);
+    }
+    const int64_t count = std::ssize(problem.windows);
+    for (int64_t i = rank_.ring_index(); i < count; i += rank_.rings()) own_windows_.push_back(i);
+  }
+
+  void run(RingStep& result, std::vector<std::string>& leaks,
+           std::map<std::string, std::vector<float>>& weights) {
+    if (watch_ == Watch::everything) evaluate(result.values, leaks);
+    train(result);
+    for (const Parameter& parameter : parameters_.all()) {
+      std::vector<float>& values = weights[parameter.name];
+      values.resize(size_t(parameter.weight.size()));
+      read<float>(context_.device, parameter.weight, values);
+    }
+  }
+
+ private:
+  Batch batch_of(int64_t window) const {
+    return parts_.batch(problem_.windows[size_t(window)], layout_.ranks[size_t(rank_in_ring())]);
+  }
+  int rank_in_ring() const { return context_.ring.rank(); }
+
+  std::vector<float> evaluate_batch(const Batch& batch) const {
+    return score(rank_, batch,
+                 mask_of(batch.window, MaskRule::document, problem_.sliding_window));
+  }
+
+  void put_losses(std::span<const float> losses, std::vector<double>& whole) const {
+    for (const Piece& piece : pieces_) {
+      for (int64_t i = 0; i < piece.row_count; ++i) {
+        whole[size_t(piece.position(i))] = losses[size_t(piece.first_row + i)];
+      }
+    }
+  }
+
+  void evaluate(StepValues& values, std::vector<std::string>& leaks) {
+    PositionBins bins(problem_.length());
+    for (const int64_t window : own_windows_) {
+      const Batch batch = batch_of(window);
+      const std::vector<float> losses = evaluate_batch(batch);
+      add_losses(losses, batch, rank_.pieces(), bins);
+      put_losses(losses, values.windows[size_t(window)].eval_losses);
+      if (window == own_windows_.front()) probe_leaks(window, batch, losses, leaks);
+    }
+    const double mean = mean_over_world(bins).mean();
+    if (world_.rank() == 0) values.eval_loss = mean;
+  }
+
+  PositionBins mean_over_world(const PositionBins& bins) const {
+    std::vector<double> flat = bins.to_flat();
+    sum_over_world(rank_, flat);
+    return PositionBins::from_flat(problem_.length(), flat);
+  }
+
+  /// Changes one token at a time, its label not, and looks at which losses move.
+  void probe_leaks(int64_t window, const Batch& before, std::span<const float> losses,
+                   std::vector<std::string>& leaks) {
+    const VerifyWindow& whole = problem_.windows[size_t(window)];
+    for (const int64_t token : {whole.window.token_count / 3, whole.window.token_count / 2}) {
+      Batch after = before;
+      for (const Piece& piece : pieces_) {
+        for (int64_t i = 0; i < piece.row_count; ++i) {
+          if (piece.position(i) != token) continue;
+          int32_t& id = after.tokens[size_t(piece.first_row + i)];
+          id = id == 0 ? 1 : id - 1;
+        }
+      }
+      const std::vector<float> changed = evaluate_batch(after);
+      for (const Piece& piece : pieces_) {
+        for (int64_t i = 0; i < piece.row_count; ++i) {
+          const size_t row = size_t(piece.first_row + i);
+          const std::string wrong = leak(whole, token, piece.position(i), losses[row] == changed[row]);
+          if (wrong.empty()) continue;
+          leaks.push_back(fmt::format("token {} of window {} {} position {} (rank {})", token, window,
+                                      wrong, piece.position(i), world_.rank()));
+        }
+      }
+    }
+  }
+
+  /// What is wrong about a loss that is, or is not, the same after a change of `token`; else nothing.
+  std::string leak(const VerifyWindow& whole, int64_t token, int64_t position, bool same) const {
+    const bool scored = whole.labels[size_t(position)] >= 0;
+    if (position == token) return same && scored ? "does not reach the loss at its own" : "";
+    if (same || !scored) return "";
+    // Each layer carries a token on by a window.
+    const int64_t reach = problem_.sliding_window > 0
+                              ? problem_.gpt.layers * (problem_.sliding_window - 1)
+                              : problem_.length();
+    if (position < token) return "changes the loss at the earlier";
+    if (Mask{whole.window.document_starts, 0}.first_visible(position) > token) {
+      return "changes the loss in another document, at";
+    }
+    return position - token > reach ? "changes the loss outside the window, at" : "";
+  }
+
+  void train(RingStep& result) {
+    StepValues& values = result.values;
+    AttentionWatch watcher(context_.device, context_.trace, problem_.gpt, pieces_);
+    const SequenceLayout held =
+        make_layout(setup_.layout, problem_.length(), setup_.ring_size);
+    SpotCheck samples(context_.device, context_.ring, context_.trace, problem_.gpt, held, {});
+    const bool everything = watch_ == Watch::everything;
+    size_t next = 0;
+    PositionBins bins(problem_.length());
+    const Batch first = own_windows_.empty() ? Batch{} : batch_of(own_windows_.front());
+    TrainStep step(rank_, parameters_, optimizer_, MaskRule::document, problem_.sliding_window,
+                   parts_.rules(first));
+    const StepWindows windows{std::ssize(own_windows_), problem_.scored_tokens(),
+                              [&] {
+                                const int64_t window = own_windows_[next];
+                                samples.begin_window(problem_.mask(problem_.windows[size_t(window)]));
+                                return batch_of(window);
+                              }};
+    double squares = step.accumulate(
+        windows, everything ? static_cast<Backend&>(watcher) : samples,
+        [&](std::span<const float> losses, const Batch& batch) {
+          WindowValues& whole = values.windows[size_t(own_windows_[next++])];
+          put_losses(losses, whole.losses);
+          if (everything) watcher.put(whole);
+          add_losses(losses, batch, rank_.pieces(), bins);
+        });
+    put_gradients(values.gradients);
+    sum_over_world(rank_, {&squares, 1});
+    const double loss = mean_over_world(bins).mean();
+    step.update(squares, problem_.clip_norm, problem_.optimizer);
+    if (world_.rank() != 0) return;
+    values.train_loss = loss;
+    values.gradient_norm = std::sqrt(squares);
+    result.samples = samples.deviations();
+  }
+
+  void put_gradients(Values& gradients) const {
+    std::vector<float> own;
+    for (const ShardedAdamW::Segment& segment : optimizer_.segments()) {
+      own.resize(size_t(segment.gradient.size()));
+      read<float>(context_.device, segment.gradient, own);
+      std::ranges::copy(own, gradients.at(segment.parameter->name).begin() + segment.first_element);
+    }
+  }
+
+  const VerifyProblem& problem_;
+  const RingSetup& setup_;
+  const RingParts& parts_;
+  const Watch watch_;
+  const RankContext context_;
+  Comm& world_;
+  const std::vector<Piece> pieces_;  // what this rank should hold
+  const SequenceLayout layout_;      // what it is told that ranks hold
+  const StepSettings settings_;
+  Parameters parameters_;
+  Gpt gpt_;
+  const ModelRank rank_;
+  ShardedAdamW optimizer_;
+  std::vector<int64_t> own_windows_;
+};
+
+StepValues room_for(const VerifyProblem& problem, Watch watch) {
+  StepValues values;
+  values.windows.resize(problem.windows.size());
+  for (WindowValues& window : values.windows) {
+    window.losses.assign(size_t(problem.length()), 0);
+    if (watch == Watch::samples) continue;
+    window.eval_losses = window.losses;
+    resize_for(problem.gpt, problem.length(), window);
+  }
+  for (const ParameterShape& shape : parameter_shapes(problem.gpt)) {
+    values.gradients[shape.name].assign(size_t(shape.size()), 0);
+  }
+  return values;
+}
+
+Batch rows_of(const VerifyWindow& window, std::span<const Piece> pieces) {
+  Batch batch;
+  batch.window = window.window;
+  for (const Piece& piece : pieces) {
+    for (int64_t i = 0; i < piece.row_count; ++i) {
+      batch.tokens.push_back(window.tokens[size_t(piece.position(i))]);
+      batch.labels.push_back(window.labels[size_t(piece.position(i))]);
+    }
+  }
+  return batch;
+}
+
+}  // namespace
+
+RingParts real_parts() {
+  RingParts parts;
+  parts.device = [](int, int64_t arena_bytes, Trace& trace) {
+    return make_cpu_backend(arena_bytes, trace);
+  };
+  parts.ring = [](std::unique_ptr<Comm> ring) { return ring; };
+  parts.world = [](std::unique_ptr<Comm> world) { return world; };
+  parts.layout = make_layout;
+  parts.batch = rows_of;
+  parts.rules = [](const Batch&) { return StepRules{}; };
+  return parts;
+}
+
+RingStep ring_step(const VerifyProblem& problem, const RingSetup& setup, const RingParts& parts,
+                   Watch watch) {
+  RingStep result{room_for(problem, watch), {}, {}, {}};
+  std::vector<std::vector<std::string>> leaks(size_t(setup.ranks()));
+  std::vector<std::map<std::string, std::vector<float>>> weights(size_t(setup.ranks()));
+  run_ranks({setup.ranks(), kTimeout}, [&](Comm& all_ranks, Trace& trace) {
+    const auto me = size_t(all_ranks.rank());
+    const std::unique_ptr<Backend> device = parts.device(all_ranks.rank(), kArenaBytes, trace);
+    const std::unique_ptr<Comm> world = parts.world(all_ranks.split(0));
+    const std::unique_ptr<Comm> ring =
+        parts.ring(world->split(world->rank() / setup.ring_size));
+    RankStep(problem, setup, parts, watch, {*device, *ring, trace}, *world)
+        .run(result, leaks[me], weights[me]);
+    device->synchronize();
+  });
+  for (const auto& of_rank : leaks) {
+    result.leaks.insert(result.leaks.end(), of_rank.begin(), of_rank.end());
+  }
+  result.values.next_weights = widened(weights.front());
+  for (size_t rank = 1; rank < weights.size(); ++rank) {
+    for (const auto& [name, values] : weights[rank]) {
+      if (values == weights.front().at(name)) continue;
+      result.strays.push_back(fmt::format("{} of rank {} differs from rank 0's", name, rank));
+    }
+  }
+  return result;
+}
+
+}  // namespace ringlet

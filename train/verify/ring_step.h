@@ -1,0 +1,55 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/comm.h"
+#include "train/train_step.h"
+#include "train/verify/deviation.h"
+#include "train/verify/verify_problem.h"
+
+namespace ringlet {
+
+/// How a problem is spread over ranks.
+struct RingSetup {
+  Layout layout = Layout::zigzag;
+  int ring_size = 1;
+  int rings = 1;  // data-parallel: window i goes to ring i % rings
+  StepSettings settings;
+  int ranks() const { return ring_size * rings; }
+};
+
+/// What a step on the ring is made of. These are the real parts; a test that gives a wrong one must see it caught.
+struct RingParts {
+  std::function<std::unique_ptr<Backend>(int rank, int64_t arena_bytes, Trace& trace)> device;
+  std::function<std::unique_ptr<Comm>(std::unique_ptr<Comm> ring)> ring;
+  std::function<std::unique_ptr<Comm>(std::unique_ptr<Comm> world)> world;
+  std::function<SequenceLayout(Layout, int64_t length, int ring_size)> layout;
+  /// The rows of a window that `pieces` stand for.
+  std::function<Batch(const VerifyWindow& window, std::span<const Piece> pieces)> batch;
+  /// Rules of this rank, which holds these rows.
+  std::function<StepRules(const Batch& batch)> rules;
+};
+RingParts real_parts();
+
+/// How much is looked at.
+enum class Watch : uint8_t {
+  everything,  // also what each attention layer computes, an evaluation pass, leak probes
+  samples,     // instead of the layers: rows of them, recomputed where they are (train/verify/spot_check.h)
+};
+
+struct RingStep {
+  StepValues values;
+  std::vector<Deviation> samples;    // of the first ring
+  std::vector<std::string> leaks;    // what was felt where it must not be, one line each
+  std::vector<std::string> strays;   // parameters whose weights differ between ranks after the step, one line each
+};
+
+/// One optimizer step of the problem on threads, through the trainer's own step, model, ring and optimizer.
+RingStep ring_step(const VerifyProblem& problem, const RingSetup& setup, const RingParts& parts,
+                   Watch watch);
+
+}  // namespace ringlet

@@ -1,0 +1,134 @@
+#include "train/verify/verify.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+
+namespace ringlet {
+namespace {
+
+GptConfig small_model(HeadShape heads) {
+  GptConfig gpt;
+  gpt.vocabulary = 31;
+  gpt.layers = 2;
+  gpt.width = 24;
+  gpt.heads = heads;
+  gpt.mlp_width = 40;
+  gpt.rope_base = 500;
+  return gpt;
+}
+
+std::vector<VerifyMatrix::Model> all_models() {
+  GptConfig grouped = small_model({4, 2, 8});
+  GptConfig single = small_model({4, 1, 8});
+  grouped.qk_norm = true;
+  single.tied_head = false;
+  return {{"MHA", small_model({3, 3, 8})}, {"GQA", grouped}, {"MQA", single}};
+}
+
+/// Chunks smaller than the rows of most ranks, so that cutting is part of what is verified.
+StepSettings small_chunks(Recompute policy) { return {policy, 16, 24}; }
+
+VerifyCase run_case(const VerifyProblem& problem, const StepValues& expected,
+                    const RingParts& parts, VerifyCase c) {
+  try {
+    c.deviations = deviations(problem, c.setup,
+                              ring_step(problem, c.setup, parts, Watch::everything), expected);
+  } catch (const Error& error) {
+    throw Error("verify, " + c.name() + ": " + error.what(), error.advice);
+  }
+  return c;
+}
+
+}  // namespace
+
+int64_t VerifyMatrix::case_count() const {
+  return std::ssize(models) * std::ssize(masks) * std::ssize(lengths) * std::ssize(layouts) *
+         std::ssize(worlds) * std::ssize(policies);
+}
+
+VerifyMatrix full_matrix() {
+  VerifyMatrix matrix;
+  matrix.models = all_models();
+  matrix.masks = {VerifyMask::causal, VerifyMask::documents, VerifyMask::window,
+                  VerifyMask::documents_and_window};
+  matrix.lengths = {5, 61, 64, 129, 257};
+  matrix.layouts = {Layout::contiguous, Layout::zigzag, Layout::striped};
+  matrix.worlds = {{1, 1}, {2, 1}, {3, 1}, {4, 1}, {8, 1}, {2, 2}};
+  matrix.policies = {Recompute::none, Recompute::selective, Recompute::full};
+  return matrix;
+}
+
+VerifyMatrix quick_matrix() {
+  VerifyMatrix matrix = full_matrix();
+  matrix.lengths = {97};
+  matrix.worlds = {{2, 1}, {4, 1}, {2, 2}};
+  matrix.policies = {Recompute::selective};
+  return matrix;
+}
+
+GptConfig scaled_down(const GptConfig& gpt) {
+  GptConfig small = gpt;
+  const int64_t group = gpt.heads.heads / gpt.heads.kv_heads;
+  small.vocabulary = std::min<int64_t>(gpt.vocabulary, 61);
+  small.layers = std::min<int64_t>(gpt.layers, 2);
+  small.heads.kv_heads = std::min<int64_t>(gpt.heads.kv_heads, 2);
+  small.heads.heads = small.heads.kv_heads * group;
+  small.width = std::min<int64_t>(gpt.width, 48);
+  small.mlp_width = std::min<int64_t>(gpt.mlp_width, 64);
+  return small;
+}
+
+std::string VerifyCase::name() const {
+  const std::string rings = setup.rings > 1 ? fmt::format("{}x", setup.rings) : "";
+  return fmt::format("{} R={}{} T={} {} {} {}", name_of(setup.layout), rings, setup.ring_size, length,
+                     model, name_of(mask), name_of(setup.settings.recompute));
+}
+
+bool VerifyCase::passed() const { return std::ranges::all_of(deviations, &Deviation::passed); }
+
+const Deviation& VerifyCase::worst() const {
+  const Deviation* worst = &deviations.front();
+  for (const Deviation& deviation : deviations) {
+    if (worse(deviation, *worst)) worst = &deviation;
+  }
+  return *worst;
+}
+
+const Deviation* VerifyCase::first_failed() const {
+  const auto found = std::ranges::find_if(deviations, [](const Deviation& d) { return !d.passed(); });
+  return found == deviations.end() ? nullptr : &*found;
+}
+
+void verify(const VerifyMatrix& matrix, const RingParts& parts,
+            const std::function<void(const VerifyCase&)>& done) {
+  for (const VerifyMatrix::Model& model : matrix.models) {
+    for (const VerifyMask mask : matrix.masks) {
+      for (const int64_t length : matrix.lengths) {
+        // Two rings get three windows: uneven shares.
+        const bool many = std::ranges::any_of(matrix.worlds, [](auto world) { return world.rings > 1; });
+        const auto problem_of = [&](int rings) {
+          return make_problem(model.gpt, length, rings > 1 ? rings + 1 : 1, mask,
+                              matrix.sliding_window, matrix.seed);
+        };
+        const VerifyProblem one = problem_of(1);
+        const StepValues expected = reference_step(one);
+        std::optional<VerifyProblem> shared;
+        std::optional<StepValues> shared_expected;
+        if (many) shared_expected = reference_step(shared.emplace(problem_of(2)));
+        for (const Layout layout : matrix.layouts) {
+          for (const VerifyMatrix::World& world : matrix.worlds) {
+            for (const Recompute policy : matrix.policies) {
+              const bool alone = world.rings == 1;
+              done(run_case(alone ? one : *shared, alone ? expected : *shared_expected, parts,
+                            {model.name, mask, length,
+                             {layout, world.ring_size, world.rings, small_chunks(policy)}, {}}));
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace ringlet

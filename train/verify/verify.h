@@ -1,0 +1,63 @@
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "train/verify/compare_steps.h"
+
+namespace ringlet {
+
+/// What is swept: every model, mask and length, spread in every way.
+struct VerifyMatrix {
+  struct Model {
+    std::string name;  // "MHA", "GQA", ...
+    GptConfig gpt;
+  };
+  /// Ranks of a ring, and rings beside each other.
+  struct World {
+    int ring_size = 1, rings = 1;
+  };
+  std::vector<Model> models;
+  std::vector<VerifyMask> masks;
+  std::vector<int64_t> lengths;
+  std::vector<Layout> layouts;
+  std::vector<World> worlds;
+  std::vector<Recompute> policies;
+  int64_t sliding_window = 19;  // of masks that have one
+  uint64_t seed = 1;
+
+  int64_t case_count() const;
+};
+
+/// Everything: MHA, GQA, MQA (with QK-norm and an untied head among them), the four masks, lengths that are odd, prime,
+/// shorter than the ring and not divisible by it, the three layouts, rings of 1, 2, 3, 4, 8 and two rings of two, all
+/// policies.
+VerifyMatrix full_matrix();
+/// Seconds instead of minutes: one length, one policy, fewer rings.
+VerifyMatrix quick_matrix();
+
+/// The models of a matrix replaced by a small one with the heads, norms and head of this one; vocabulary, width, layers
+/// and MLP are cut down.
+GptConfig scaled_down(const GptConfig& gpt);
+
+struct VerifyCase {
+  std::string model;
+  VerifyMask mask = VerifyMask::causal;
+  int64_t length = 0;
+  RingSetup setup;
+  std::vector<Deviation> deviations;  // in the order of the computation
+
+  std::string name() const;  // "zigzag R=4 T=61 GQA documents selective"
+  bool passed() const;
+  const Deviation& worst() const;
+  /// The first that failed: where to look. Null when all passed.
+  const Deviation* first_failed() const;
+};
+
+/// Runs every case against the dense double-precision model and hands it to `done`.
+void verify(const VerifyMatrix& matrix, const RingParts& parts,
+            const std::function<void(const VerifyCase&)>& done);
+
+}  // namespace ringlet
