@@ -32,14 +32,24 @@ void add_choice(CLI::App& app, const char* name, Enumeration& value,
 }
 
 /// An option that stands for a key of the config.
-void add_key(CLI::App& app, const char* name, const char* key, TrainOptions& options,
-             const char* meaning) {
+void add_key(CLI::App& app, const char* name, const char* key,
+             std::vector<std::string>& overrides, const char* meaning) {
   app.add_option_function<std::string>(
       name,
-      [key, &options](const std::string& value) {
-        options.overrides.push_back(fmt::format("{}={}", key, value));
+      [key, &overrides](const std::string& value) {
+        overrides.push_back(fmt::format("{}={}", key, value));
       },
       fmt::format("{} (the key {})", meaning, key));
+}
+
+void add_settings(CLI::App& app, std::vector<std::string>& overrides) {
+  app.add_option_function<std::vector<std::string>>(
+         "--set",
+         [&overrides](const std::vector<std::string>& settings) {
+           overrides.insert(overrides.end(), settings.begin(), settings.end());
+         },
+         "key=value in place of the config's; may be repeated")
+      ->allow_extra_args(false);
 }
 
 void add_prepare(CLI::App& main, PrepareCommand& command) {
@@ -94,22 +104,16 @@ void add_inspect(CLI::App& main, InspectOptions& options) {
 void add_train(CLI::App& main, TrainOptions& options) {
   CLI::App& app = *main.add_subcommand("train", "Train a model as a config says");
   app.add_option("CONFIG", options.config, "A config, such as configs/quickstart.toml")->required();
-  app.add_option_function<std::vector<std::string>>(
-         "--set",
-         [&options](const std::vector<std::string>& settings) {
-           options.overrides.insert(options.overrides.end(), settings.begin(), settings.end());
-         },
-         "key=value in place of the config's; may be repeated")
-      ->allow_extra_args(false);
+  add_settings(app, options.overrides);
   app.add_flag_callback(
       "--resume", [&options] { options.resume = ResumeChoice::newest; },
       "Go on from the newest whole checkpoint of the run");
-  add_key(app, "--ranks", "run.ranks", options, "Ranks in all");
-  add_key(app, "--ring", "run.ring", options, "Ranks of one ring");
-  add_key(app, "--seq-len", "run.seq_len", options, "Tokens of a window, over the whole ring");
-  add_key(app, "--steps", "train.steps", options, "Optimizer steps");
-  add_key(app, "--name", "run.name", options, "Name of the run");
-  add_key(app, "--device", "run.device", options, "What computes");
+  add_key(app, "--ranks", "run.ranks", options.overrides, "Ranks in all");
+  add_key(app, "--ring", "run.ring", options.overrides, "Ranks of one ring");
+  add_key(app, "--seq-len", "run.seq_len", options.overrides, "Tokens of a window, over the whole ring");
+  add_key(app, "--steps", "train.steps", options.overrides, "Optimizer steps");
+  add_key(app, "--name", "run.name", options.overrides, "Name of the run");
+  add_key(app, "--device", "run.device", options.overrides, "What computes");
   app.footer(
       "Examples:\n"
       "  ringlet train configs/quickstart.toml --ranks 4\n"
@@ -158,6 +162,29 @@ void add_generate(CLI::App& main, GenerateOptions& options) {
       "  ringlet generate runs/book --temperature 0.8 --top-k 50 --seed 7");
 }
 
+void add_verify(CLI::App& main, VerifyOptions& options) {
+  CLI::App& app = *main.add_subcommand(
+      "verify", "Prove that the ring computes what one device computes");
+  app.add_option("CONFIG", options.config,
+                 "A config: its own heads, masks and ring, and its own size (default: models of all kinds)");
+  add_settings(app, options.overrides);
+  app.add_option("--ranks", options.ranks, "Ring sizes, as in 1,2,3,4,8")->delimiter(',');
+  app.add_option("--lengths", options.lengths, "Lengths in tokens, as in 61,1000")->delimiter(',');
+  app.add_flag_callback(
+      "--quick", [&options] { options.extent = VerifyExtent::quick; }, "Seconds instead of minutes");
+  add_key(app, "--device", "run.device", options.overrides, "What computes");
+  add_json(app, options.format);
+  app.footer(
+      "Losses of every position, attention outputs and LSE, every gradient and the weights after one step are\n"
+      "compared with a dense model in double precision; a token is changed to see that it is felt only where it\n"
+      "may be. Lengths too long for the dense model are checked by random rows, recomputed in double. Exit\n"
+      "code 0: every case passed.\n"
+      "Examples:\n"
+      "  ringlet verify --quick\n"
+      "  ringlet verify configs/quickstart.toml\n"
+      "  ringlet verify --ranks 5,7 --lengths 13,1000");
+}
+
 void add_doctor(CLI::App& main, DoctorCommand& command) {
   CLI::App& app = *main.add_subcommand("doctor", "Show what this machine has and what is missing");
   add_json(app, command.format);
@@ -171,6 +198,7 @@ struct Commands {
   TrainOptions train;
   EvalOptions eval;
   GenerateOptions generate;
+  VerifyOptions verify;
   DoctorCommand doctor;
 
   Command chosen(const std::string& name) const {
@@ -179,6 +207,7 @@ struct Commands {
     if (name == "train") return train;
     if (name == "eval") return eval;
     if (name == "generate") return generate;
+    if (name == "verify") return verify;
     return doctor;
   }
 };
@@ -196,6 +225,7 @@ Command parse_command_line(int argument_count, const char* const* arguments) {
   add_train(app, commands.train);
   add_eval(app, commands.eval);
   add_generate(app, commands.generate);
+  add_verify(app, commands.verify);
   add_doctor(app, commands.doctor);
   try {
     app.parse(argument_count, arguments);

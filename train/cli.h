@@ -9,6 +9,7 @@
 #include "train/commands/inspect.h"
 #include "train/commands/prepare.h"
 #include "train/commands/train.h"
+#include "train/commands/verify.h"
 
 namespace ringlet {
 
@@ -26,7 +27,7 @@ struct DoctorCommand {
 };
 
 using Command = std::variant<HelpText, PrepareCommand, InspectOptions, TrainOptions, EvalOptions,
-                             GenerateOptions, DoctorCommand>;
+                             GenerateOptions, VerifyOptions, DoctorCommand>;
 
 /// What the command line asks for. Throws UsageError with one line of why and one of what to do.
 Command parse_command_line(int argument_count, const char* const* arguments);

@@ -69,6 +69,9 @@ std::string toml_string(std::string_view text) {
 
 struct Writer {
   std::string operator()(const IntegerKey& key) const { return fmt::format("{}", *key.value); }
+  std::string operator()(const IntegerOrWordKey& key) const {
+    return *key.value > 0 ? fmt::format("{}", *key.value) : toml_string(key.words[size_t(-*key.value)]);
+  }
   std::string operator()(const NumberKey& key) const {
     if (!key.word_for_unset.empty() && *key.value == Config::kUnset)
       return toml_string(key.word_for_unset);

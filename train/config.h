@@ -46,6 +46,8 @@ struct Config {
     Layout layout = Layout::zigzag;
     double timeout_seconds = 120;
     DeviceKind device = DeviceKind::cpu;
+    static constexpr int64_t kVerifyOff = -1, kVerifyStart = 0;  // else: every so many steps
+    int64_t verify = kVerifyStart;
     int64_t ring_size() const { return ring == 0 ? ranks : ring; }
     std::filesystem::path path() const { return std::filesystem::path(folder) / name; }
   } run;

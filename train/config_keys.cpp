@@ -10,6 +10,7 @@ constexpr std::array<std::string_view, 2> kOrders{"shuffled", "sequential"};
 constexpr std::array<std::string_view, 2> kMasks{"document", "causal"};
 constexpr std::array<std::string_view, 3> kLayouts{"contiguous", "zigzag", "striped"};
 constexpr std::array<std::string_view, 1> kDevices{"cpu"};
+constexpr std::array<std::string_view, 2> kVerify{"start", "off"};
 constexpr std::array<std::string_view, 3> kPolicies{"none", "selective", "full"};
 constexpr std::array<std::string_view, 3> kSchedules{"cosine", "constant", "wsd"};
 
@@ -59,6 +60,7 @@ std::vector<ConfigKey> run_keys(Config::Run& run) {
       {"run.layout", choice(run.layout, kLayouts)},
       {"run.timeout_seconds", NumberKey{&run.timeout_seconds, 0.01, 1e6}},
       {"run.device", choice(run.device, kDevices)},
+      {"run.verify", IntegerOrWordKey{&run.verify, 1, kMany, kVerify}},
   };
 }
 

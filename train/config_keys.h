@@ -16,6 +16,12 @@ struct IntegerKey {
   int64_t* value;
   int64_t lowest, highest;
 };
+/// An integer, or one of some words: word i stands for -i.
+struct IntegerOrWordKey {
+  int64_t* value;
+  int64_t lowest, highest;
+  std::span<const std::string_view> words;
+};
 struct NumberKey {
   double* value;
   double lowest, highest;
@@ -36,7 +42,7 @@ struct ChoiceKey {
 /// One key of the config file: "group.name", and where its value stands.
 struct ConfigKey {
   std::string_view name;
-  std::variant<IntegerKey, NumberKey, FlagKey, TextKey, ChoiceKey> value;
+  std::variant<IntegerKey, IntegerOrWordKey, NumberKey, FlagKey, TextKey, ChoiceKey> value;
 };
 
 /// Every key that there is, in the order of the file: the only list of them. The pointers go into

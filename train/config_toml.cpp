@@ -66,6 +66,17 @@ struct Setter {
     if (!node.is_integer()) refuse_type("an integer");
     *key.value = in_range(node.as_integer()->get(), key.lowest, key.highest);
   }
+  void operator()(const IntegerOrWordKey& key) const {
+    for (size_t i = 0; i < key.words.size(); ++i) {
+      if (node.value<std::string>() != std::string(key.words[i])) continue;
+      *key.value = -int64_t(i);
+      return;
+    }
+    if (!node.is_integer()) {
+      refuse_type(fmt::format("an integer or one of: {}", fmt::join(key.words, ", ")));
+    }
+    *key.value = in_range(node.as_integer()->get(), key.lowest, key.highest);
+  }
   void operator()(const NumberKey& key) const {
     if (!key.word_for_unset.empty() &&
         node.value<std::string>() == std::string(key.word_for_unset)) {

@@ -7,6 +7,7 @@
 #include <ctime>
 
 #include "train/memory_table.h"
+#include "train/verify/spot_check.h"
 
 namespace ringlet {
 namespace {
@@ -114,6 +115,31 @@ StepWindows Trainer::next_windows() {
   return {share().per_step(), scored_tokens, [this] { return prefetcher_->next(); }};
 }
 
+/// The gradient as always, on a device that recomputes random rows of each attention layer.
+double Trainer::checked_gradient(StepWindows windows, const TrainStep::Losses& losses) {
+  SpotCheck check(rank_.context.device, rank_.context.ring, rank_.context.trace, run_.gpt, rank_.layout,
+                  {.seed = uint64_t(step_)});
+  windows.next = [&check, this, next = windows.next] {
+    Batch batch = next();
+    check.begin_window(mask_of(batch.window, config_.data.mask, config_.data.window));
+    return batch;
+  };
+  const double squares = train_step_.accumulate(windows, check, losses);
+  for (const Deviation& deviation : check.deviations()) {
+    if (deviation.passed()) continue;
+    throw Error(fmt::format("verify at step {}: {} is off by {:.1e} of {:.0e} allowed, {}", step_ + 1,
+                            deviation.quantity, deviation.error, deviation.tolerance, deviation.where),
+                "the ring does not compute what one device computes; `ringlet verify` tells more");
+  }
+  if (check.rows_checked() > 0) {
+    say(fmt::format("verify at step {}: {} rows of the real batch recomputed in double, worst {} {:.1e} of {:.0e} "
+                    "allowed, {:.0f} ms",
+                    step_ + 1, check.rows_checked(), check.worst().quantity, check.worst().error,
+                    check.worst().tolerance, to_ms(check.cost())));
+  }
+  return squares;
+}
+
 MetricsRecord Trainer::train_step() {
   const auto start = std::chrono::steady_clock::now();
   Trace& trace = rank_.context.trace;
@@ -123,10 +149,13 @@ MetricsRecord Trainer::train_step() {
   Sums sums{PositionBins(rank_.layout.length)};
   const StepWindows windows = next_windows();
   tokens_ += windows.scored_tokens;
-  sums.gradient_squares = train_step_.accumulate(
-      windows, rank_.context.device, [&](std::span<const float> losses, const Batch& batch) {
-        add_losses(losses, batch, rank_.pieces(), sums.loss_by_position);
-      });
+  const TrainStep::Losses add = [&](std::span<const float> losses, const Batch& batch) {
+    add_losses(losses, batch, rank_.pieces(), sums.loss_by_position);
+  };
+  const int64_t verify_every = config_.run.verify;
+  sums.gradient_squares = verify_every > 0 && (step_ + 1) % verify_every == 0
+                              ? checked_gradient(windows, add)
+                              : train_step_.accumulate(windows, rank_.context.device, add);
   sums.stop_requests = run_.stop_requested && run_.stop_requested();
   sums.ranks.resize(rank_.world.size());
   // From one all-reduce of these sums to the next: a step's length, the optimizer of the step before included.

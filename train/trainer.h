@@ -57,6 +57,7 @@ class Trainer {
   void evaluate_and_report();
   void start_prefetch();
   StepWindows next_windows();
+  double checked_gradient(StepWindows windows, const TrainStep::Losses& losses);
   bool apply_update(const Sums& sums);
   MetricsRecord record_of(const Sums& sums, double seconds) const;
   WindowShare share() const;

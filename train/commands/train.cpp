@@ -11,6 +11,7 @@
 #include "train/resume.h"
 #include "train/signals.h"
 #include "train/trainer.h"
+#include "train/verify/verify_config.h"
 #include "train/world.h"
 
 namespace ringlet {
@@ -88,6 +89,9 @@ int train(const TrainOptions& options) {
   }
   folder.write_config(to_toml(config));
   say_start(console, config, data, gpt);
+  if (config.run.verify != Config::Run::kVerifyOff) {
+    console.say(verify_start(config, real_parts()));
+  }
 
   const SequenceLayout layout =
       make_layout(config.run.layout, config.run.seq_len, int(config.run.ring_size()));

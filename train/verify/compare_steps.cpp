@@ -13,6 +13,7 @@ constexpr Tolerances kTolerances;
 // something that does not: of the whole gradient, of dV.
 constexpr double kVanishing = 1e-3;
 constexpr double kVanishingRow = 1e-2;
+constexpr double kVanishingStep = 0.1;  // of the learning rate, which is the largest step
 
 class Comparison {
  public:
@@ -168,7 +169,9 @@ class Comparison {
       const std::vector<double>& expected = expected_.next_weights.at(shape.name);
       const std::vector<float>& before = problem_.weights.at(shape.name);
       const std::vector<double> start(before.begin(), before.end());
-      take_worse(error, distance(actual, expected) / distance(expected, start),
+      const double least = kVanishingStep * double(problem_.optimizer.learning_rate) *
+                           std::sqrt(double(start.size()));
+      take_worse(error, distance(actual, expected) / std::max(distance(expected, start), least),
                  element_of(shape, actual, expected));
     }
     keep(error);

@@ -272,7 +272,9 @@ void SpotCheck::qkv_split_backward(const QkvSplit& split, const Tensor& qkv, con
                                    const Tensor& dkv, const Tensor& d_qkv, const Tensor& d_q_norm,
                                    const Tensor& d_k_norm) {
   const int layer = trace_.place().layer;
+  const auto start = std::chrono::steady_clock::now();
   check(layer, layers_.at(layer), dq, dkv);
+  cost_ += std::chrono::steady_clock::now() - start;
   layers_.erase(layer);
   ForwardingBackend::qkv_split_backward(split, qkv, dq, dkv, d_qkv, d_q_norm, d_k_norm);
 }
@@ -325,6 +327,10 @@ void SpotCheck::check(int layer, const Layer& tensors, const Tensor& dq, const T
   compare("dK", rows.keys, rows.dk, rows.true_dk, dim, kBackwardTolerance, floor);
   compare("dQ", rows.queries, rows.dq, rows.true_dq, dim, kBackwardTolerance, floor);
   rows_checked_ += 2 * count;
+}
+
+const Deviation& SpotCheck::worst() const {
+  return *std::ranges::max_element(worst_, [](const Deviation& a, const Deviation& b) { return worse(b, a); });
 }
 
 void SpotCheck::keep(const Deviation& found) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <vector>
@@ -37,6 +38,10 @@ class SpotCheck : public ForwardingBackend {
   /// The worst of each quantity so far; the same on all ranks of the ring.
   const std::vector<Deviation>& deviations() const { return worst_; }
   int64_t rows_checked() const { return rows_checked_; }
+  /// Of all of them. A window has to have been checked.
+  const Deviation& worst() const;
+  /// Time that the checks took on this rank.
+  std::chrono::nanoseconds cost() const { return cost_; }
 
   void qkv_split_forward(const QkvSplit& split, const Tensor& qkv, const Tensor& q,
                          const Tensor& kv) override;
@@ -65,6 +70,7 @@ class SpotCheck : public ForwardingBackend {
   const Settings settings_;
   Mask mask_;
   int64_t windows_ = 0, rows_checked_ = 0;
+  std::chrono::nanoseconds cost_{0};
   std::map<int, Layer> layers_;
   std::vector<Deviation> worst_;
 };

@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <set>
 
 namespace ringlet {
 namespace {
@@ -29,15 +30,43 @@ std::vector<VerifyMatrix::Model> all_models() {
 /// Chunks smaller than the rows of most ranks, so that cutting is part of what is verified.
 StepSettings small_chunks(Recompute policy) { return {policy, 16, 24}; }
 
-VerifyCase run_case(const VerifyProblem& problem, const StepValues& expected,
-                    const RingParts& parts, VerifyCase c) {
-  try {
-    c.deviations = deviations(problem, c.setup,
-                              ring_step(problem, c.setup, parts, Watch::everything), expected);
-  } catch (const Error& error) {
-    throw Error("verify, " + c.name() + ": " + error.what(), error.advice);
+/// body(problem, its case without a setup, rings): once for one ring and, where the matrix has such worlds, once for
+/// several, which get one window more than there are rings: uneven shares.
+template <class Body>
+void for_each_problem(const VerifyMatrix& matrix, const Body& body) {
+  std::set<int> ring_counts;
+  for (const VerifyMatrix::World& world : matrix.worlds) ring_counts.insert(world.rings);
+  for (const VerifyMatrix::Model& model : matrix.models) {
+    for (const VerifyMask mask : matrix.masks) {
+      for (const int64_t length : matrix.lengths) {
+        for (const int rings : ring_counts) {
+          body(make_problem(model.gpt, length, rings > 1 ? rings + 1 : 1, mask, matrix.sliding_window,
+                            matrix.seed),
+               VerifyCase{model.name, mask, length, {}, VerifyAgainst::dense, {}}, rings);
+        }
+      }
+    }
   }
-  return c;
+}
+
+/// body(case) for every way to spread a problem over so many rings. An Error on the way names the case.
+template <class Body>
+void for_each_setup(const VerifyMatrix& matrix, const VerifyCase& described, int rings,
+                    const Body& body) {
+  for (const Layout layout : matrix.layouts) {
+    for (const VerifyMatrix::World& world : matrix.worlds) {
+      if (world.rings != rings) continue;
+      for (const Recompute policy : matrix.policies) {
+        VerifyCase one = described;
+        one.setup = {layout, world.ring_size, world.rings, small_chunks(policy)};
+        try {
+          body(one);
+        } catch (const Error& error) {
+          throw Error("verify, " + one.name() + ": " + error.what(), error.advice);
+        }
+      }
+    }
+  }
 }
 
 }  // namespace
@@ -79,6 +108,15 @@ GptConfig scaled_down(const GptConfig& gpt) {
   return small;
 }
 
+const char* name_of(VerifyAgainst against) {
+  switch (against) {
+    case VerifyAgainst::dense: return "dense";
+    case VerifyAgainst::one_rank: return "one rank";
+    case VerifyAgainst::samples: return "samples";
+  }
+  return "?";
+}
+
 std::string VerifyCase::name() const {
   const std::string rings = setup.rings > 1 ? fmt::format("{}x", setup.rings) : "";
   return fmt::format("{} R={}{} T={} {} {} {}", name_of(setup.layout), rings, setup.ring_size, length,
@@ -100,35 +138,33 @@ const Deviation* VerifyCase::first_failed() const {
   return found == deviations.end() ? nullptr : &*found;
 }
 
+std::string failure_line(const VerifyCase& failed) {
+  const Deviation& first = *failed.first_failed();
+  return fmt::format("{}: {} is off by {:.1e} of {:.0e} allowed{}{}", failed.name(), first.quantity,
+                     first.error, first.tolerance, first.where.empty() ? "" : ", ", first.where);
+}
+
 void verify(const VerifyMatrix& matrix, const RingParts& parts,
             const std::function<void(const VerifyCase&)>& done) {
-  for (const VerifyMatrix::Model& model : matrix.models) {
-    for (const VerifyMask mask : matrix.masks) {
-      for (const int64_t length : matrix.lengths) {
-        // Two rings get three windows: uneven shares.
-        const bool many = std::ranges::any_of(matrix.worlds, [](auto world) { return world.rings > 1; });
-        const auto problem_of = [&](int rings) {
-          return make_problem(model.gpt, length, rings > 1 ? rings + 1 : 1, mask,
-                              matrix.sliding_window, matrix.seed);
-        };
-        const VerifyProblem one = problem_of(1);
-        const StepValues expected = reference_step(one);
-        std::optional<VerifyProblem> shared;
-        std::optional<StepValues> shared_expected;
-        if (many) shared_expected = reference_step(shared.emplace(problem_of(2)));
-        for (const Layout layout : matrix.layouts) {
-          for (const VerifyMatrix::World& world : matrix.worlds) {
-            for (const Recompute policy : matrix.policies) {
-              const bool alone = world.rings == 1;
-              done(run_case(alone ? one : *shared, alone ? expected : *shared_expected, parts,
-                            {model.name, mask, length,
-                             {layout, world.ring_size, world.rings, small_chunks(policy)}, {}}));
-            }
-          }
-        }
-      }
-    }
-  }
+  for_each_problem(matrix, [&](const VerifyProblem& problem, const VerifyCase& described, int rings) {
+    const StepValues expected = reference_step(problem);
+    for_each_setup(matrix, described, rings, [&](VerifyCase one) {
+      one.deviations = deviations(problem, one.setup,
+                                  ring_step(problem, one.setup, parts, Watch::everything), expected);
+      done(one);
+    });
+  });
+}
+
+void verify_samples(const VerifyMatrix& matrix, const RingParts& parts,
+                    const std::function<void(const VerifyCase&)>& done) {
+  for_each_problem(matrix, [&](const VerifyProblem& problem, const VerifyCase& described, int rings) {
+    for_each_setup(matrix, described, rings, [&](VerifyCase one) {
+      one.against = VerifyAgainst::samples;
+      one.deviations = ring_step(problem, one.setup, parts, Watch::samples).samples;
+      done(one);
+    });
+  });
 }
 
 }  // namespace ringlet

@@ -38,15 +38,24 @@ VerifyMatrix full_matrix();
 /// Seconds instead of minutes: one length, one policy, fewer rings.
 VerifyMatrix quick_matrix();
 
-/// The models of a matrix replaced by a small one with the heads, norms and head of this one; vocabulary, width, layers
-/// and MLP are cut down.
+/// A small model with the grouping of heads, head_dim, norms and head of this one; vocabulary, width, layers and MLP
+/// are cut down.
 GptConfig scaled_down(const GptConfig& gpt);
+
+/// What a case is compared with.
+enum class VerifyAgainst : uint8_t {
+  dense,     // the dense model in double
+  one_rank,  // the same step on a ring of one, and random rows in double
+  samples,   // random rows in double
+};
+const char* name_of(VerifyAgainst against);
 
 struct VerifyCase {
   std::string model;
   VerifyMask mask = VerifyMask::causal;
   int64_t length = 0;
   RingSetup setup;
+  VerifyAgainst against = VerifyAgainst::dense;
   std::vector<Deviation> deviations;  // in the order of the computation
 
   std::string name() const;  // "zigzag R=4 T=61 GQA documents selective"
@@ -56,8 +65,15 @@ struct VerifyCase {
   const Deviation* first_failed() const;
 };
 
+/// "CASE: dK is off by 2e-1 of 1e-4 allowed, layer 1, ...": the first that failed.
+std::string failure_line(const VerifyCase& failed);
+
 /// Runs every case against the dense double-precision model and hands it to `done`.
 void verify(const VerifyMatrix& matrix, const RingParts& parts,
             const std::function<void(const VerifyCase&)>& done);
+
+/// The same by random rows that are recomputed in double where they are: at any length, O(T) a row.
+void verify_samples(const VerifyMatrix& matrix, const RingParts& parts,
+                    const std::function<void(const VerifyCase&)>& done);
 
 }  // namespace ringlet
