@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <exception>
 
 namespace ringlet {
 
@@ -30,10 +31,39 @@ Tensor Arena::allocate(const char* region, Dtype dtype, Shape shape) {
 }
 
 void Arena::rewind(Mark mark) {
+  if (kWatchesFlights && std::uncaught_exceptions() == 0) check_landed(mark);
   while (live_.size() > mark) {
     now_[live_.back().region].bytes -= live_.back().bytes;
     used_bytes_ -= live_.back().bytes;
     live_.pop_back();
+  }
+  if constexpr (kWatchesFlights) {
+    std::erase_if(flights_, [this](const Flight& flight) { return flight.end > base_ + used_bytes_; });
+  }
+}
+
+void Arena::add_flight(const Tensor& tensor, Event event) {
+  if (event.timeline == nullptr || tensor.bytes() == 0) return;
+  flights_.push_back({tensor.data, tensor.data + tensor.bytes(), event});
+}
+
+void Arena::end_flights(Event event) {
+  std::erase_if(flights_, [event](const Flight& flight) {
+    return flight.event.timeline == event.timeline && flight.event.value <= event.value;
+  });
+}
+
+void Arena::check_landed(Mark mark) const {
+  const std::byte* begin = base_ + used_bytes_;
+  for (Mark block = live_.size(); block > mark; --block) {
+    const std::byte* const end = begin;
+    begin -= live_[block - 1].bytes;
+    for (const Flight& flight : flights_) {
+      if (flight.end <= begin || flight.begin >= end) continue;
+      throw Error(std::string("memory of '") + now_[live_[block - 1].region].name +
+                      "' is freed while a message still uses it",
+                  "wait for the Event of that message (Backend::wait) before the scope of its memory ends");
+    }
   }
 }
 

@@ -79,8 +79,12 @@ class Backend {
   /// The point that the compute queue has when all calls up to here are done.
   virtual Event record() = 0;
   /// The compute queue goes on only when `event` has been reached. Does not stop the host (the CPU backend,
-  /// whose queue is the host, sleeps).
-  virtual void wait(Event event) = 0;
+  /// whose queue is the host, sleeps). Memory that was in flight until then may be rewound: whatever uses it next
+  /// stands behind the wait in the queue.
+  void wait(Event event) {
+    queue_wait(event);
+    arena().release(event);
+  }
   /// The host waits until the compute queue is empty.
   virtual void synchronize() = 0;
 
@@ -166,6 +170,10 @@ class Backend {
   /// One AdamW step (arXiv:1711.05101) on flat tensors of n elements: weights, first and second moment change.
   virtual void adamw(const AdamW& settings, const Tensor& gradient, const Tensor& weights,
                      const Tensor& first_moment, const Tensor& second_moment) = 0;
+
+ private:
+  /// What `wait` does to the compute queue.
+  virtual void queue_wait(Event event) = 0;
 };
 
 /// Host values to a tensor.

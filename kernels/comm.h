@@ -18,7 +18,7 @@ struct Message {
 /// What a rank says to the other ranks of its group. All operations are asynchronous and follow these rules:
 /// - an operation starts when `after` has been reached on this rank, and every peer's on theirs;
 /// - the returned Event is reached when this rank's part is done: received data can be read, sent data
-///   overwritten. Until then its tensors are in flight and belong to the Comm;
+///   overwritten. Until then its tensors are in flight and belong to the Comm (Arena::hold);
 /// - a Comm's events are reached in the order in which its operations were started;
 /// - collectives are called by all ranks in the same order; messages between two ranks match in order;
 /// - sums are taken in rank order, so that equal inputs give equal bits, on every rank;

@@ -17,7 +17,6 @@ class ForwardingBackend : public Backend {
 
   Arena& arena() override { return inner_.arena(); }
   Event record() override { return inner_.record(); }
-  void wait(Event event) override { inner_.wait(event); }
   void synchronize() override { inner_.synchronize(); }
   void upload(std::span<const std::byte> host, const Tensor& to) override { inner_.upload(host, to); }
   void read(const Tensor& from, std::span<std::byte> host) override { inner_.read(from, host); }
@@ -94,6 +93,8 @@ class ForwardingBackend : public Backend {
   }
 
  private:
+  void queue_wait(Event event) override { inner_.wait(event); }
+
   std::unique_ptr<Backend> owned_;  // or absent
   Backend& inner_;
 };

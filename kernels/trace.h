@@ -6,8 +6,8 @@
 
 namespace ringlet {
 
-/// Where a rank is in its work, and how long it has waited for others. Written by the rank's own
-/// thread, read by any (the watchdog names a stuck rank from it).
+/// Where a rank is in its work, when it was last seen to move, and how long it has waited for others.
+/// Written by the rank's own threads, read by any (the watchdog names a stuck rank from it).
 class Trace {
  public:
   struct Place {
@@ -16,11 +16,17 @@ class Trace {
     const char* phase = "start";  // a literal: "forward", "backward", "optimizer", ...
   };
 
-  void enter_step(int64_t step, const char* phase) { step_ = step; phase_ = phase; layer_ = hop_ = -1; }
-  void enter_phase(const char* phase) { phase_ = phase; layer_ = hop_ = -1; }
-  void enter_layer(int layer) { layer_ = layer; hop_ = -1; }
-  void enter_hop(int hop) { hop_ = hop; }
+  // Each of these is a sign of life as well.
+  void enter_step(int64_t step, const char* phase) { step_ = step; enter_phase(phase); }
+  void enter_phase(const char* phase) { phase_ = phase; enter_layer(-1); }
+  void enter_layer(int layer) { layer_ = layer; enter_hop(-1); }
+  void enter_hop(int hop) { hop_ = hop; sign_of_life(); }
   Place place() const { return {step_, layer_, hop_, phase_}; }
+
+  using Clock = std::chrono::steady_clock;
+  /// The rank gets on with work that has no place of its own: a block of a checkpoint was written, ...
+  void sign_of_life() { last_sign_ = Clock::now().time_since_epoch(); }
+  Clock::time_point last_sign() const { return Clock::time_point(last_sign_); }
 
   /// Time that the rank's compute queue stood still, waiting for messages.
   std::chrono::nanoseconds exposed_wait() const { return std::chrono::nanoseconds(exposed_ns_); }
@@ -28,12 +34,13 @@ class Trace {
 
   /// Is the rank's thread asleep in a wait for a message? (Whoever is not is the one waited for.)
   bool waiting() const { return waiting_; }
-  void set_waiting(bool waiting) { waiting_ = waiting; }
+  void set_waiting(bool waiting) { waiting_ = waiting; sign_of_life(); }
 
  private:
   std::atomic<int64_t> step_{0}, exposed_ns_{0};
   std::atomic<int> layer_{-1}, hop_{-1};
   std::atomic<const char*> phase_{"start"};
+  std::atomic<Clock::duration> last_sign_{Clock::now().time_since_epoch()};
   std::atomic<bool> waiting_{false};
 };
 

@@ -67,7 +67,10 @@ class RingPass {
     for (int index = 0; index < int(pieces_of(coming).size()); ++index) {
       if (travels(coming, index)) receives.push_back({previous(), piece(inbox, coming, index)});
     }
-    return step_.ring.exchange(sends, receives, step_.device.record());
+    const Event event = step_.ring.exchange(sends, receives, step_.device.record());
+    for (const Message& message : sends) step_.arena().hold(message.tensor, event);
+    for (const Message& message : receives) step_.arena().hold(message.tensor, event);
+    return event;
   }
 
   Step& step_;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/comm.h"
+#include "kernels/trace.h"
 #include "train/checkpoint_manifest.h"
 
 namespace ringlet {
@@ -40,9 +41,16 @@ struct SavePolicy {
   int keep_last = 2;  // 0: all
 };
 
+/// Who saves: one rank of the world, and where each block that it has written is a sign of life, for the
+/// ranks that wait.
+struct SavingRank {
+  Comm& world;
+  Trace& trace;
+};
+
 /// Writes checkpoints/step_N, N = info.step. Collective; everything is on the disk on return, on
 /// every rank.
-///   info     equal on all ranks; world is the size of `world`
+///   info     equal on all ranks; world is the size of rank.world
 ///   weights  rank 0: all parameters in the order of info.parameters; other ranks: not read
 ///   shards   of this rank, at most one per parameter; all ranks together own every element once
 /// On success, checkpoints of older steps go, until `keep_last` whole ones are left (this one
@@ -52,7 +60,7 @@ struct SavePolicy {
 /// are not finite are a failure. Requires: nobody else writes in `checkpoints` (RunFolder's lock).
 void save_checkpoint(const std::filesystem::path& checkpoints, const CheckpointInfo& info,
                      std::span<const NamedWeights> weights, std::span<const Shard> shards,
-                     const SavePolicy& policy, Comm& world);
+                     const SavePolicy& policy, const SavingRank& rank);
 
 /// A checkpoint opened for reading: a value, which keeps no file open. Threads may share one.
 class Checkpoint {

@@ -39,10 +39,10 @@ void check_finite(const std::string& name, std::span<const float> values) {
 }
 
 Written write_and_read_back(const fs::path& path, std::span<const NamedValues> tensors,
-                            const Metadata& metadata) {
+                            const Metadata& metadata, const EachBlock& each_block) {
   for (const NamedValues& tensor : tensors) check_finite(tensor.name, tensor.values);
-  const Written written = write_safetensors(path, tensors, metadata);
-  const Written found = read_back(path);
+  const Written written = write_safetensors(path, tensors, metadata, each_block);
+  const Written found = read_back(path, each_block);
   if (found.bytes != written.bytes || found.checksum != written.checksum) {
     throw Error(fmt::format("{} does not read as it was written", path.string()),
                 "the disk or memory is failing: use another machine or disk");
@@ -69,12 +69,13 @@ bool opens(const fs::path& folder) {
 /// between; the first error of a rank is kept until then.
 class Save {
  public:
-  Save(const fs::path& checkpoints, const CheckpointInfo& info, Comm& world)
+  Save(const fs::path& checkpoints, const CheckpointInfo& info, const SavingRank& rank)
       : checkpoints_(checkpoints),
         final_(checkpoints / step_name(info.step)),
         temporary_(temporary_folder(checkpoints, info.step)),
         info_(info),
-        world_(world) {}
+        world_(rank.world),
+        moves_([&trace = rank.trace] { trace.sign_of_life(); }) {}
   Save(const Save&) = delete;
   Save& operator=(const Save&) = delete;
   ~Save() { remove_temporary(); }
@@ -98,6 +99,7 @@ class Save {
   const fs::path checkpoints_, final_, temporary_;
   const CheckpointInfo& info_;
   Comm& world_;
+  const EachBlock moves_;
   FileRecord model_;
   std::optional<Descriptor> folder_;  // the temporary folder, which keeps its inode when renamed
   std::exception_ptr error_;
@@ -164,7 +166,7 @@ void Save::write_part(std::span<const Shard> shards) {
     metadata[shard.parameter] = std::to_string(shard.first_element);
     part.shards.push_back({part.file.name, shard.parameter, shard.first_element, count});
   }
-  const Written written = write_and_read_back(temporary_ / part.file.name, tensors, metadata);
+  const Written written = write_and_read_back(temporary_ / part.file.name, tensors, metadata, moves_);
   part.file.bytes = written.bytes;
   part.file.checksum = written.checksum;
   write_text(temporary_ / part_name(world_.rank()), part_text(part));
@@ -180,7 +182,8 @@ void Save::write_weights(std::span<const NamedWeights> weights) {
           " belongs");
     tensors.push_back({parameter.name, parameter.shape, weights[i].values});
   }
-  const Written written = write_and_read_back(temporary_ / kModelFile, tensors, {{"format", "pt"}});
+  const Written written =
+      write_and_read_back(temporary_ / kModelFile, tensors, {{"format", "pt"}}, moves_);
   model_ = {kModelFile, written.bytes, written.checksum};
 }
 
@@ -256,8 +259,8 @@ bool Save::is_in_place() const {
 
 void save_checkpoint(const fs::path& checkpoints, const CheckpointInfo& info,
                      std::span<const NamedWeights> weights, std::span<const Shard> shards,
-                     const SavePolicy& policy, Comm& world) {
-  Save(checkpoints, info, world).run(weights, shards, policy);
+                     const SavePolicy& policy, const SavingRank& rank) {
+  Save(checkpoints, info, rank).run(weights, shards, policy);
 }
 
 }  // namespace ringlet

@@ -110,7 +110,9 @@ void sum_over_world(const ModelRank& rank, std::span<double> values) {
   const ArenaScope scope(device.arena());
   const Tensor sums = device.arena().allocate("inputs", Dtype::f64, {int64_t(values.size()), 1, 1, 1});
   upload<double>(device, values, sums);
-  device.wait(rank.world.all_reduce(sums, device.record()));
+  const Event summed = rank.world.all_reduce(sums, device.record());
+  device.arena().hold(sums, summed);
+  device.wait(summed);
   read<double>(device, sums, values);
 }
 

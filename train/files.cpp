@@ -21,6 +21,8 @@ namespace {
 
 // Small enough to stay in the cache between summing and writing.
 constexpr size_t kChunkBytes = size_t{1} << 20;
+// So much may wait in the system's memory: seconds of work for a slow disk.
+constexpr int64_t kUnsyncedBytes = int64_t{64} << 20;
 
 const char* advice_for(int error_number) {
   switch (error_number) {
@@ -96,8 +98,8 @@ void write_all(int descriptor, std::span<const std::byte> bytes,
   }
 }
 
-OutputFile::OutputFile(const std::filesystem::path& path)
-    : path_(path), file_(path, O_WRONLY | O_CREAT | O_EXCL) {}
+OutputFile::OutputFile(const std::filesystem::path& path, EachBlock each_block)
+    : path_(path), file_(path, O_WRONLY | O_CREAT | O_EXCL), each_block_(std::move(each_block)) {}
 
 void OutputFile::write(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
@@ -106,6 +108,11 @@ void OutputFile::write(std::span<const std::byte> bytes) {
     write_all(file_.get(), chunk, path_);
     bytes_ += static_cast<int64_t>(chunk.size());
     bytes = bytes.subspan(chunk.size());
+    if (bytes_ - synced_bytes_ >= kUnsyncedBytes) {
+      if (::fdatasync(file_.get()) != 0) fail_on_file("write to disk", path_, errno);
+      synced_bytes_ = bytes_;
+    }
+    if (each_block_) each_block_();
   }
 }
 
@@ -138,7 +145,7 @@ std::string read_text(const std::filesystem::path& path, int64_t max_bytes) {
   return text;
 }
 
-Written read_back(const std::filesystem::path& path) {
+Written read_back(const std::filesystem::path& path, const EachBlock& each_block) {
   const Descriptor file(path, O_RDONLY);
   // Only advice: where the system keeps its pages all the same, the sum is still of the file's
   // content.
@@ -153,6 +160,7 @@ Written read_back(const std::filesystem::path& path) {
     if (count == 0) return {bytes, checksum.value()};
     checksum.update(std::span(chunk).first(static_cast<size_t>(count)));
     bytes += count;
+    if (each_block) each_block();
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -53,13 +54,16 @@ struct Written {
   uint64_t checksum = 0;
 };
 
+/// Called after each block of a large file that was written or read: its user is seen to move. May be absent.
+using EachBlock = std::function<void()>;
+
 /// A new file under write. Every failure is an Error that names the path; nothing is mapped, so
 /// that a full disk is an error rather than a signal. A file that was not finished counts as not
-/// written.
+/// written. What was written goes to the disk bit by bit, so that no single call takes long.
 class OutputFile {
  public:
   /// The file must not exist.
-  explicit OutputFile(const std::filesystem::path& path);
+  explicit OutputFile(const std::filesystem::path& path, EachBlock each_block = {});
   void write(std::span<const std::byte> bytes);
   void write(std::string_view text) { write(std::as_bytes(std::span(text))); }
   /// To the disk (fsync), then closed.
@@ -68,8 +72,9 @@ class OutputFile {
  private:
   std::filesystem::path path_;
   Descriptor file_;
+  EachBlock each_block_;
   Checksum checksum_;
-  int64_t bytes_ = 0;
+  int64_t bytes_ = 0, synced_bytes_ = 0;
 };
 
 /// Writes all bytes to an open file, `path` is for the message.
@@ -79,7 +84,7 @@ void write_all(int descriptor, std::span<const std::byte> bytes, const std::file
 std::string read_text(const std::filesystem::path& path, int64_t max_bytes);
 
 /// Size and checksum of a file as the disk has it: clean pages are dropped from memory first.
-Written read_back(const std::filesystem::path& path);
+Written read_back(const std::filesystem::path& path, const EachBlock& each_block = {});
 
 /// Makes the names in a folder durable.
 void sync_folder(const std::filesystem::path& folder);

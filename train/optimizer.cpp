@@ -39,8 +39,10 @@ Tensor ShardedAdamW::shard_of(const Tensor& flat, const Bucket& bucket) const {
 
 void ShardedAdamW::start_reduce(int64_t index) {
   const Bucket& bucket = parameters_.buckets()[index];
+  Backend& device = parameters_.device();
   reduced_[index] = world_.reduce_scatter(bucket.gradients, shard_of(bucket.gradients, bucket),
-                                          parameters_.device().record());
+                                          device.record());
+  device.arena().hold(bucket.gradients, reduced_[index]);
 }
 
 double ShardedAdamW::finish_reduce() {
@@ -69,6 +71,7 @@ void ShardedAdamW::update(const AdamW& settings) {
   for (const Bucket& bucket : parameters_.buckets()) {
     gathered.push_back(
         world_.all_gather(shard_of(bucket.weights, bucket), bucket.weights, device.record()));
+    device.arena().hold(bucket.weights, gathered.back());
   }
   for (const Event& event : gathered) device.wait(event);
 }

@@ -138,10 +138,10 @@ std::optional<int64_t> element_count(std::span<const int64_t> shape) {
 }
 
 Written write_safetensors(const std::filesystem::path& path, std::span<const NamedValues> tensors,
-                          const Metadata& metadata) {
+                          const Metadata& metadata, const EachBlock& each_block) {
   const std::string header = header_text(tensors, metadata);
   const uint64_t header_bytes = header.size();
-  OutputFile file(path);
+  OutputFile file(path, each_block);
   file.write(std::as_bytes(std::span(&header_bytes, 1)));
   file.write(header);
   for (const NamedValues& tensor : tensors) file.write(std::as_bytes(tensor.values));

@@ -35,7 +35,7 @@ std::optional<int64_t> element_count(std::span<const int64_t> shape);
 /// Writes a new file, straight from the given values, to the disk. Throws Error when the path
 /// exists, cannot be written, a name comes twice or a shape is not that of its values.
 Written write_safetensors(const std::filesystem::path& path, std::span<const NamedValues> tensors,
-                          const Metadata& metadata);
+                          const Metadata& metadata, const EachBlock& each_block = {});
 
 /// A file opened for reading. Its header is believed only after every size and offset was checked;
 /// a file that is damaged or holds anything but f32 is an Error. Keeps no file open.

@@ -76,7 +76,7 @@ void Trainer::save() {
     shards.push_back({segment.parameter->name, segment.first_element, first, storage.back()});
   }
   save_checkpoint(run_.folder->checkpoints(), info, weights, shards,
-                  {.keep_last = int(config_.checkpoint.keep)}, rank_.world);
+                  {.keep_last = int(config_.checkpoint.keep)}, {rank_.world, rank_.context.trace});
   saved_step_ = step_;
   say("saved checkpoint of step " + std::to_string(step_));
 }

@@ -24,7 +24,8 @@ struct DryPlace {
 };
 
 /// One rank of a world, alone: sends nothing, counts what it would send. Never touches a tensor's
-/// data; every operation is done when its call returns. Arguments are checked as elsewhere.
+/// data; every operation is done when its call returns, but its Event has a place on a timeline, so that
+/// an Arena sees who forgets to wait for it. Arguments are checked as elsewhere.
 class DryComm : public Comm {
  public:
   /// `splits`: the results of the calls of split(), in their order. All count in `traffic`, which
@@ -44,9 +45,18 @@ class DryComm : public Comm {
   std::unique_ptr<Comm> split(int color) override;
 
  private:
+  class Done : public Timeline {
+   public:
+    bool reached(int64_t) const override { return true; }
+    void wait(int64_t) override {}
+  };
+  Event next_event() { return {&done_, ++operations_}; }
+
   DryPlace place_;
   std::vector<DryPlace> splits_;
   size_t splits_used_ = 0;
+  Done done_;
+  int64_t operations_ = 0;
   DryTraffic& traffic_;
 };
 

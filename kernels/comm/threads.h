@@ -10,7 +10,8 @@ namespace ringlet {
 
 struct ThreadsOptions {
   int ranks = 1;
-  /// How long a rank waits for a message before it reports who has not answered.
+  /// How long a rank waits for a message, and others give no sign of life (kernels/trace.h), before it
+  /// reports who has not answered.
   std::chrono::milliseconds timeout{120'000};
 };
 
@@ -18,8 +19,8 @@ struct ThreadsOptions {
 /// in host memory. Messages are copied, and sums taken, by one progress thread that sleeps when
 /// there is nothing to do. Returns when all ranks have returned. When one throws, the waits of all
 /// others throw PeerFailed, and the first error is rethrown here with its rank named: UsageError as
-/// such, all else as Error. A rank that returns while others still wait for it, or does not answer
-/// within the timeout, is an Error that names it with its step, phase, layer and hop.
+/// such, all else as Error. A rank that returns while others still wait for it, or neither answers nor
+/// gives a sign of life within the timeout, is an Error that names it with its step, phase, layer and hop.
 ///
 /// Two seconds after a failure this returns in any case: a rank that is stuck is left behind on its
 /// thread, and the program should leave through std::_Exit. A rank that throws frees its memory on

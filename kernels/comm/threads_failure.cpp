@@ -1,5 +1,6 @@
 #include "kernels/comm/threads_failure.h"
 
+#include <algorithm>
 #include <new>
 
 #include <fmt/format.h>
@@ -50,22 +51,35 @@ std::string describe_place(const Trace::Place& place) {
   return text;
 }
 
-Failure timeout_failure(const std::vector<RankView>& ranks, int waiter,
-                        std::chrono::milliseconds timeout) {
-  std::string busy, waiting;
+Trace::Clock::time_point end_of_patience(const std::vector<RankView>& ranks,
+                                         std::chrono::milliseconds timeout) {
+  auto quietest_worker = Trace::Clock::time_point::max(), last_wait = Trace::Clock::time_point::min();
   for (const RankView& rank : ranks) {
     if (rank.ended) continue;
-    std::string& list = rank.waiting ? waiting : busy;
+    if (rank.waiting) last_wait = std::max(last_wait, rank.last_sign);
+    else quietest_worker = std::min(quietest_worker, rank.last_sign);
+  }
+  const bool all_wait = quietest_worker == Trace::Clock::time_point::max();
+  return (all_wait ? last_wait : quietest_worker) + timeout;
+}
+
+Failure timeout_failure(const std::vector<RankView>& ranks, int waiter,
+                        std::chrono::milliseconds timeout) {
+  const auto now = Trace::Clock::now();
+  std::string lost, waiting;
+  for (const RankView& rank : ranks) {
+    if (rank.ended || (!rank.waiting && rank.last_sign + timeout > now)) continue;
+    std::string& list = rank.waiting ? waiting : lost;
     list += (list.empty() ? "" : ", ") + describe_rank(rank);
   }
   const double seconds = std::chrono::duration<double>(timeout).count();
-  if (busy.empty()) {
+  if (lost.empty()) {
     return make_failure(
         fmt::format("deadlock: no message for {} s, and every rank waits: {}", seconds, waiting),
         "The ranks do not call the same operations in the same order.");
   }
   return make_failure(
-      fmt::format("no answer for {} s from {}; {} waits", seconds, busy,
+      fmt::format("no answer for {} s from {}; {} waits", seconds, lost,
                   describe_rank(ranks[static_cast<size_t>(waiter)])),
       "Look at what holds that rank there; if its work takes so long, raise the timeout.");
 }

@@ -29,12 +29,19 @@ struct RankView {
   int rank;
   bool waiting, ended;
   Trace::Place place;
+  Trace::Clock::time_point last_sign;
 };
 
 /// "step 3, backward, layer 1, hop 2"
 std::string describe_place(const Trace::Place& place);
 
-/// Who has not answered `waiter` for so long: whoever is not waiting. If all are: a deadlock.
+/// When the first of those who should be working will have given no sign of life for `timeout`. If all ranks
+/// wait: when the last of them will have waited so long.
+Trace::Clock::time_point end_of_patience(const std::vector<RankView>& ranks,
+                                         std::chrono::milliseconds timeout);
+
+/// Who has not answered `waiter` for so long: whoever is not waiting and gave no sign of life. If all wait: a
+/// deadlock.
 Failure timeout_failure(const std::vector<RankView>& ranks, int waiter,
                         std::chrono::milliseconds timeout);
 

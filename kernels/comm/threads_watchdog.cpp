@@ -11,9 +11,6 @@ namespace {
 
 constexpr int kSpins = 200;  // few: ranks may exceed cores
 
-/// Longer timeouts are cut to this, so that a point in time does not overflow.
-constexpr std::chrono::milliseconds kLongestTimeout = std::chrono::hours(24 * 365);
-
 }  // namespace
 
 void RankTimeline::wait(int64_t value) {
@@ -27,10 +24,15 @@ void World::wait(RankTimeline& timeline, int64_t value) {
   Lock lock(mutex_);
   Rank& rank = ranks_[static_cast<size_t>(timeline.world_rank)];
   rank.trace.set_waiting(++rank.waits > 0);
-  const auto deadline = std::chrono::steady_clock::now() + std::min(timeout_, kLongestTimeout);
+  auto deadline = Trace::Clock::now() + timeout_;
   const auto is_over = [&] { return timeline.reached(value) || timeline.withdrawn || failed_; };
-  const bool in_time = timeline.changed.wait_until(lock, deadline, is_over);
-  if (!in_time) fail_locked(timeout_of(timeline.world_rank));
+  while (!timeline.changed.wait_until(lock, deadline, is_over)) {
+    const std::vector<RankView> ranks = rank_views();
+    deadline = end_of_patience(ranks, timeout_);
+    if (deadline <= Trace::Clock::now()) {
+      fail_locked(timeout_failure(ranks, timeline.world_rank, timeout_));
+    }
+  }
   rank.trace.set_waiting(--rank.waits > 0);
   if (timeline.reached(value)) return;
   if (failed_) throw_failure(lock);
@@ -69,13 +71,14 @@ void World::check_peers(Lock& lock) {
   if (failed_) throw_failure(lock);
 }
 
-Failure World::timeout_of(int world_rank) const {
+std::vector<RankView> World::rank_views() const {
   std::vector<RankView> views;
   for (const Rank& rank : ranks_) {
     const int number = static_cast<int>(views.size());
-    views.push_back({number, rank.waits > 0, rank.ended, rank.trace.place()});
+    views.push_back(
+        {number, rank.waits > 0, rank.ended, rank.trace.place(), rank.trace.last_sign()});
   }
-  return timeout_failure(views, world_rank, timeout_);
+  return views;
 }
 
 void World::end_rank(int world_rank) {

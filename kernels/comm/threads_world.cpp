@@ -7,6 +7,9 @@
 namespace ringlet::threads {
 namespace {
 
+/// Longer timeouts are cut to this, so that a point in time does not overflow.
+constexpr std::chrono::milliseconds kLongestTimeout = std::chrono::hours(24 * 365);
+
 std::unique_ptr<Group> make_group(World& world, const std::vector<int>& members) {
   auto group = std::make_unique<Group>();
   group->members = members;
@@ -18,7 +21,8 @@ std::unique_ptr<Group> make_group(World& world, const std::vector<int>& members)
 
 }  // namespace
 
-World::World(const ThreadsOptions& options) : timeout_(options.timeout) {
+World::World(const ThreadsOptions& options)
+    : timeout_(std::min(options.timeout, kLongestTimeout)) {
   std::vector<int> members;
   for (int rank = 0; rank < options.ranks; ++rank) {
     members.push_back(rank);
@@ -94,6 +98,7 @@ Event World::start_collective(Group& group, int rank, int64_t call, Kind kind, P
 Part World::new_part(Group& group, int rank, Event after, int part_count) {
   RankTimeline& timeline = *group.timelines[static_cast<size_t>(rank)];
   timeline.unfinished_parts.push_back(part_count);
+  ranks_[static_cast<size_t>(timeline.world_rank)].trace.sign_of_life();
   Part part;
   part.after = after;
   part.world_rank = timeline.world_rank;

@@ -118,7 +118,7 @@ class World {
   void fail_locked(Failure failure);
   [[noreturn]] void throw_failure(Lock& lock);
   void check_peers(Lock& lock);
-  Failure timeout_of(int world_rank) const;
+  std::vector<RankView> rank_views() const;
   std::optional<Failure> unfinished_of(int world_rank) const;
   std::optional<Failure> find_lost_wait() const;
   std::optional<Failure> lost_wait(int missing_rank, int waiting_rank) const;

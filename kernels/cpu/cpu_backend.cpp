@@ -28,13 +28,6 @@ class CpuBackend final : public Backend {
   Event record() override { return {}; }
   void synchronize() override {}
 
-  void wait(Event event) override {
-    if (event.reached()) return;
-    const auto start = std::chrono::steady_clock::now();
-    event.wait();
-    trace_.add_exposed_wait(std::chrono::steady_clock::now() - start);
-  }
-
   void upload(std::span<const std::byte> host, const Tensor& to) override {
     shapes::upload(host, to);
     if (!host.empty()) std::memcpy(to.data, host.data(), host.size());
@@ -150,6 +143,13 @@ class CpuBackend final : public Backend {
   }
 
  private:
+  void queue_wait(Event event) override {
+    if (event.reached()) return;
+    const auto start = std::chrono::steady_clock::now();
+    event.wait();
+    trace_.add_exposed_wait(std::chrono::steady_clock::now() - start);
+  }
+
   HostMemory memory_;
   Arena arena_;
   Trace& trace_;

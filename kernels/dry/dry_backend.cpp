@@ -51,7 +51,6 @@ class DryBackend final : public Backend {
 
   Arena& arena() override { return arena_; }
   Event record() override { return {}; }
-  void wait(Event event) override { event.wait(); }
   void synchronize() override {}
 
   void upload(std::span<const std::byte> host, const Tensor& to) override {
@@ -139,6 +138,8 @@ class DryBackend final : public Backend {
   }
 
  private:
+  void queue_wait(Event event) override { event.wait(); }
+
   void count_attention(double flops_per_pair, const AttentionStep& step) {
     counts_.attention_flops += flops_per_pair * double(step.shape.q_width()) *
                                double(causal_pairs(step.queries, step.keys));

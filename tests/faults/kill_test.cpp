@@ -221,6 +221,36 @@ INSTANTIATE_TEST_SUITE_P(Saves, SaveFaultTest, testing::Values(SaveCase{2, 1}, S
                            return test.param.step == 1 ? "SameStepAgain" : "NextStep";
                          });
 
+// What waits in the system's memory is bounded, so that no call of a save takes minutes on a slow disk.
+TEST(SaveFault, ALargeFileGoesToTheDiskBitByBit) {
+  ScratchFolder scratch;
+  const std::vector<std::byte> block(1 << 20);
+  const auto write_large = [&] {
+    OutputFile file(scratch.path() / "large");
+    for (int i = 0; i < 130; ++i) file.write(block);
+    file.finish();
+  };
+  const auto syncs_of = [](TracedChild& child, int fail_at) {
+    int syncs = 0;
+    while (const auto call = child.next_call()) {
+      if (call->number != SYS_fdatasync) continue;
+      if (syncs++ == fail_at) child.inject(EIO);
+    }
+    return syncs;
+  };
+  TracedChild child(write_large);
+  const int syncs = syncs_of(child, -1);
+  if (child.ending() == Ending::not_possible) GTEST_SKIP() << kNoTracing;
+  EXPECT_EQ(child.ending(), Ending::done);
+  EXPECT_EQ(syncs, 2);
+#if defined(__x86_64__)
+  std::filesystem::remove(scratch.path() / "large");
+  TracedChild failing(write_large);
+  EXPECT_EQ(syncs_of(failing, 0), 1);
+  EXPECT_EQ(failing.ending(), Ending::error);
+#endif
+}
+
 [[noreturn]] void save_for_ever(const std::filesystem::path& checkpoints, int64_t step) {
   try {
     for (;; ++step) save_on_ranks(checkpoints, make_case(step, 4), 1);

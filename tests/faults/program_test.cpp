@@ -106,6 +106,28 @@ TEST_F(ProgramTest, InterruptedAndResumedIsTheSameRun) {
   }
 }
 
+// The first signal is heeded at the end of the step, and this step has no end.
+TEST_F(ProgramTest, ASecondSignalEndsTheProgramAtOnce) {
+  for (const auto& [first, second] : {std::pair{SIGTERM, SIGTERM}, {SIGINT, SIGTERM}, {SIGTERM, SIGINT}}) {
+    const std::string name = "hurry-" + std::to_string(first) + "-" + std::to_string(second);
+    Program program(RINGLET_PROGRAM, training(name, {"--set", "train.batch_windows=100000"}), folder);
+    const fs::path config = folder / "runs" / name / "config.toml";  // written behind the signal handlers
+    for (int i = 0; i < 10'000 && !fs::exists(config); ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+    ASSERT_TRUE(fs::exists(config));
+    program.send(first);
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    ASSERT_TRUE(program.running()) << "the first signal ended it";
+    program.send(second);
+    const auto sent = std::chrono::steady_clock::now();
+    EXPECT_EQ(program.finish().exit_code, 128 + second);
+    const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - sent;
+    EXPECT_LT(taken.count(), kRefusalSeconds);
+    EXPECT_FALSE(has_checkpoints(folder / "runs" / name / "checkpoints"));
+  }
+}
+
 TEST_F(ProgramTest, KilledAndResumedIsTheSameRun) {
   const std::vector<std::string> longer{"--set", "train.steps=400"};
   ASSERT_EQ(run(training("whole", longer)).exit_code, 0);

@@ -19,13 +19,13 @@ template <class Spoil>
 std::vector<Outcome> outcomes(const std::filesystem::path& checkpoints, const Spoil& spoil) {
   const CheckpointCase model = make_case(2, kRanks);
   std::vector<Outcome> result(kRanks, Outcome::saved);
-  run_ranks({.ranks = kRanks}, [&](Comm& world, Trace&) {
+  run_ranks({.ranks = kRanks}, [&](Comm& world, Trace& trace) {
     auto shards = shards_of(model, world.rank(), kRanks);
     CheckpointInfo info = model.info;
     spoil(world.rank(), info, shards);
     Outcome& outcome = result[size_t(world.rank())];
     try {
-      save_checkpoint(checkpoints, info, weights_of(model), shards, {1}, world);
+      save_checkpoint(checkpoints, info, weights_of(model), shards, {1}, {world, trace});
     } catch (const PeerFailed&) {
       outcome = Outcome::peer_error;
     } catch (const Error&) {

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "kernels/cpu/isa.h"
+#include "kernels/dry/dry_backend.h"
 #include "tests/support/deferred_backend.h"
 #include "tests/support/host_tensor.h"
 #include "tests/support/simd_targets.h"
@@ -121,6 +122,25 @@ TEST(BackendTest, ExposedWaitCountsOnlyTimeAsleep) {
   bench.device->wait(timeline.event());
   EXPECT_EQ(bench.trace.exposed_wait(), waited);
 }
+
+#ifndef NDEBUG  // kWatchesFlights
+TEST(BackendTest, WaitingForAnEventReleasesItsMemoryOnEveryDevice) {
+  Trace trace;
+  DryCounts counts;
+  for (const auto& device : {make_cpu_backend(1 << 20, trace), make_dry_backend(1 << 20, counts),
+                             make_deferred_backend(1 << 20, trace)}) {
+    ManualTimeline timeline;
+    const Tensor tensor = device->arena().allocate("test", Dtype::f32, {5, 1, 1, 1});
+    device->arena().hold(tensor, timeline.event());
+    timeline.reach();
+    device->synchronize();
+    EXPECT_THROW(device->arena().rewind(0), Error);
+    device->wait(timeline.event());
+    EXPECT_NO_THROW(device->arena().rewind(0));
+    device->synchronize();
+  }
+}
+#endif
 
 TEST(HostMemoryTest, IsZeroAndOnlyWhatIsTouchedIsTaken) {
   const HostMemory memory(int64_t{1} << 40);

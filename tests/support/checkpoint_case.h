@@ -124,16 +124,17 @@ inline std::vector<Shard> shards_of(const CheckpointCase& model, int rank, int w
 inline void save_alone(const std::filesystem::path& checkpoints, const CheckpointCase& model,
                        int keep_last = 2) {
   OneRank world;
+  Trace trace;
   save_checkpoint(checkpoints, model.info, weights_of(model), shards_of(model, 0, 1), {keep_last},
-                  world);
+                  {world, trace});
 }
 
 inline void save_on_ranks(const std::filesystem::path& checkpoints, const CheckpointCase& model,
                           int keep_last = 2) {
   const int ranks = model.info.world;
-  run_ranks({.ranks = ranks}, [&](Comm& world, Trace&) {
+  run_ranks({.ranks = ranks}, [&](Comm& world, Trace& trace) {
     save_checkpoint(checkpoints, model.info, weights_of(model),
-                    shards_of(model, world.rank(), ranks), {keep_last}, world);
+                    shards_of(model, world.rank(), ranks), {keep_last}, {world, trace});
   });
 }
 

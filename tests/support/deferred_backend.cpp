@@ -118,9 +118,6 @@ class DeferredBackend final : public Backend {
   Arena& arena() override { return device_->arena(); }
   Event record() override { return queue_.end(); }
   void synchronize() override { queue_.end().wait(); }
-  void wait(Event event) override {
-    queue_.push([=, this] { device_->wait(event); });
-  }
 
   void upload(std::span<const std::byte> host, const Tensor& to) override {
     queue_.push([=, this, bytes = std::vector<std::byte>(host.begin(), host.end())] {
@@ -226,6 +223,11 @@ class DeferredBackend final : public Backend {
   }
 
  private:
+  /// Not the inner device's wait: that would release memory of the arena, which belongs to the host thread.
+  void queue_wait(Event event) override {
+    queue_.push([event] { event.wait(); });
+  }
+
   std::unique_ptr<Backend> device_;
   TaskQueue queue_;  // last: it is emptied before the device goes
 };

@@ -53,6 +53,11 @@ Program::~Program() {
 
 void Program::send(int signal) { kill(pid_, signal); }
 
+bool Program::running() {
+  siginfo_t end{};
+  return waitid(P_PID, id_t(pid_), &end, WEXITED | WNOHANG | WNOWAIT) == 0 && end.si_pid == 0;
+}
+
 ProgramResult Program::finish(std::chrono::seconds limit) {
   ProgramResult result;
   int status = 0;

@@ -24,6 +24,7 @@ class Program {
   Program(const Program&) = delete;
   Program& operator=(const Program&) = delete;
   void send(int signal);
+  bool running();
   /// Waits for its end; kills it after `limit`.
   ProgramResult finish(std::chrono::seconds limit = std::chrono::seconds(120));
 

@@ -261,9 +261,10 @@ TEST(Checkpoint, RefusesToSaveNonsense) {
   ScratchFolder scratch;
   save_alone(scratch.path(), make_case(1));
   OneRank world;
+  Trace trace;
   const auto refuses = [&](const CheckpointCase& model, const std::vector<NamedWeights>& weights,
                            const std::vector<Shard>& shards) {
-    EXPECT_THROW(save_checkpoint(scratch.path(), model.info, weights, shards, {}, world), Error);
+    EXPECT_THROW(save_checkpoint(scratch.path(), model.info, weights, shards, {}, {world, trace}), Error);
     EXPECT_EQ(names_in(scratch.path()), (Names{"step_00000001"}));
   };
   const CheckpointCase good = make_case(2);
@@ -290,6 +291,28 @@ TEST(Checkpoint, RefusesToSaveNonsense) {
   broken = good;
   broken.info.layout = "\xff";
   refuses(broken, weights_of(broken), shards_of(broken, 0, 1));
+}
+
+/// Notes at each barrier when the rank was last seen to move.
+class NotingRank : public OneRank {
+ public:
+  explicit NotingRank(const Trace& trace) : trace_(trace) {}
+  void barrier() override { signs.push_back(trace_.last_sign()); }
+  std::vector<Trace::Clock::time_point> signs;
+
+ private:
+  const Trace& trace_;
+};
+
+TEST(Checkpoint, ARankThatSavesIsSeenToMove) {
+  ScratchFolder scratch;
+  const CheckpointCase model = make_case(1);
+  Trace trace;
+  NotingRank world(trace);
+  save_checkpoint(scratch.path(), model.info, weights_of(model), shards_of(model, 0, 1), {},
+                  {world, trace});
+  ASSERT_EQ(world.signs.size(), 3u);
+  EXPECT_GT(world.signs[1], world.signs[0]) << "while it wrote";
 }
 
 }  // namespace

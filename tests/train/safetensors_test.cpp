@@ -31,6 +31,24 @@ bool is_refused(const ScratchFolder& scratch, const std::string& header, size_t 
   }
 }
 
+TEST(Safetensors, EachMegabyteIsReportedWhenWrittenAndWhenReadBack) {
+  ScratchFolder scratch;
+  const auto path = scratch.path() / "a.safetensors";
+  const std::vector<float> values(5 << 18);
+  int64_t blocks = 0;
+  int reports = 0;
+  const auto count_write = [&] {
+    const int64_t megabytes = int64_t(std::filesystem::file_size(path) >> 20);
+    EXPECT_LE(megabytes, blocks + 1) << "more than a block since the last report";
+    blocks = megabytes;
+  };
+  const auto size = int64_t(values.size());
+  write_safetensors(path, std::vector<NamedValues>{{"t", {size}, values}}, {}, count_write);
+  EXPECT_EQ(blocks, 5);
+  read_back(path, [&] { ++reports; });
+  EXPECT_EQ(reports, 6);  // five megabytes and the header
+}
+
 TEST(Safetensors, ReadsBackBitForBit) {
   ScratchFolder scratch;
   const auto path = scratch.path() / "a.safetensors";
