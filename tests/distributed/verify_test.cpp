@@ -53,6 +53,18 @@ void expect_clean(const VerifyMatrix& matrix) {
 
 TEST(VerifyTest, PassesTheQuickMatrix) { expect_clean(quick_matrix()); }
 
+// One model and one policy for each length, every mask, layout and world.
+TEST(VerifyTest, PassesADiagonalOfTheFullMatrix) {
+  const VerifyMatrix full = full_matrix();
+  for (size_t i = 0; i < full.lengths.size(); ++i) {
+    VerifyMatrix part = full;
+    part.lengths = {full.lengths[i]};
+    part.models = {full.models[i % full.models.size()]};
+    part.policies = {full.policies[(i + 1) % full.policies.size()]};
+    expect_clean(part);
+  }
+}
+
 TEST(VerifyTest, FailsEveryDefectAtItsPlace) {
   std::set<std::string> quantities, seen_to_fail;
   fmt::print("{:<45} {:<17} {}\n", "defect", "first wrong", "where");

@@ -15,6 +15,8 @@ struct Defect {
   VerifyMask mask;       // that shows it
   std::string quantity;  // the first that verification must find wrong
   std::string where;     // what it must say about the place, or a part of that
+  /// The first that the sampled check of a long window must find wrong; empty: what it does not look at.
+  std::string sampled = {};
 };
 
 /// The case that every defect is tried on has chunks of one size: `kDefectLength` divides by 2 * kDefectRing.

@@ -105,13 +105,14 @@ std::vector<Defect> input_defects() {
   };
   return {
       {"second chunk's positions off by one", second_chunk_off_by_one(), causal, "attention output",
-       "layer 0"},
+       "layer 0", "rotary table"},
       {"labels shifted after the split", labels_made_after_the_split(), causal, "loss", "position"},
       {"last valid token dropped", with_labels(drop_last), documents, "loss", "position 87 "},
       {"padding scored", with_labels(score_padding), documents, "loss", "position"},
       {"a document's end predicts its neighbour", with_labels(predict_neighbour), documents, "loss",
        "position"},
-      {"a document sees its neighbour", start_missing(), documents, "attention output", "layer 0"},
+      {"a document sees its neighbour", start_missing(), documents, "attention output", "layer 0",
+       "attention output"},
       {"mean of the ranks' means", mean_of_means(), documents, "dV", "layer 1"},
       {"clipped by the squared norm", clip_by_squared_norm(), causal, "next weights", ""},
   };

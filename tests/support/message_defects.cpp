@@ -113,8 +113,10 @@ class ClipsByOwnNorm : public ForwardingComm {
 std::vector<Defect> message_defects() {
   using enum VerifyMask;
   return {
-      {"a stale inbox is read", with_ring<DeliversLate>(), causal, "attention output", "layer 0"},
-      {"pieces of a hop swapped", with_ring<SwapsPieces>(), causal, "attention output", "layer 0"},
+      {"a stale inbox is read", with_ring<DeliversLate>(), causal, "attention output", "layer 0",
+       "attention output"},
+      {"pieces of a hop swapped", with_ring<SwapsPieces>(), causal, "attention output", "layer 0",
+       "attention output"},
       {"gradients averaged, not summed", with_world<AveragesGradients>(), causal, "gradient", ""},
       {"one rank's gradient not summed", with_world<LosesOneRank>(), causal, "gradient", ""},
       {"new weights do not reach a rank", with_world<KeepsOldWeights>(), causal, "weights of ranks",
