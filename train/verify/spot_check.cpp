@@ -15,6 +15,8 @@ namespace {
 // Of f32 against double on sums of any length; a lost block, a bf16 rounding or a wrong mask is far above.
 constexpr double kForwardTolerance = 5e-5;
 constexpr double kBackwardTolerance = 1e-3;
+// Of a row, root mean square. Rounding to f32 gives 2e-8; an angle in f32, 1e-5 at position 1000.
+constexpr double kRotaryTolerance = 2e-7;
 constexpr double kVanishing = 1e-2;  // of dV, below which dQ and dK are noise
 constexpr double kNothing = -1e300;  // the maximum of no scores
 
@@ -244,6 +246,38 @@ void SpotCheck::begin_window(const Mask& mask) {
   mask_ = mask;
   layers_.clear();
   ++windows_;
+}
+
+void SpotCheck::rotary_table(std::span<const Piece> pieces, double base, const Tensor& table) {
+  ForwardingBackend::rotary_table(pieces, base, table);
+  const std::vector<float> own = host_values(*this, table);
+  const auto width = size_t(gpt_.heads.head_dim), half = width / 2;
+  const CounterRandom random(settings_.seed, hash_name(fmt::format("rotary {}", windows_)));
+  const std::vector<Sample> rows = pick(settings_.rows, 1, layout_.length, random);
+  Vector errors(rows.size());  // one rank fills in each
+  for (size_t s = 0; s < rows.size(); ++s) {
+    for (const Piece& piece : layout_.ranks[size_t(ring_.rank())]) {
+      const int64_t position = rows[s].position, distance_in_piece = position - piece.first_position;
+      const int64_t i = distance_in_piece / piece.stride;
+      if (distance_in_piece < 0 || i >= piece.row_count || piece.position(i) != position) continue;
+      const auto first = own.begin() + (piece.first_row + i) * int64_t(width);
+      const Vector actual(first, first + int64_t(width));
+      Vector expected(width);
+      for (size_t pair = 0; pair < half; ++pair) {
+        const double angle = double(position) * std::pow(gpt_.rope_base, -double(pair) / double(half));
+        expected[pair] = std::cos(angle);
+        expected[half + pair] = std::sin(angle);
+      }
+      errors[s] = distance(actual, expected) / std::sqrt(double(width));
+    }
+  }
+  sum_over_ring(errors);
+  for (size_t s = 0; s < rows.size(); ++s) {
+    const int64_t position = rows[s].position;
+    keep({"rotary table",
+          fmt::format("position {} (rank {} of the ring)", position, layout_.rank_of(position)),
+          errors[s], kRotaryTolerance});
+  }
 }
 
 void SpotCheck::qkv_split_forward(const QkvSplit& split, const Tensor& qkv, const Tensor& q,

@@ -18,7 +18,8 @@ namespace ringlet {
 /// recomputes, layer by layer, random rows in double. For a (layer, head, position) the output, LSE and dQ, by streaming
 /// the keys and values of every rank past the query; for a (layer, KV head, position) dK and dV, by
 /// streaming every rank's queries past the key, with the ring's own LSE and output of these. What travels for that goes
-/// through sums over the ring, not through the ring's hops.
+/// through sums over the ring, not through the ring's hops. q and keys are taken as they are; of the table that rotated
+/// them, random rows are compared with the angles of the positions that they should stand for.
 /// Collective: every rank of the ring has one, over the same step. Cost: O(T) for each row; on the host one layer's q, keys,
 /// values, output and their gradients at a time.
 class SpotCheck : public ForwardingBackend {
@@ -43,6 +44,7 @@ class SpotCheck : public ForwardingBackend {
   /// Time that the checks took on this rank.
   std::chrono::nanoseconds cost() const { return cost_; }
 
+  void rotary_table(std::span<const Piece> pieces, double base, const Tensor& table) override;
   void qkv_split_forward(const QkvSplit& split, const Tensor& qkv, const Tensor& q,
                          const Tensor& kv) override;
   void attention_finish(const HeadShape& shape, const AttentionState& state, const Tensor& output,
