@@ -8,7 +8,7 @@
 #include "kernels/comm/dry.h"
 #include "kernels/comm/threads.h"
 #include "kernels/dry/dry_backend.h"
-#include "tests/support/forwarding_backend.h"
+#include "kernels/forwarding_backend.h"
 #include "tests/support/training_case.h"
 
 namespace ringlet::test {

@@ -5,7 +5,8 @@
 #include <fstream>
 
 #include "tests/support/compare.h"
-#include "tests/support/reference_gpt.h"
+#include "train/verify/reference_gpt.h"
+#include "train/verify/verify_problem.h"
 #include "tests/support/training_case.h"
 #include "train/commands/prepare.h"
 
