@@ -1,4 +1,4 @@
-// In the contiguous layout every bit of attention is the same on any ring.
+// In the contiguous layout every bit of attention, and every loss of the model, is the same on any ring.
 #include <gtest/gtest.h>
 
 #include <bit>
@@ -7,6 +7,7 @@
 #include "kernels/dry/dry_backend.h"
 #include "model/ring_attention.h"
 #include "tests/support/attention_on_ring.h"
+#include "tests/support/reference_gpt.h"
 
 namespace ringlet::test {
 namespace {
@@ -103,6 +104,53 @@ TEST(ReproducibleTrafficTest, APieceTravelsAsFarAsItIsSeenAndItsSumStraightHome)
   EXPECT_EQ(sent_bytes(shape, layout, Mask{{0}, 66}), 2 * piece * (3 * 3 + 3));
   EXPECT_EQ(sent_bytes(shape, layout, Mask{{0, 128, 256, 384}, 0}), 0);
 }
+
+ModelCase model_case(int64_t kv_heads, int64_t length, const Mask& mask) {
+  ModelCase c;
+  c.config.vocabulary = 257;
+  c.config.layers = 2;
+  c.config.width = 64;
+  c.config.heads = {4, kv_heads, 16};
+  c.config.mlp_width = 176;
+  c.config.qk_norm = kv_heads == 1;
+  c.layout = Layout::contiguous;
+  c.mask = mask;
+  c.settings = {Recompute::selective, 100, 40};  // no multiples of a tile
+  c.weights = random_parameters(c.config, 3);
+  c.gradient_scale = 1.0f / float(length);
+  fill_tokens(c, length, 5);
+  return c;
+}
+
+class ReproducibleModelTest : public testing::TestWithParam<int64_t> {};
+
+TEST_P(ReproducibleModelTest, EveryRingGivesTheLossesOfOneRankBitByBit) {
+  for (const int64_t kv_heads : {4, 2, 1}) {
+    for (const Mask& mask : masks_with_skipped_traffic(GetParam())) {
+      ModelCase c = model_case(kv_heads, GetParam(), mask);
+      const std::vector<uint32_t> alone = bits_of(run_model(c).losses);
+      for (const int ring_size : kRingSizes) {
+        SCOPED_TRACE(testing::Message() << "R=" << ring_size << " T=" << GetParam() << " kv heads="
+                                        << kv_heads << " documents=" << mask.document_starts.size()
+                                        << " window=" << mask.window);
+        c.ring_size = ring_size;
+        EXPECT_EQ(bits_of(run_model(c).losses), alone);
+        EXPECT_EQ(bits_of(evaluate_model(c)), alone);
+      }
+    }
+  }
+}
+
+TEST_P(ReproducibleModelTest, ADeviceThatRunsLateGivesTheSameLosses) {
+  ModelCase c = model_case(2, GetParam(), Mask{{0, 100}, 0});
+  const std::vector<uint32_t> alone = bits_of(run_model(c).losses);
+  for (const int ring_size : kRingSizes) {
+    c.ring_size = ring_size;
+    EXPECT_EQ(bits_of(run_model(c, late_backend).losses), alone) << "R=" << ring_size;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Lengths, ReproducibleModelTest, testing::Values(65, 257, 600));
 
 }  // namespace
 }  // namespace ringlet::test
