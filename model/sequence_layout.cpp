@@ -13,22 +13,21 @@ constexpr std::array kNames{"contiguous", "zigzag", "striped"};
 
 int64_t divide_up(int64_t value, int64_t by) { return value / by + (value % by != 0); }
 
-/// Appends positions [begin, end) to a rank; chunks that touch become one piece.
+/// Appends positions [begin, end) to a rank, unless there are none.
 void append(std::vector<Piece>& pieces, int64_t begin, int64_t end) {
   if (begin >= end) return;
-  if (pieces.empty()) {
-    pieces.push_back({begin, 1, 0, end - begin});
-  } else if (Piece& last = pieces.back(); last.last_position() + 1 == begin) {
-    last.row_count += end - begin;
-  } else {
-    pieces.push_back({begin, 1, last.first_row + last.row_count, end - begin});
-  }
+  const int64_t first_row = pieces.empty() ? 0 : pieces.back().first_row + pieces.back().row_count;
+  pieces.push_back({begin, 1, first_row, end - begin});
 }
 
+int64_t whole_tiles(int64_t rows) { return divide_up(rows, kTile) * kTile; }
+
 std::vector<Piece> contiguous_rank(int64_t length, int ring_size, int rank) {
-  const int64_t chunk = divide_up(divide_up(length, ring_size), kTile) * kTile;
+  const int64_t chunk = whole_tiles(divide_up(length, ring_size));
+  const int64_t begin = rank * chunk, middle = begin + whole_tiles(chunk / 2), end = begin + chunk;
   std::vector<Piece> pieces;
-  append(pieces, std::min(length, rank * chunk), std::min(length, (rank + 1) * chunk));
+  append(pieces, begin, std::min(length, middle));
+  append(pieces, middle, std::min(length, end));
   return pieces;
 }
 
@@ -38,8 +37,12 @@ std::vector<Piece> zigzag_rank(int64_t length, int ring_size, int rank) {
     return chunk * (length / chunks) + std::min(chunk, length % chunks);
   };
   std::vector<Piece> pieces;
-  for (const int64_t chunk : {int64_t(rank), chunks - 1 - rank}) {
-    append(pieces, bound(chunk), bound(chunk + 1));
+  const int64_t early = rank, late = chunks - 1 - rank;
+  if (early + 1 == late) {  // they touch
+    append(pieces, bound(early), bound(late + 1));
+  } else {
+    append(pieces, bound(early), bound(early + 1));
+    append(pieces, bound(late), bound(late + 1));
   }
   return pieces;
 }
@@ -87,7 +90,7 @@ int SequenceLayout::rank_of(int64_t position) const {
 
 SequenceLayout make_layout(Layout layout, int64_t length, int ring_size) {
   CHECK(length >= 1 && ring_size >= 1, "length ", length, ", ring size ", ring_size);
-  SequenceLayout result{length, {}};
+  SequenceLayout result{length, {}, layout == Layout::contiguous ? kTile : 0};
   for (int rank = 0; rank < ring_size; ++rank) {
     switch (layout) {
       case Layout::contiguous:

@@ -19,15 +19,20 @@ Layout layout_named(std::string_view name);
 struct SequenceLayout {
   int64_t length = 0;  // T, global
   std::vector<std::vector<Piece>> ranks;
+  /// Not 0: positions rise piece by piece and rank by rank, and pieces begin at multiples of `tile`. Whatever is
+  /// computed tile by tile, and in one order over the tiles, is then bit-equal on any ring. 0: no such promise.
+  int64_t tile = 0;
 
   int ring_size() const { return int(ranks.size()); }
   int64_t rows(int rank) const;
   int64_t max_rows() const;
   /// The rank that holds a position.
   int rank_of(int64_t position) const;
+  bool reproducible() const { return tile > 0; }
 };
 
-/// contiguous: rank r holds chunk r; chunk bounds are multiples of 64, so that tiles do not depend on the ring.
+/// contiguous: rank r holds chunk r, as two pieces, so that one can travel while the other is in use. Reproducible,
+/// with tiles of 64.
 /// zigzag: 2R chunks, rank r holds chunks r and 2R - 1 - r: equal work under a causal mask (arXiv:2310.03294).
 /// striped: rank r holds positions r, r + R, ... (arXiv:2311.09431).
 SequenceLayout make_layout(Layout layout, int64_t length, int ring_size);

@@ -56,13 +56,19 @@ INSTANTIATE_TEST_SUITE_P(LengthsAndRings, EveryLayout,
                                           testing::Values(1, 2, 7, 63, 64, 65, 127, 256, 1009),
                                           testing::Values(1, 2, 3, 4, 8, 13, 70)));
 
-TEST(Contiguous, BoundsAreMultiplesOf64) {
+TEST(Contiguous, PiecesAreInOrderAndBeginAtMultiplesOf64) {
   for (const int64_t length : {1, 64, 65, 200, 1000, 4097}) {
     for (const int ring_size : {1, 2, 3, 5, 8}) {
       const SequenceLayout layout = make_layout(Layout::contiguous, length, ring_size);
+      EXPECT_EQ(layout.tile, 64);
+      int64_t next = 0;
       for (const auto& pieces : layout.ranks) {
-        ASSERT_LE(pieces.size(), 1u);
-        for (const Piece& piece : pieces) EXPECT_EQ(piece.first_position % 64, 0);
+        for (const Piece& piece : pieces) {
+          EXPECT_EQ(piece.first_position % 64, 0);
+          EXPECT_EQ(piece.first_position, next);
+          EXPECT_EQ(piece.stride, 1);
+          next = piece.last_position() + 1;
+        }
       }
     }
   }
@@ -70,9 +76,15 @@ TEST(Contiguous, BoundsAreMultiplesOf64) {
 
 TEST(Contiguous, LaterRanksMayHoldFewerRowsOrNone) {
   const SequenceLayout layout = make_layout(Layout::contiguous, 200, 3);
-  EXPECT_EQ(layout.ranks[0], (std::vector<Piece>{{0, 1, 0, 128}}));
-  EXPECT_EQ(layout.ranks[1], (std::vector<Piece>{{128, 1, 0, 72}}));
+  EXPECT_EQ(layout.ranks[0], (std::vector<Piece>{{0, 1, 0, 64}, {64, 1, 64, 64}}));
+  EXPECT_EQ(layout.ranks[1], (std::vector<Piece>{{128, 1, 0, 64}, {192, 1, 64, 8}}));
   EXPECT_TRUE(layout.ranks[2].empty());
+}
+
+TEST(Contiguous, AChunkOfOneTileIsOnePieceAndTheFirstOfTwoIsNotTheSmaller) {
+  const SequenceLayout layout = make_layout(Layout::contiguous, 320, 2);
+  EXPECT_EQ(layout.ranks[0], (std::vector<Piece>{{0, 1, 0, 128}, {128, 1, 128, 64}}));
+  EXPECT_EQ(make_layout(Layout::contiguous, 128, 2).ranks[1], (std::vector<Piece>{{64, 1, 0, 64}}));
 }
 
 TEST(Zigzag, RankHoldsAnEarlyAndTheMatchingLateChunk) {
