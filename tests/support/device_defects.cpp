@@ -108,8 +108,9 @@ class SwapsHomecoming : public KnowsHome {
  public:
   using KnowsHome::KnowsHome;
   void add(const Tensor& from, const Tensor& to) override {
-    const auto other = std::ranges::find_if(
-        home_, [&](auto& own) { return own.second.data != to.data; });
+    const auto other = std::ranges::find_if(home_, [&](auto& own) {
+      return own.second.data != to.data && own.second.size() == to.size();
+    });
     KnowsHome::add(from, is_home(to) && other != home_.end() ? other->second : to);
   }
 };
