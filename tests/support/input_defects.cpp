@@ -21,13 +21,14 @@ RingParts with_batch(const Change& change) {
 /// change(label, window, position) spoils one label.
 template <class Change>
 RingParts with_labels(const Change& change) {
-  return with_batch([change](Batch& batch, const VerifyWindow& window, std::span<const Piece> pieces) {
-    for (const Piece& piece : pieces) {
-      for (int64_t i = 0; i < piece.row_count; ++i) {
-        change(batch.labels[size_t(piece.first_row + i)], window, piece.position(i));
-      }
-    }
-  });
+  return with_batch(
+      [change](Batch& batch, const VerifyWindow& window, std::span<const Piece> pieces) {
+        for (const Piece& piece : pieces) {
+          for (int64_t i = 0; i < piece.row_count; ++i) {
+            change(batch.labels[size_t(piece.first_row + i)], window, piece.position(i));
+          }
+        }
+      });
 }
 
 RingParts labels_made_after_the_split() {
@@ -121,6 +122,14 @@ std::vector<Defect> input_defects() {
       {"mean of the ranks' means", mean_of_means(), documents, "dV", "layer 1"},
       {"clipped by the squared norm", clip_by_squared_norm(), causal, "next weights", ""},
   };
+}
+
+std::vector<Defect> all_defects() {
+  std::vector<Defect> all = attention_defects();
+  for (const auto& more : {device_defects(), message_defects(), input_defects()}) {
+    all.insert(all.end(), more.begin(), more.end());
+  }
+  return all;
 }
 
 }  // namespace ringlet::test
