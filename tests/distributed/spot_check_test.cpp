@@ -11,10 +11,12 @@ namespace ringlet::test {
 namespace {
 
 constexpr int64_t kLength = 1000;  // zigzag chunks of one size on rings of 4
+constexpr int64_t kWindow = 300;
+const RingSetup kZigzag{Layout::zigzag, kDefectRing, 1, {}};
 
 VerifyProblem problem_of(VerifyMask mask) {
   for (const VerifyMatrix::Model& model : full_matrix().models) {
-    if (model.name == "GQA") return make_problem(model.gpt, kLength, 1, mask, /*sliding_window=*/300, 1);
+    if (model.name == "GQA") return make_problem(model.gpt, kLength, 1, mask, kWindow, 1);
   }
   throw Error("no model with grouped KV heads");
 }
@@ -37,27 +39,25 @@ TEST(SpotCheckTest, PassesTheRealStep) {
     const VerifyProblem problem = problem_of(mask);
     for (const Layout layout : {Layout::zigzag, Layout::contiguous, Layout::striped}) {
       for (const int ring_size : {1, 3, 4}) {
-        SCOPED_TRACE(testing::Message() << name_of(mask) << ", " << name_of(layout) << ", ring of "
-                                        << ring_size);
+        SCOPED_TRACE(testing::Message()
+                     << name_of(mask) << ", " << name_of(layout) << ", ring of " << ring_size);
         const std::vector<Deviation> found =
             samples(problem, {layout, ring_size, 1, {}}, real_parts());
         EXPECT_EQ(first_failed(found), "");
         std::vector<std::string> quantities;
         for (const Deviation& deviation : found) quantities.push_back(deviation.quantity);
-        EXPECT_THAT(quantities, testing::ElementsAre("rotary table", "attention output", "LSE", "dV",
-                                                     "dK", "dQ"));
+        EXPECT_THAT(quantities, testing::ElementsAre("rotary table", "attention output", "LSE",
+                                                     "dV", "dK", "dQ"));
       }
     }
   }
 }
 
 TEST(SpotCheckTest, FailsEveryDefectOfAttention) {
-  for (const auto& defects : {device_defects(), message_defects(), input_defects()}) {
-    for (const Defect& defect : defects) {
-      SCOPED_TRACE(defect.name);
-      const RingSetup setup{Layout::zigzag, kDefectRing, 1, {}};
-      EXPECT_EQ(first_failed(samples(problem_of(defect.mask), setup, defect.parts)), defect.sampled);
-    }
+  for (const Defect& defect : all_defects()) {
+    SCOPED_TRACE(defect.name);
+    EXPECT_EQ(first_failed(samples(problem_of(defect.mask), kZigzag, defect.parts)),
+              defect.sampled);
   }
 }
 
@@ -86,9 +86,7 @@ TEST(SpotCheckTest, FailsRotaryAnglesInFloat) {
   parts.device = [make = parts.device](int rank, int64_t arena_bytes, Trace& trace) {
     return std::make_unique<RotatesInFloat>(make(rank, arena_bytes, trace));
   };
-  EXPECT_EQ(first_failed(samples(problem_of(VerifyMask::causal), {Layout::zigzag, kDefectRing, 1, {}},
-                                 parts)),
-            "rotary table");
+  EXPECT_EQ(first_failed(samples(problem_of(VerifyMask::causal), kZigzag, parts)), "rotary table");
 }
 
 }  // namespace

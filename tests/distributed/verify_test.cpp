@@ -1,4 +1,5 @@
-// The verification of the ring passes the real step, and fails every step that has a defect, at the right place.
+// The verification of the ring passes the real step and fails every step that has a defect, at its
+// place.
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -28,14 +29,6 @@ VerifyMatrix defect_matrix(VerifyMask mask) {
   matrix.worlds = {{kDefectRing, 1}};
   matrix.policies = {Recompute::selective};
   return matrix;
-}
-
-std::vector<Defect> all_defects() {
-  std::vector<Defect> all = device_defects();
-  for (const auto& more : {message_defects(), input_defects()}) {
-    all.insert(all.end(), more.begin(), more.end());
-  }
-  return all;
 }
 
 void expect_clean(const VerifyMatrix& matrix) {

@@ -21,17 +21,19 @@ RingParts with_batch(const Change& change) {
 /// change(label, window, position) spoils one label.
 template <class Change>
 RingParts with_labels(const Change& change) {
-  return with_batch([change](Batch& batch, const VerifyWindow& window, std::span<const Piece> pieces) {
-    for (const Piece& piece : pieces) {
-      for (int64_t i = 0; i < piece.row_count; ++i) {
-        change(batch.labels[size_t(piece.first_row + i)], window, piece.position(i));
-      }
-    }
-  });
+  return with_batch(
+      [change](Batch& batch, const VerifyWindow& window, std::span<const Piece> pieces) {
+        for (const Piece& piece : pieces) {
+          for (int64_t i = 0; i < piece.row_count; ++i) {
+            change(batch.labels[size_t(piece.first_row + i)], window, piece.position(i));
+          }
+        }
+      });
 }
 
 RingParts labels_made_after_the_split() {
   return with_batch([](Batch& batch, const VerifyWindow&, std::span<const Piece>) {
+    if (batch.tokens.empty()) return;
     std::ranges::rotate_copy(batch.tokens, batch.tokens.begin() + 1, batch.labels.begin());
   });
 }
@@ -59,11 +61,15 @@ RingParts second_chunk_off_by_one() {
 RingParts start_missing() {
   return with_batch([](Batch& batch, const VerifyWindow& window, std::span<const Piece>) {
     std::vector<int64_t>& starts = batch.window.document_starts;
-    size_t longest = 1;
-    for (size_t i = 1; i + 1 < starts.size() && starts[i] < window.window.token_count; ++i) {
-      if (starts[i + 1] - starts[i] > starts[longest + 1] - starts[longest]) longest = i;
+    const auto length_of = [&](size_t document) {
+      const bool last = document + 1 == starts.size();
+      return (last ? window.window.token_count : starts[document + 1]) - starts[document];
+    };
+    size_t longest = 0;
+    for (size_t i = 1; i < starts.size(); ++i) {
+      if (longest == 0 || length_of(i) > length_of(longest)) longest = i;
     }
-    starts.erase(starts.begin() + int64_t(longest));
+    if (longest > 0) starts.erase(starts.begin() + int64_t(longest));
   });
 }
 
@@ -116,6 +122,14 @@ std::vector<Defect> input_defects() {
       {"mean of the ranks' means", mean_of_means(), documents, "dV", "layer 1"},
       {"clipped by the squared norm", clip_by_squared_norm(), causal, "next weights", ""},
   };
+}
+
+std::vector<Defect> all_defects() {
+  std::vector<Defect> all = attention_defects();
+  for (const auto& more : {device_defects(), message_defects(), input_defects()}) {
+    all.insert(all.end(), more.begin(), more.end());
+  }
+  return all;
 }
 
 }  // namespace ringlet::test

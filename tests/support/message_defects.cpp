@@ -16,7 +16,9 @@ RingParts with_ring() {
 template <class Wrong>
 RingParts with_world() {
   RingParts parts = real_parts();
-  parts.world = [](std::unique_ptr<Comm> world) { return std::make_unique<Wrong>(std::move(world)); };
+  parts.world = [](std::unique_ptr<Comm> world) {
+    return std::make_unique<Wrong>(std::move(world));
+  };
   return parts;
 }
 
@@ -26,7 +28,8 @@ class DeliversLate : public ForwardingComm {
   using ForwardingComm::ForwardingComm;
   Event exchange(std::span<const Message> sends, std::span<const Message> receives,
                  Event after) override {
-    for (const auto& [tensor, values] : late_) std::ranges::copy(values, tensor.as<float>().begin());
+    for (const auto& [tensor, values] : late_)
+      std::ranges::copy(values, tensor.as<float>().begin());
     late_.clear();
     std::vector<std::vector<float>> before;
     for (const Message& message : receives) before.push_back(values_of(message.tensor));
@@ -121,8 +124,10 @@ std::vector<Defect> message_defects() {
       {"one rank's gradient not summed", with_world<LosesOneRank>(), causal, "gradient", ""},
       {"new weights do not reach a rank", with_world<KeepsOldWeights>(), causal, "weights of ranks",
        "of rank 2 differs"},
-      {"loss of a rank's own tokens", with_world<ReportsOwnLoss>(), causal, "train loss", "should be"},
-      {"norm of a rank's own shard", with_world<ClipsByOwnNorm>(), causal, "gradient norm", "should be"},
+      {"loss of a rank's own tokens", with_world<ReportsOwnLoss>(), causal, "train loss",
+       "should be"},
+      {"norm of a rank's own shard", with_world<ClipsByOwnNorm>(), causal, "gradient norm",
+       "should be"},
   };
 }
 

@@ -43,9 +43,12 @@ RowError worst_row(std::span<const double> actual, std::span<const double> expec
     const double error = distance(a, e) / scale;
     if (worst.row >= 0 && (std::isnan(worst.error) || error <= worst.error)) continue;
     worst = {row, 0, error};
-    for (int64_t column = 1; column < width; ++column) {
-      const auto difference = [&](int64_t c) { return std::abs(a[size_t(c)] - e[size_t(c)]); };
-      if (difference(column) > difference(worst.column)) worst.column = column;
+    double largest = std::abs(a[0] - e[0]);
+    for (int64_t column = 1; column < width && !std::isnan(largest); ++column) {
+      const double difference = std::abs(a[size_t(column)] - e[size_t(column)]);
+      if (difference <= largest) continue;  // NaN is the largest
+      largest = difference;
+      worst.column = column;
     }
   }
   return worst;
