@@ -1,5 +1,6 @@
 #include "tests/support/ring_attention_case.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/comm/threads.h"
@@ -48,9 +49,14 @@ std::vector<float> gather_q(const RingAttentionCase& c, const std::vector<Piece>
   return q;
 }
 
+std::vector<float> rounded(std::vector<float> values, Rounding rounding) {
+  if (rounding != nullptr) std::ranges::transform(values, values.begin(), rounding);
+  return values;
+}
+
 /// One rank's share of the whole attention, forward and backward, written into `result`.
 void run_rank(const RingAttentionCase& c, const SequenceLayout& layout, RankContext context,
-              RingAttentionValues<float>& result) {
+              Rounding stored, RingAttentionValues<float>& result) {
   const std::vector<Piece>& pieces = layout.ranks[context.ring.rank()];
   const int64_t rows = layout.rows(context.ring.rank());
   const std::vector<int32_t> tokens(rows, 0);
@@ -87,6 +93,8 @@ void run_rank(const RingAttentionCase& c, const SequenceLayout& layout, RankCont
   const Tensor output = allocate(row_shape, poison);
   const Tensor lse = allocate({c.shape.heads, rows, 1, 1}, poison);
   ring_attention_forward(step, c.shape, q, kv_tensor, output, lse);
+  // Not without need: reading makes the host wait for the device.
+  if (stored != nullptr) put(rounded(get(output), stored), output);
 
   const Tensor dy = put(d_output, allocate(row_shape, poison));
   const Tensor delta = allocate(lse.shape, poison);
@@ -94,7 +102,8 @@ void run_rank(const RingAttentionCase& c, const SequenceLayout& layout, RankCont
   device.attention_delta(c.shape, output, dy, delta);
   ring_attention_backward(step, c.shape, q, kv_tensor, {dy, lse, delta}, dq, dkv);
 
-  const std::vector<float> o = get(output), l = get(lse), gq = get(dq), gkv = get(dkv);
+  const std::vector<float> o = get(output), l = get(lse);
+  const std::vector<float> gq = rounded(get(dq), stored), gkv = rounded(get(dkv), stored);
   for_each_q(pieces, c.shape, rows, [&](int64_t position, int64_t head, int64_t from) {
     const int64_t to = (position * c.shape.heads + head) * c.shape.head_dim;
     std::copy_n(gq.begin() + from, c.shape.head_dim, result.dq.begin() + to);
@@ -120,14 +129,14 @@ RingAttentionCase random_attention(const HeadShape& shape, const Mask& mask, int
 }
 
 RingAttentionValues<float> attend_on_ring(const RingAttentionCase& c, Layout kind, int ring_size,
-                                          const MakeBackend& make_backend) {
+                                          const MakeBackend& make_backend, Rounding stored) {
   RingAttentionValues<float> result(c);
   const SequenceLayout layout = make_layout(kind, c.length, ring_size);
   ThreadsOptions options;
   options.ranks = ring_size;
   run_ranks(options, [&](Comm& ring, Trace& trace) {
     const std::unique_ptr<Backend> device = make_backend(int64_t{1} << 30, trace);
-    run_rank(c, layout, {*device, ring, trace}, result);
+    run_rank(c, layout, {*device, ring, trace}, stored, result);
   });
   return result;
 }

@@ -30,9 +30,14 @@ struct RingAttentionValues {
 /// Standard normal inputs; equal arguments give equal values.
 RingAttentionCase random_attention(const HeadShape& shape, const Mask& mask, int64_t length);
 
+using Rounding = float (*)(float);
+
 /// Forward and backward through the ring of the product, ranks on threads.
+/// `stored`: what becomes of the output before the backward pass reads it, and of the gradients
+/// at the end; nullptr: nothing.
 RingAttentionValues<float> attend_on_ring(const RingAttentionCase& c, Layout layout, int ring_size,
-                                          const MakeBackend& make_backend = plain_backend);
+                                          const MakeBackend& make_backend = plain_backend,
+                                          Rounding stored = nullptr);
 
 /// The definition: dense softmax attention in double, position by position.
 RingAttentionValues<double> attend_densely(const RingAttentionCase& c);
