@@ -6,8 +6,8 @@
 #include "kernels/comm/dry.h"
 #include "kernels/dry/dry_backend.h"
 #include "model/ring_attention.h"
-#include "tests/support/attention_on_ring.h"
-#include "tests/support/reference_gpt.h"
+#include "tests/support/ring_attention_case.h"
+#include "train/verify/verify_problem.h"
 
 namespace ringlet::test {
 namespace {
@@ -21,7 +21,7 @@ std::vector<uint32_t> bits_of(const std::vector<float>& values) {
   return bits;
 }
 
-void expect_same_bits(const RingAttentionResult& actual, const RingAttentionResult& expected) {
+void expect_same_bits(const RingAttentionValues<float>& actual, const RingAttentionValues<float>& expected) {
   EXPECT_EQ(bits_of(actual.output), bits_of(expected.output));
   EXPECT_EQ(bits_of(actual.lse), bits_of(expected.lse));
   EXPECT_EQ(bits_of(actual.dq), bits_of(expected.dq));
@@ -45,8 +45,8 @@ std::vector<Mask> masks_with_skipped_traffic(int64_t length) {
 void expect_same_bits_on_every_ring(const HeadShape& shape, int64_t length,
                                     const MakeBackend& make_backend) {
   for (const Mask& mask : masks_with_skipped_traffic(length)) {
-    const RingAttentionCase c = make_attention_case(shape, mask, length);
-    const RingAttentionResult alone = attend_on_ring(c, Layout::contiguous, 1, plain_backend);
+    const RingAttentionCase c = random_attention(shape, mask, length);
+    const RingAttentionValues<float> alone = attend_on_ring(c, Layout::contiguous, 1, plain_backend);
     for (const int ring_size : kRingSizes) {
       SCOPED_TRACE(testing::Message()
                    << "R=" << ring_size << " T=" << length << " heads=" << shape.heads << '/'

@@ -1,57 +1,12 @@
 // Ring attention of any size, layout, mask, head grouping and length must give what one device gives.
-#include "model/ring_attention.h"
+#include "tests/support/ring_attention_case.h"
 
 #include <gtest/gtest.h>
 
-#include "tests/support/attention_on_ring.h"
 #include "tests/support/compare.h"
 
 namespace ringlet::test {
 namespace {
-
-/// Dense softmax attention in double, position by position.
-struct DenseResult {
-  std::vector<double> output, lse, dq, dk, dv;
-};
-
-DenseResult attend_densely(const RingAttentionCase& c) {
-  const HeadShape& s = c.shape;
-  const int64_t D = s.head_dim, group = s.heads / s.kv_heads;
-  DenseResult r{std::vector<double>(c.q.size()), std::vector<double>(c.length * s.heads),
-                std::vector<double>(c.q.size()), std::vector<double>(c.k.size()),
-                std::vector<double>(c.k.size())};
-  const double scale = 1 / std::sqrt(double(D));
-  std::vector<double> p(c.length), dp(c.length);
-  for (int64_t i = 0; i < c.length; ++i)
-    for (int64_t h = 0; h < s.heads; ++h) {
-      const int64_t qi = (i * s.heads + h) * D, first = c.mask.first_visible(i);
-      const auto kj = [&](int64_t j) { return (j * s.kv_heads + h / group) * D; };
-      double largest = -1e300, sum = 0, delta = 0;
-      for (int64_t j = first; j <= i; ++j) {
-        p[j] = 0;
-        for (int64_t d = 0; d < D; ++d) p[j] += scale * c.q[qi + d] * c.k[kj(j) + d];
-        largest = std::max(largest, p[j]);
-      }
-      for (int64_t j = first; j <= i; ++j) sum += p[j] = std::exp(p[j] - largest);
-      r.lse[i * s.heads + h] = largest + std::log(sum);
-      for (int64_t j = first; j <= i; ++j) {
-        p[j] /= sum;
-        dp[j] = 0;
-        for (int64_t d = 0; d < D; ++d) {
-          r.output[qi + d] += p[j] * c.v[kj(j) + d];
-          dp[j] += double(c.d_output[qi + d]) * c.v[kj(j) + d];
-          r.dv[kj(j) + d] += p[j] * c.d_output[qi + d];
-        }
-        delta += p[j] * dp[j];
-      }
-      for (int64_t j = first; j <= i; ++j)
-        for (int64_t d = 0; d < D; ++d) {
-          r.dq[qi + d] += scale * p[j] * (dp[j] - delta) * c.k[kj(j) + d];
-          r.dk[kj(j) + d] += scale * p[j] * (dp[j] - delta) * c.q[qi + d];
-        }
-    }
-  return r;
-}
 
 /// Comparing dQ and dK relative to nothing is meaningless where they vanish exactly (a lone key's
 /// softmax has no gradient), so they are measured against the size of dV's terms there.
@@ -64,7 +19,8 @@ double gradient_error(const std::vector<float>& actual, const std::vector<double
   return std::sqrt(difference) / std::sqrt(std::max(norm, 1e-3 * double(expected.size())));
 }
 
-void expect_equal(const RingAttentionResult& actual, const DenseResult& expected) {
+void expect_equal(const RingAttentionValues<float>& actual,
+                  const RingAttentionValues<double>& expected) {
   EXPECT_LE(error_of(actual.output, expected.output), kOutputTolerance);
   EXPECT_LE(error_of(actual.lse, expected.lse), kOutputTolerance);
   EXPECT_LE(gradient_error(actual.dq, expected.dq), kGradientTolerance);
@@ -79,15 +35,15 @@ TEST_P(RingAttentionTest, EqualsOneDeviceInEveryLayoutMaskAndRing) {
   const std::vector<int> ring_sizes{1, 2, 3, 4, 5, 8};
   for (const HeadShape& shape : {HeadShape{2, 2, 16}, HeadShape{4, 2, 8}, HeadShape{3, 1, 8}}) {
     for (const Mask& mask : masks_for(length)) {
-      const RingAttentionCase c = make_attention_case(shape, mask, length);
-      const DenseResult expected = attend_densely(c);
+      const RingAttentionCase c = random_attention(shape, mask, length);
+      const RingAttentionValues<double> expected = attend_densely(c);
       for (const Layout layout : {Layout::contiguous, Layout::zigzag, Layout::striped}) {
         for (const int ring_size : ring_sizes) {
           SCOPED_TRACE(testing::Message()
                        << name_of(layout) << " R=" << ring_size << " T=" << length << " heads="
                        << shape.heads << '/' << shape.kv_heads << " documents="
                        << mask.document_starts.size() << " window=" << mask.window);
-          expect_equal(attend_on_ring(c, layout, ring_size, plain_backend), expected);
+          expect_equal(attend_on_ring(c, layout, ring_size), expected);
         }
       }
     }
@@ -104,9 +60,9 @@ TEST(RingAttentionOrderTest, HoldsWhenTheDeviceRunsLate) {
       for (const int64_t length : {1, 2, 7, 63, 64, 65, 257}) {
         SCOPED_TRACE(testing::Message() << name_of(layout) << " R=" << ring_size << " T=" << length);
         const bool grouped = length % 2 == 1;
+        const HeadShape shape = grouped ? HeadShape{4, 2, 8} : HeadShape{2, 2, 8};
         const RingAttentionCase c =
-            make_attention_case(grouped ? HeadShape{4, 2, 8} : HeadShape{2, 2, 8},
-                                masks_for(length)[size_t(ring_size) % 4], length);
+            random_attention(shape, masks_for(length)[size_t(ring_size) % 4], length);
         expect_equal(attend_on_ring(c, layout, ring_size, late_backend), attend_densely(c));
       }
     }
@@ -114,11 +70,11 @@ TEST(RingAttentionOrderTest, HoldsWhenTheDeviceRunsLate) {
 }
 
 TEST(RingAttentionErrorTest, DoesNotGrowWithTheRing) {
-  const RingAttentionCase c = make_attention_case({2, 1, 16}, Mask{}, 600);
-  const DenseResult expected = attend_densely(c);
+  const RingAttentionCase c = random_attention({2, 1, 16}, Mask{}, 600);
+  const RingAttentionValues<double> expected = attend_densely(c);
   for (const Layout layout : {Layout::contiguous, Layout::zigzag, Layout::striped}) {
-    const RingAttentionResult two = attend_on_ring(c, layout, 2, plain_backend);
-    const RingAttentionResult eight = attend_on_ring(c, layout, 8, plain_backend);
+    const RingAttentionValues<float> two = attend_on_ring(c, layout, 2);
+    const RingAttentionValues<float> eight = attend_on_ring(c, layout, 8);
     EXPECT_LE(error_of(eight.output, expected.output), 2 * error_of(two.output, expected.output));
     EXPECT_LE(error_of(eight.dq, expected.dq), 2 * error_of(two.dq, expected.dq));
     EXPECT_LE(error_of(eight.dk, expected.dk), 2 * error_of(two.dk, expected.dk));

@@ -1,4 +1,4 @@
-#include "tests/support/attention_on_ring.h"
+#include "tests/support/ring_attention_case.h"
 
 #include <algorithm>
 #include <cmath>
@@ -10,7 +10,7 @@
 namespace ringlet::test {
 namespace {
 
-std::vector<float> random_numbers(int64_t count, uint64_t stream) {
+std::vector<float> random_values(int64_t count, uint64_t stream) {
   const CounterRandom random(7, stream);
   std::vector<float> values(count);
   for (int64_t i = 0; i < count; ++i) values[i] = float(random.normal(i));
@@ -49,9 +49,14 @@ std::vector<float> gather_q(const RingAttentionCase& c, const std::vector<Piece>
   return q;
 }
 
+std::vector<float> rounded(std::vector<float> values, Rounding rounding) {
+  if (rounding != nullptr) std::ranges::transform(values, values.begin(), rounding);
+  return values;
+}
+
 /// One rank's share of the whole attention, forward and backward, written into `result`.
 void run_rank(const RingAttentionCase& c, const SequenceLayout& layout, RankContext context,
-              RingAttentionResult& result) {
+              Rounding stored, RingAttentionValues<float>& result) {
   const std::vector<Piece>& pieces = layout.ranks[context.ring.rank()];
   const int64_t rows = layout.rows(context.ring.rank());
   const std::vector<int32_t> tokens(rows, 0);
@@ -88,6 +93,8 @@ void run_rank(const RingAttentionCase& c, const SequenceLayout& layout, RankCont
   const Tensor output = allocate(row_shape, poison);
   const Tensor lse = allocate({c.shape.heads, rows, 1, 1}, poison);
   ring_attention_forward(step, c.shape, q, kv_tensor, output, lse);
+  // Not without need: reading makes the host wait for the device.
+  if (stored != nullptr) put(rounded(get(output), stored), output);
 
   const Tensor dy = put(d_output, allocate(row_shape, poison));
   const Tensor delta = allocate(lse.shape, poison);
@@ -95,7 +102,8 @@ void run_rank(const RingAttentionCase& c, const SequenceLayout& layout, RankCont
   device.attention_delta(c.shape, output, dy, delta);
   ring_attention_backward(step, c.shape, q, kv_tensor, {dy, lse, delta}, dq, dkv);
 
-  const std::vector<float> o = get(output), l = get(lse), gq = get(dq), gkv = get(dkv);
+  const std::vector<float> o = get(output), l = get(lse);
+  const std::vector<float> gq = rounded(get(dq), stored), gkv = rounded(get(dkv), stored);
   for_each_q(pieces, c.shape, rows, [&](int64_t position, int64_t head, int64_t from) {
     const int64_t to = (position * c.shape.heads + head) * c.shape.head_dim;
     std::copy_n(gq.begin() + from, c.shape.head_dim, result.dq.begin() + to);
@@ -113,13 +121,6 @@ void run_rank(const RingAttentionCase& c, const SequenceLayout& layout, RankCont
 
 }  // namespace
 
-RingAttentionCase make_attention_case(const HeadShape& shape, const Mask& mask,
-                                      int64_t length) {
-  const int64_t q_size = length * shape.q_width(), kv_size = length * shape.kv_heads * shape.head_dim;
-  return {shape, mask, length, random_numbers(q_size, 1), random_numbers(kv_size, 2),
-          random_numbers(kv_size, 3), random_numbers(q_size, 4)};
-}
-
 std::vector<Mask> masks_for(int64_t length) {
   std::vector<Mask> all{Mask{}, Mask{{0}, 37}};
   Mask documents;
@@ -130,20 +131,61 @@ std::vector<Mask> masks_for(int64_t length) {
   return all;
 }
 
+RingAttentionCase random_attention(const HeadShape& shape, const Mask& mask, int64_t length) {
+  const int64_t q_size = length * shape.q_width();
+  const int64_t kv_size = length * shape.kv_heads * shape.head_dim;
+  return {shape, mask, length, random_values(q_size, 1), random_values(kv_size, 2),
+          random_values(kv_size, 3), random_values(q_size, 4)};
+}
 
-RingAttentionResult attend_on_ring(const RingAttentionCase& c, Layout kind, int ring_size,
-                                   const MakeBackend& make_backend) {
-  const std::vector<float> queries(c.q.size()), keys(c.k.size());
-  RingAttentionResult result{queries, std::vector<float>(c.length * c.shape.heads), queries, keys,
-                             keys};
+RingAttentionValues<float> attend_on_ring(const RingAttentionCase& c, Layout kind, int ring_size,
+                                          const MakeBackend& make_backend, Rounding stored) {
+  RingAttentionValues<float> result(c);
   const SequenceLayout layout = make_layout(kind, c.length, ring_size);
   ThreadsOptions options;
   options.ranks = ring_size;
   run_ranks(options, [&](Comm& ring, Trace& trace) {
     const std::unique_ptr<Backend> device = make_backend(int64_t{1} << 30, trace);
-    run_rank(c, layout, {*device, ring, trace}, result);
+    run_rank(c, layout, {*device, ring, trace}, stored, result);
   });
   return result;
+}
+
+RingAttentionValues<double> attend_densely(const RingAttentionCase& c) {
+  const HeadShape& s = c.shape;
+  const int64_t D = s.head_dim, group = s.heads / s.kv_heads;
+  RingAttentionValues<double> r(c);
+  const double scale = 1 / std::sqrt(double(D));
+  std::vector<double> p(c.length), dp(c.length);
+  for (int64_t i = 0; i < c.length; ++i)
+    for (int64_t h = 0; h < s.heads; ++h) {
+      const int64_t qi = (i * s.heads + h) * D, first = c.mask.first_visible(i);
+      const auto kj = [&](int64_t j) { return (j * s.kv_heads + h / group) * D; };
+      double largest = -1e300, sum = 0, delta = 0;
+      for (int64_t j = first; j <= i; ++j) {
+        p[j] = 0;
+        for (int64_t d = 0; d < D; ++d) p[j] += scale * c.q[qi + d] * c.k[kj(j) + d];
+        largest = std::max(largest, p[j]);
+      }
+      for (int64_t j = first; j <= i; ++j) sum += p[j] = std::exp(p[j] - largest);
+      r.lse[i * s.heads + h] = largest + std::log(sum);
+      for (int64_t j = first; j <= i; ++j) {
+        p[j] /= sum;
+        dp[j] = 0;
+        for (int64_t d = 0; d < D; ++d) {
+          r.output[qi + d] += p[j] * c.v[kj(j) + d];
+          dp[j] += double(c.d_output[qi + d]) * c.v[kj(j) + d];
+          r.dv[kj(j) + d] += p[j] * c.d_output[qi + d];
+        }
+        delta += p[j] * dp[j];
+      }
+      for (int64_t j = first; j <= i; ++j)
+        for (int64_t d = 0; d < D; ++d) {
+          r.dq[qi + d] += scale * p[j] * (dp[j] - delta) * c.k[kj(j) + d];
+          r.dk[kj(j) + d] += scale * p[j] * (dp[j] - delta) * c.q[qi + d];
+        }
+    }
+  return r;
 }
 
 }  // namespace ringlet::test
