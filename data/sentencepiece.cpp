@@ -43,6 +43,20 @@ class SentencePieceTokenizer : public Tokenizer {
     return text;
   }
 
+  std::optional<int64_t> text_bytes(std::span<const int32_t> ids) const override {
+    constexpr std::string_view kBlank = "\u2581";  // stands for a blank in the pieces
+    int64_t bytes = 0;
+    for (const int32_t id : ids) {
+      if (id < 0 || id >= processor_.GetPieceSize() || processor_.IsControl(id)) continue;
+      const std::string& piece = processor_.IdToPiece(id);
+      bytes += processor_.IsByte(id) ? 1 : int64_t(piece.size());
+      for (size_t at = piece.find(kBlank); at != piece.npos; at = piece.find(kBlank, at + 1)) {
+        bytes -= int64_t(kBlank.size()) - 1;
+      }
+    }
+    return bytes;
+  }
+
  private:
   std::string model_;
   sentencepiece::SentencePieceProcessor processor_;

@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 #include <xxhash.h>
 
+#include <algorithm>
 #include <charconv>
 #include <limits>
 
@@ -31,6 +32,9 @@ class ByteTokenizer : public Tokenizer {
       if (id >= 0 && id < 256) text.push_back(static_cast<char>(id));
     }
     return text;
+  }
+  std::optional<int64_t> text_bytes(std::span<const int32_t> ids) const override {
+    return std::ranges::count_if(ids, [](int32_t id) { return id >= 0 && id < 256; });
   }
 };
 
@@ -78,6 +82,8 @@ class IdTokenizer : public Tokenizer {
     }
     return text;
   }
+
+  std::optional<int64_t> text_bytes(std::span<const int32_t>) const override { return {}; }
 
  private:
   std::string name_;

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -21,6 +22,9 @@ class Tokenizer {
   virtual std::vector<int32_t> encode(std::string_view text) const = 0;
   /// end_of_document and ids beyond the vocabulary give no text.
   virtual std::string decode(std::span<const int32_t> ids) const = 0;
+  /// Bytes of text that the ids stand for, each on its own: a character that is cut counts in part.
+  /// Nothing where the ids' text is not known.
+  virtual std::optional<int64_t> text_bytes(std::span<const int32_t> ids) const = 0;
   /// The bytes from which make_tokenizer makes it again; empty where the name and the sizes
   /// suffice.
   virtual std::string model() const { return {}; }

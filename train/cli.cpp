@@ -131,8 +131,10 @@ void add_eval(CLI::App& main, EvalOptions& options) {
   add_count(app, "--windows", options.windows, "Windows to read (default: all)");
   app.add_option("--bigram", options.bigram_corpus,
                  "Also the loss of a bigram model with the counts of this corpus");
-  app.add_option("--csv", options.csv, "Write the loss by position to this file");
-  app.add_flag("--by-position", options.by_position, "A table of the loss by position");
+  app.add_flag("--by-position", options.by_position,
+               "Tables of the loss by position in the window and, where windows hold several "
+               "documents, by distance into the document");
+  app.add_option("--csv", options.csv, "Write both tables to this file");
   add_count(app, "--compare-context", options.compare_context,
             "Also score with at most so many tokens of context, and compare", 2);
   add_json(app, options.format);
@@ -140,7 +142,13 @@ void add_eval(CLI::App& main, EvalOptions& options) {
       "Examples:\n"
       "  ringlet eval runs/book\n"
       "  ringlet eval runs/book --by-position --seq-len 65536 --ranks 4\n"
-      "  ringlet eval runs/book --compare-context 1024 --json");
+      "  ringlet eval runs/book --by-position --csv positions.csv\n"
+      "  ringlet eval runs/book --compare-context 1024 --json\n"
+      "Bins double: 0, 1, 2-3, 4-7, ... A document that began before the window counts from the "
+      "window's start.\n"
+      "In-context score (arXiv:2209.11895): loss around position 500 (475-524) minus loss around "
+      "position 50 (45-54);\n"
+      "below 0, the context helps. Absent where windows are shorter than 525 tokens.");
 }
 
 void add_generate(CLI::App& main, GenerateOptions& options) {

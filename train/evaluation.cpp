@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
+#include <numbers>
 
 namespace ringlet {
 namespace {
@@ -32,7 +34,6 @@ ContextComparison summarize(std::span<const BlockSums> blocks, int64_t context) 
     result.short_loss += block.shortened;
     used_blocks += block.tokens > 0;
   }
-  if (tokens == 0) return result;
   result.tokens = int64_t(tokens);
   result.full_loss /= tokens;
   result.short_loss /= tokens;
@@ -43,8 +44,9 @@ ContextComparison summarize(std::span<const BlockSums> blocks, int64_t context) 
     const double residual = block.shortened - block.full - result.difference * block.tokens;
     squares += residual * residual;
   }
-  const double correction = used_blocks > 1 ? double(used_blocks) / double(used_blocks - 1) : 0;
-  result.standard_error = std::sqrt(squares * correction) / tokens;
+  result.standard_error =
+      used_blocks < 2 ? std::numeric_limits<double>::quiet_NaN()
+                      : std::sqrt(squares * double(used_blocks) / double(used_blocks - 1)) / tokens;
   return result;
 }
 
@@ -85,10 +87,13 @@ Mask mask_of(const Window& window, MaskRule rule, int64_t sliding_window) {
 
 void add_losses(std::span<const float> losses, const Batch& batch, std::span<const Piece> pieces,
                 PositionBins& bins) {
+  const std::vector<int64_t>& starts = batch.window.document_starts;
   for (const Piece& piece : pieces) {
+    auto next = std::ranges::upper_bound(starts, piece.first_position);
     for (int64_t i = 0; i < piece.row_count; ++i) {
-      const int64_t row = piece.first_row + i;
-      if (batch.labels[row] >= 0) bins.add(piece.position(i), losses[row]);
+      const int64_t row = piece.first_row + i, position = piece.position(i);
+      while (next != starts.end() && *next <= position) ++next;
+      if (batch.labels[row] >= 0) bins.add(position, position - *std::prev(next), losses[row]);
     }
   }
 }
@@ -127,6 +132,20 @@ PositionBins evaluate(const ModelRank& rank, const WindowReader& reader, int64_t
   std::vector<double> flat = bins.to_flat();
   sum_over_world(rank, flat);
   return PositionBins::from_flat(rank.layout.length, flat);
+}
+
+std::optional<double> bits_per_byte(const Corpus& corpus, const WindowReader& reader,
+                                    int64_t window_count, const PositionBins& bins) {
+  const std::unique_ptr<Tokenizer> tokenizer = corpus.tokenizer();
+  const Piece whole{0, 1, 0, reader.plan().window_tokens()};
+  int64_t bytes = 0;
+  for (int64_t index = 0; index < window_count; ++index) {
+    const auto of_window = tokenizer->text_bytes(reader.read(index, {&whole, 1}).labels);
+    if (!of_window) return {};
+    bytes += *of_window;
+  }
+  if (bytes == 0) return {};
+  return bins.mean() * double(bins.count()) / (double(bytes) * std::numbers::ln2);
 }
 
 ContextComparison compare_context(const ModelRank& rank, const WindowReader& reader,

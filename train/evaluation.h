@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -30,7 +31,8 @@ void load_weights(const Checkpoint& checkpoint, const Parameters& parameters);
 /// The mask of a window: its documents, or one document for all (causal), and a sliding window (0: none).
 Mask mask_of(const Window& window, MaskRule rule, int64_t sliding_window);
 
-/// Adds the losses of the scored rows to the bins of their positions.
+/// Adds the losses of the rows that have a label to the bins of their positions and of their distances into their
+/// documents, whatever the mask lets them see.
 void add_losses(std::span<const float> losses, const Batch& batch, std::span<const Piece> pieces,
                 PositionBins& bins);
 
@@ -40,10 +42,16 @@ std::vector<float> score(const ModelRank& rank, const Batch& batch, const Mask& 
 /// Sums values over all ranks, in rank order. Collective; waits.
 void sum_over_world(const ModelRank& rank, std::span<double> values);
 
-/// Loss by position of the first `window_count` windows of a corpus, shared out over the rings. Collective; all
+/// Loss by position and distance of the first `window_count` windows of a corpus, shared out over the rings. Collective; all
 /// ranks get the same sums.
 PositionBins evaluate(const ModelRank& rank, const WindowReader& reader, int64_t window_count,
                       MaskRule rule, int64_t sliding_window);
+
+/// What evaluate() measured, in bits per byte of text: the loss of all tokens, ends of documents too, over the bytes of
+/// those that are predicted (of a document all but its first token). Absent where the ids' text is not known, or
+/// no byte of it is predicted.
+std::optional<double> bits_per_byte(const Corpus& corpus, const WindowReader& reader,
+                                    int64_t window_count, const PositionBins& bins);
 
 /// The same tokens scored with all of their window before them, and with at most `context` tokens.
 struct ContextComparison {
@@ -51,7 +59,7 @@ struct ContextComparison {
   double full_loss = 0, short_loss = 0;
   double difference = 0;      // short_loss - full_loss: what the longer context is worth, in nats
   double standard_error = 0;  // of the difference, over blocks of context / 2 tokens
-};
+};  // means of no tokens and the error of one block are NaN
 
 /// Scores the tokens at positions >= context of each window three times: once as they are, and with the window
 /// cut into independent pieces of `context` tokens at two offsets, so that every token is once in the second half of

@@ -21,20 +21,28 @@ class JsonLine {
   }
   void put(const char* key, const std::vector<int64_t>& values) { json_[key] = values; }
 
-  void put_positions(const std::vector<PositionBins::Bin>& bins) {
-    auto& object = json_["loss_by_position"] = Json::object();
-    for (const char* key : {"first", "last", "count", "mean", "standard_error"}) {
-      object[key] = Json::array();
+  void put(const char* key, const std::vector<PositionBins::Bin>& bins) {
+    auto& object = json_[key] = Json::object();
+    for (const char* list : {"first", "last", "count", "mean", "standard_error"}) {
+      object[list] = Json::array();
     }
     for (const auto& [first, last, loss] : bins) {
       object["first"].push_back(first);
       object["last"].push_back(last);
       object["count"].push_back(loss.count);
       // No tokens have no mean and one has no deviation: null, and nothing is wrong.
-      object["mean"].push_back(loss.count < 1 ? Json() : finite("loss_by_position", loss.mean));
+      object["mean"].push_back(loss.count < 1 ? Json() : finite(key, loss.mean));
       object["standard_error"].push_back(
-          loss.count < 2 ? Json() : finite("loss_by_position", loss.standard_error));
+          loss.count < 2 ? Json() : finite(key, loss.standard_error));
     }
+  }
+
+  void put(const std::optional<InContextScore>& score) {
+    if (!score) return;
+    put("in_context_score", score->score());
+    put("in_context_standard_error", score->standard_error());
+    put("in_context_tokens",
+        std::vector<int64_t>{score->around_50.count, score->around_500.count});
   }
 
   std::string text() {
@@ -71,6 +79,7 @@ std::string to_json_line(const MetricsRecord& record) {
   line.put("loss", record.loss);
   line.put("loss_first_quarter", record.loss_first_quarter);
   line.put("loss_last_quarter", record.loss_last_quarter);
+  line.put(record.in_context_score);
   line.put("learning_rate", record.learning_rate);
   line.put("gradient_norm", record.gradient_norm);
   line.put("tokens", record.tokens);
@@ -83,7 +92,8 @@ std::string to_json_line(const MetricsRecord& record) {
   line.put("bubble_percent", record.bubble_percent);
   line.put("imbalance", record.imbalance());
   line.put("peak_bytes", record.peak_bytes);
-  line.put_positions(record.loss_by_position);
+  line.put("loss_by_position", record.loss_by_position);
+  line.put("loss_by_distance", record.loss_by_distance);
   return line.text();
 }
 
@@ -96,7 +106,9 @@ std::string to_json_line(const EvalRecord& record) {
   line.put("eval_tokens", bins.count());
   line.put("loss_first_quarter", bins.first_quarter());
   line.put("loss_last_quarter", bins.last_quarter());
-  line.put_positions(bins.bins());
+  line.put(bins.in_context_score());
+  line.put("loss_by_position", bins.by_position());
+  line.put("loss_by_distance", bins.by_distance());
   return line.text();
 }
 

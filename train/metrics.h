@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,7 +14,8 @@ struct MetricsRecord {
   int64_t step = 0, steps = 0;  // of `steps` in all
   double loss = 0;              // nats per token, mean over all scored tokens of the step
   double loss_first_quarter = 0, loss_last_quarter = 0;
-  std::vector<PositionBins::Bin> loss_by_position;
+  std::vector<PositionBins::Bin> loss_by_position, loss_by_distance;
+  std::optional<InContextScore> in_context_score;
   double learning_rate = 0;
   double gradient_norm = 0;  // before clipping
   int64_t tokens = 0;        // trained so far
@@ -36,8 +38,8 @@ struct EvalRecord {
   PositionBins bins;
 };
 
-/// One JSON object without line breaks. Values that are not finite become null, and the list
-/// "non_finite" names their keys, so that every line is valid JSON.
+/// One JSON object without line breaks; keys of what is absent are left out. Values that are not
+/// finite become null, and the list "non_finite" names their keys, so that every line is valid JSON.
 std::string to_json_line(const MetricsRecord& record);
 std::string to_json_line(const EvalRecord& record);
 

@@ -61,7 +61,7 @@ grep -o '"step":[0-9]*,"steps":[0-9]*,"loss":[0-9.]*' "$run/metrics.jsonl" | tr 
   awk '{ split($1, s, ":"); split($3, l, ":"); step[NR] = s[2]; loss[NR] = l[2] }
        END { for (i = 0; i < 6; ++i) { k = 1 + int(i * (NR - 1) / 5)
                printf "  step %4d  %.3f nats per byte\n", step[k], loss[k] } }'
-sed -n 's/^/validation: /; 2,5p' "$folder/evaluation.txt"
+sed -n 's/^/validation: /; 2,6p' "$folder/evaluation.txt"
 echo "program      $ringlet"
 echo "corpus       $folder/kjv.h5, $folder/kjv.validation.h5"
 echo "run          $run (config.toml, metrics.jsonl, checkpoints/)"

@@ -203,7 +203,9 @@ MetricsRecord Trainer::record_of(const Sums& sums, double seconds) const {
   record.loss = bins.mean();
   record.loss_first_quarter = bins.first_quarter();
   record.loss_last_quarter = bins.last_quarter();
-  record.loss_by_position = bins.bins();
+  record.loss_by_position = bins.by_position();
+  record.loss_by_distance = bins.by_distance();
+  record.in_context_score = bins.in_context_score();
   record.learning_rate = learning_rate(config_.schedule(), step_);
   record.gradient_norm = std::sqrt(sums.gradient_squares);
   record.tokens = tokens_;

@@ -28,6 +28,7 @@ TEST(ByteTokenizerTest, EveryByteComesBackAndEndOfDocumentHasNoText) {
   ASSERT_EQ(ids.size(), text.size());
   ids.push_back(int32_t(tokenizer->end_of_document()));
   EXPECT_EQ(tokenizer->decode(ids), text);
+  EXPECT_EQ(tokenizer->text_bytes(ids), int64_t(text.size()));
   EXPECT_EQ(tokenizer->vocabulary(), 257);
   EXPECT_EQ(tokenizer->end_of_document(), 256);
 }
@@ -36,6 +37,7 @@ TEST(IdTokenizerTest, NumbersComeBackAndOthersAreRefused) {
   const auto tokenizer = make_id_tokenizer("gpt2", 50257, 50256);
   EXPECT_EQ(tokenizer->encode("0 17\n50255 "), (std::vector<int32_t>{0, 17, 50255}));
   EXPECT_EQ(tokenizer->decode(std::vector<int32_t>{3, 50256, 14}), "3 14 ");
+  EXPECT_FALSE(tokenizer->text_bytes(std::vector<int32_t>{3, 50256, 14}).has_value());
   EXPECT_THROW(tokenizer->encode("50257"), UsageError);
   EXPECT_THROW(tokenizer->encode("some words"), UsageError);
   EXPECT_THROW(make_id_tokenizer("ids", 10, 10), UsageError);
@@ -49,7 +51,13 @@ TEST(SentencePieceTest, TrainedModelGivesValidTextBackExactly) {
                                  "Größe 東京 🙂 never in the sample", "    indented\n"}) {
     const auto ids = tokenizer->encode(text);
     EXPECT_EQ(tokenizer->decode(ids), text);
-    for (const int32_t id : ids) EXPECT_TRUE(id >= 0 && id < tokenizer->end_of_document()) << id;
+    int64_t bytes = 0;
+    for (const int32_t id : ids) {
+      EXPECT_TRUE(id >= 0 && id < tokenizer->end_of_document()) << id;
+      bytes += tokenizer->text_bytes(std::vector<int32_t>{id, 320, -1}).value();  // one by one
+    }
+    EXPECT_EQ(bytes, int64_t(text.size())) << text;
+    EXPECT_EQ(tokenizer->text_bytes(ids), bytes);
   }
   const std::string seen = sample_lines()[5];
   EXPECT_LT(tokenizer->encode(seen).size(), seen.size() / 2);

@@ -39,6 +39,20 @@ void expect_close(const NamedValues& actual, const NamedValues& expected, double
   }
 }
 
+/// Counts, and means where there are tokens, of every bin of every record.
+std::vector<double> binned(const std::vector<MetricsRecord>& records) {
+  std::vector<double> values;
+  for (const MetricsRecord& record : records) {
+    for (const auto* bins : {&record.loss_by_position, &record.loss_by_distance}) {
+      for (const PositionBins::Bin& bin : *bins) {
+        values.push_back(double(bin.loss.count));
+        if (bin.loss.count > 0) values.push_back(bin.loss.mean);
+      }
+    }
+  }
+  return values;
+}
+
 std::vector<double> tail(const std::vector<double>& values, size_t count) {
   return {values.end() - std::ptrdiff_t(std::min(count, values.size())), values.end()};
 }
@@ -61,6 +75,7 @@ TEST_F(TrainerTest, ResumingOnTheSameWorldGivesTheSameBits) {
     ASSERT_EQ(resumed.records.front().step, 9);
     EXPECT_EQ(resumed.losses(), tail(whole.losses(), resumed.records.size()));
     EXPECT_EQ(resumed.gradient_norms(), tail(whole.gradient_norms(), resumed.records.size()));
+    EXPECT_EQ(binned(resumed.records), binned({whole.records.end() - 22, whole.records.end()}));
     EXPECT_EQ(resumed.weights, whole.weights);
     EXPECT_EQ(resumed.first_moments, whole.first_moments);
     EXPECT_EQ(resumed.second_moments, whole.second_moments);

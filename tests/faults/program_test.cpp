@@ -1,7 +1,9 @@
 // The program as a user runs it: prepare, train, interrupt, kill, resume, evaluate, generate, and what he may get wrong.
+#include <fmt/core.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <thread>
 
@@ -165,13 +167,87 @@ TEST_F(ProgramTest, EvaluationEqualsWhatTrainingPrints) {
 
 TEST_F(ProgramTest, EvaluationComparesContexts) {
   ASSERT_EQ(run(training("book")).exit_code, 0);
-  const ProgramResult result = run({"eval", "runs/book", "--compare-context", "24", "--bigram", corpus,
-                                    "--by-position", "--csv", "positions.csv"});
+  const ProgramResult result =
+      run({"eval", "runs/book", "--compare-context", "24", "--bigram", corpus});
   EXPECT_EQ(result.exit_code, 0) << result.errors;
   for (const char* words : {"bits per byte", "bigram", "full context", "first quarter"}) {
     EXPECT_NE(result.output.find(words), std::string::npos) << words << " in " << result.output;
   }
-  EXPECT_GT(file_text(folder / "positions.csv").size(), 100u);
+}
+
+/// The rows of one list in eval --json, as --csv writes them.
+std::vector<std::string> csv_rows(const std::string& by, const Json& bins) {
+  std::vector<std::string> rows;
+  for (const Json& bin : bins) {
+    if (bin["tokens"] == 0) continue;
+    const Json& error = bin["standard_error"];
+    rows.push_back(fmt::format("{},{},{},{},{:.9g},{}", by, bin["first"].get<int64_t>(),
+                               bin["last"].get<int64_t>(), bin["tokens"].get<int64_t>(),
+                               bin["loss"].get<double>(),
+                               error.is_null() ? "" : fmt::format("{:.9g}", error.get<double>())));
+  }
+  return rows;
+}
+
+TEST_F(ProgramTest, EvaluationTellsTheLossByPositionAndByDistance) {
+  ASSERT_EQ(run(training("book", {"--set", "train.eval_every=40"})).exit_code, 0);
+  for (const char* key : {"\"loss\"", "\"eval_loss\""}) {  // records of both kinds
+    std::istringstream lines(file_text(folder / "runs/book/metrics.jsonl"));
+    std::string line;
+    while (std::getline(lines, line) && line.find(key) == std::string::npos) {
+    }
+    for (const char* list : {"loss_by_position", "loss_by_distance"}) {
+      EXPECT_EQ(Json::parse(line)[list]["mean"].size(), 8u) << list << " in " << line;  // T = 96
+    }
+  }
+  const ProgramResult result = run({"eval", "runs/book", "--csv", "positions.csv", "--json"});
+  ASSERT_EQ(result.exit_code, 0) << result.errors;
+  const Json json = Json::parse(result.output);
+  const Corpus text = Corpus::open(validation);
+  EXPECT_EQ(json["tokens"], text.token_count());
+  // Two of the three documents begin inside a window; no document's first byte is predicted.
+  EXPECT_EQ(json["by_position"][0]["tokens"], json["windows"]);
+  EXPECT_EQ(json["by_distance"][0]["tokens"], json["windows"].get<int64_t>() + 2);
+  EXPECT_NEAR(json["bits_per_byte"].get<double>(),
+              json["loss"].get<double>() * double(text.token_count()) /
+                  (double(text.token_count() - 3) * std::log(2)), 1e-9);
+  EXPECT_FALSE(json.contains("in_context_score"));
+  std::vector<std::string> expected{"by,first,last,tokens,loss,standard_error"}, rows;
+  for (const std::string by : {"position", "distance"}) {
+    double tokens = 0, sum = 0;
+    for (const Json& bin : json["by_" + by]) {
+      tokens += bin["tokens"].get<double>();
+      sum += bin["tokens"].get<double>() * bin["loss"].get<double>();
+    }
+    EXPECT_EQ(tokens, json["tokens"].get<double>());
+    EXPECT_NEAR(sum / tokens, json["loss"].get<double>(), 1e-12);
+    for (const std::string& row : csv_rows(by, json["by_" + by])) expected.push_back(row);
+  }
+  std::istringstream csv(file_text(folder / "positions.csv"));
+  for (std::string row; std::getline(csv, row);) rows.push_back(row);
+  EXPECT_EQ(rows, expected);
+}
+
+TEST_F(ProgramTest, EvaluationPrintsTheSecondTableWhereItDiffers) {
+  ASSERT_EQ(run(training("book")).exit_code, 0);
+  const std::string one = make_corpus(temporary, 1, "one");
+  const auto printed = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), {"eval", "runs/book"});
+    const ProgramResult result = run(more);
+    EXPECT_EQ(result.exit_code, 0) << result.errors;
+    return result.output;
+  };
+  const std::string first = "\nposition  ", second = "\ndistance into the document  ";
+  const std::string several = printed({"--by-position"}), whole = printed({"--by-position", "--corpus", one});
+  EXPECT_NE(several.find(first), std::string::npos) << several;
+  EXPECT_NE(several.find(second), std::string::npos) << several;
+  EXPECT_NE(several.find("\n64-95 "), std::string::npos) << several;
+  EXPECT_NE(whole.find(first), std::string::npos) << whole;
+  EXPECT_EQ(whole.find(second), std::string::npos) << whole;
+  EXPECT_EQ(several.find("in-context score"), std::string::npos) << several;
+  const std::string plain = printed({"--seq-len", "525"});
+  EXPECT_EQ(plain.find(first), std::string::npos) << plain;
+  EXPECT_NE(plain.find("in-context score"), std::string::npos) << plain;
 }
 
 TEST_F(ProgramTest, GeneratesTheSameTextForTheSameSeed) {

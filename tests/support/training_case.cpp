@@ -45,21 +45,32 @@ TemporaryFolder::~TemporaryFolder() {
   fs::remove_all(path_, ignored);
 }
 
+std::string make_corpus_of(const TemporaryFolder& folder, const std::string& name,
+                           const std::vector<std::string>& texts, const std::string& tokenizer,
+                           int64_t vocabulary) {
+  const fs::path files = folder.path() / (name + "-texts");
+  fs::create_directory(files);
+  for (size_t i = 0; i < texts.size(); ++i) {
+    std::ofstream(files / (std::to_string(1000 + i) + ".txt"), std::ios::binary) << texts[i];
+  }
+  PrepareOptions options;
+  options.input.paths = {files.string()};
+  options.output = (folder.path() / (name + ".h5")).string();
+  options.tokenizer = tokenizer;
+  options.vocabulary = vocabulary;
+  prepare(options);
+  return options.output;
+}
+
 std::string make_corpus(const TemporaryFolder& folder, int documents, const std::string& name) {
   const CounterRandom random(11, hash_name(name));
   const std::vector<std::string> words{"ring ", "of ", "ranks ", "sends ", "keys ", "and ", "values\n"};
-  const fs::path texts = folder.path() / (name + "-texts");
-  fs::create_directory(texts);
+  std::vector<std::string> texts(documents);
   for (int i = 0; i < documents; ++i) {
-    std::ofstream file(texts / (std::to_string(1000 + i) + ".txt"));
     const int64_t count = int64_t(random.bits(i) % (8000 / documents)) + 5;
-    for (int64_t j = 0; j < count; ++j) file << words[random.bits(1000 * i + j + 7) % words.size()];
+    for (int64_t j = 0; j < count; ++j) texts[i] += words[random.bits(1000 * i + j + 7) % words.size()];
   }
-  PrepareOptions options;
-  options.input.paths = {texts.string()};
-  options.output = (folder.path() / (name + ".h5")).string();
-  prepare(options);
-  return options.output;
+  return make_corpus_of(folder, name, texts);
 }
 
 Config tiny_training(const std::string& corpus, int64_t ranks, int64_t ring) {

@@ -23,6 +23,11 @@ class TemporaryFolder {
   std::filesystem::path path_;
 };
 
+/// Prepares texts, a document each, as a corpus. Returns its path. tokenizer: as in PrepareOptions.
+std::string make_corpus_of(const TemporaryFolder& folder, const std::string& name,
+                           const std::vector<std::string>& texts,
+                           const std::string& tokenizer = "byte", int64_t vocabulary = 0);
+
 /// A byte corpus of `documents` documents of varied length, some 20 kB in all: words that repeat. Returns its path.
 std::string make_corpus(const TemporaryFolder& folder, int documents, const std::string& name = "corpus");
 

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -24,8 +25,9 @@ MetricsRecord sample_record() {
   record.loss_first_quarter = 2.31;
   record.loss_last_quarter = 1.78;
   PositionBins bins(4);
-  for (int64_t i = 0; i < 6; ++i) bins.add(i % 3, 1.0 + double(i));
-  record.loss_by_position = bins.bins();
+  for (int64_t i = 0; i < 6; ++i) bins.add(i % 3, i % 3 / 2, 1.0 + double(i));
+  record.loss_by_position = bins.by_position();
+  record.loss_by_distance = bins.by_distance();
   record.learning_rate = 1e-3;
   record.gradient_norm = 0.52;
   record.tokens = 49152;
@@ -70,6 +72,33 @@ TEST(Metrics, LossByPositionIsParallelLists) {
   for (const Json& error : json["standard_error"]) EXPECT_NEAR(error.get<double>(), 1.5, 1e-12);
 }
 
+TEST(Metrics, LossByDistanceHasTheSameShape) {
+  const Json json = Json::parse(to_json_line(sample_record()))["loss_by_distance"];
+  EXPECT_EQ(json["first"], Json({0, 1, 2}));
+  EXPECT_EQ(json["last"], Json({0, 1, 3}));
+  EXPECT_EQ(json["count"], Json({4, 2, 0}));
+  EXPECT_EQ(json["mean"], Json({3.0, 4.5, nullptr}));  // 1, 2, 4, 5; 3, 6
+  EXPECT_NEAR(json["standard_error"][0].get<double>(), std::sqrt(10.0 / 3 / 4), 1e-12);
+  EXPECT_NEAR(json["standard_error"][1].get<double>(), 1.5, 1e-12);
+  EXPECT_TRUE(json["standard_error"][2].is_null());
+}
+
+TEST(Metrics, TheInContextScoreIsAbsentOrThreeKeys) {
+  MetricsRecord record = sample_record();
+  EXPECT_FALSE(to_json_line(record).find("in_context") != std::string::npos);
+  record.in_context_score = InContextScore{{10, 4.0, 0.3}, {50, 1.5, 0.4}};
+  EvalRecord evaluation{7, PositionBins(1000)};
+  EXPECT_FALSE(to_json_line(evaluation).find("in_context") != std::string::npos);
+  for (int64_t p = 0; p < 1000; ++p) evaluation.bins.add(p, p, p < 300 ? 4.0 : 1.5);
+  for (const std::string& line : {to_json_line(record), to_json_line(evaluation)}) {
+    const Json json = Json::parse(line);
+    EXPECT_EQ(json["in_context_score"], -2.5);
+    EXPECT_EQ(json["in_context_tokens"], Json({10, 50}));
+  }
+  EXPECT_EQ(Json::parse(to_json_line(record))["in_context_standard_error"], 0.5);
+  EXPECT_EQ(Json::parse(to_json_line(evaluation))["in_context_standard_error"], 0.0);
+}
+
 TEST(Metrics, NumbersReadBackToTheSameBits) {
   MetricsRecord record = sample_record();
   record.loss = 1.0 / 3;
@@ -86,9 +115,9 @@ TEST(Metrics, ValuesThatAreNotFiniteBecomeNullAndAreNamed) {
   record.tokens_per_second = -kInfinity;
   record.compute_ms[1] = kNan;
   PositionBins bins(2);
-  bins.add(0, kNan);
-  bins.add(0, 1);
-  record.loss_by_position = bins.bins();
+  bins.add(0, 0, kNan);
+  bins.add(0, 0, 1);
+  record.loss_by_position = bins.by_position();
   const Json json = Json::parse(to_json_line(record));
   EXPECT_TRUE(json["loss"].is_null());
   EXPECT_TRUE(json["gradient_norm"].is_null());
@@ -101,8 +130,8 @@ TEST(Metrics, ValuesThatAreNotFiniteBecomeNullAndAreNamed) {
 
 TEST(Metrics, EmptyBinsAreNullWithoutAWarning) {
   EvalRecord record{7, PositionBins(8)};
-  record.bins.add(0, 1.5);
-  record.bins.add(7, 2.5);
+  record.bins.add(0, 0, 1.5);
+  record.bins.add(7, 0, 2.5);
   const Json json = Json::parse(to_json_line(record));
   EXPECT_EQ(json["step"], 7);
   EXPECT_EQ(json["eval_loss"], 2.0);
@@ -111,6 +140,7 @@ TEST(Metrics, EmptyBinsAreNullWithoutAWarning) {
   EXPECT_EQ(json["loss_first_quarter"], 1.5);
   EXPECT_EQ(json["loss_last_quarter"], 2.5);
   EXPECT_EQ(json["loss_by_position"]["mean"], Json({1.5, nullptr, nullptr, 2.5}));
+  EXPECT_EQ(json["loss_by_distance"]["mean"], Json({2.0, nullptr, nullptr, nullptr}));
   EXPECT_FALSE(json.contains("non_finite"));
 }
 

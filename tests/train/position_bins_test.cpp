@@ -2,83 +2,60 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
 #include "kernels/check.h"
 #include "kernels/random.h"
+#include "tests/support/ring_case.h"
+#include "tests/support/scored_tokens.h"
+#include "train/evaluation.h"
 
-namespace ringlet {
+namespace ringlet::test {
 namespace {
 
 double random_loss(int64_t index) {
   return 1 + 3 * CounterRandom(7, hash_name("losses")).uniform(uint64_t(index));
 }
 
-/// Mean and standard error of positions [first, last] of `windows` windows, in two passes.
-MeanLoss plain_mean(int64_t length, int windows, int64_t first, int64_t last) {
-  std::vector<double> losses;
-  for (int64_t window = 0; window < windows; ++window) {
-    for (int64_t p = first; p <= last; ++p) losses.push_back(random_loss(window * length + p));
+/// All tokens of windows, each with a document that begins at every multiple of `document`.
+std::vector<ScoredToken> some_tokens(int64_t length, int64_t windows, int64_t document) {
+  std::vector<ScoredToken> tokens;
+  for (int64_t i = 0; i < length * windows; ++i) {
+    tokens.push_back({i % length, i % length % document, random_loss(i)});
   }
-  double mean = 0, squares = 0;
-  for (const double loss : losses) mean += loss / double(losses.size());
-  for (const double loss : losses) squares += (loss - mean) * (loss - mean);
-  const auto count = double(losses.size());
-  return {int64_t(losses.size()), mean, std::sqrt(squares / (count - 1) / count)};
+  return tokens;
 }
 
-PositionBins gathered(int64_t length, int windows) {
+PositionBins gathered(const std::vector<ScoredToken>& tokens, int64_t length) {
   PositionBins bins(length);
-  for (int64_t i = 0; i < length * windows; ++i) bins.add(i % length, random_loss(i));
+  for (const ScoredToken& token : tokens) bins.add(token.position, token.distance, token.loss);
   return bins;
 }
 
 TEST(PositionBins, BinsDoubleAndCoverEveryPositionOnce) {
   for (const int64_t length : {1, 2, 3, 4, 5, 8, 9, 100, 1024, 65536, 65537}) {
-    const auto bins = PositionBins(length).bins();
-    int64_t next = 0;
-    for (size_t i = 0; i < bins.size(); ++i) {
-      EXPECT_EQ(bins[i].first_position, next);
-      EXPECT_EQ(bins[i].first_position, i == 0 ? 0 : int64_t(1) << (i - 1));
-      EXPECT_GE(bins[i].last_position, bins[i].first_position);
-      next = bins[i].last_position + 1;
-    }
-    EXPECT_EQ(next, length);
+    expect_bins_of({}, length, PositionBins(length));
   }
 }
 
 TEST(PositionBins, MeansAndErrorsAreThoseOfTheTokens) {
-  for (const int64_t length : {1, 2, 7, 64, 1000}) {
-    const PositionBins bins = gathered(length, 3);
-    for (const auto& [first, last, loss] : bins.bins()) {
-      const MeanLoss expected = plain_mean(length, 3, first, last);
-      EXPECT_EQ(loss.count, expected.count);
-      EXPECT_NEAR(loss.mean, expected.mean, 1e-12);
-      EXPECT_NEAR(loss.standard_error, expected.standard_error, 1e-10);
+  for (const int64_t length : {1, 2, 3, 7, 64, 524, 525, 1000}) {
+    for (const int64_t document : {int64_t(1), int64_t(3), int64_t(50), length}) {
+      SCOPED_TRACE(testing::Message() << "length " << length << ", documents of " << document);
+      const auto tokens = some_tokens(length, 3, document);
+      expect_bins_of(tokens, length, gathered(tokens, length));
     }
-    EXPECT_EQ(bins.count(), 3 * length);
-    EXPECT_NEAR(bins.mean(), plain_mean(length, 3, 0, length - 1).mean, 1e-12);
-    EXPECT_NEAR(bins.standard_error(), plain_mean(length, 3, 0, length - 1).standard_error, 1e-10);
   }
 }
 
-TEST(PositionBins, QuartersAreTheEndsOfTheWindow) {
-  const PositionBins bins = gathered(100, 2);
-  EXPECT_NEAR(bins.first_quarter(), plain_mean(100, 2, 0, 24).mean, 1e-12);
-  EXPECT_NEAR(bins.last_quarter(), plain_mean(100, 2, 75, 99).mean, 1e-12);
-  const PositionBins tiny = gathered(3, 2);
-  EXPECT_NEAR(tiny.first_quarter(), plain_mean(3, 2, 0, 0).mean, 1e-12);
-  EXPECT_NEAR(tiny.last_quarter(), plain_mean(3, 2, 2, 2).mean, 1e-12);
-}
-
 TEST(PositionBins, RanksMergeByAddingTheirFlatVectors) {
-  constexpr int64_t kLength = 77;
-  PositionBins whole(kLength);
+  constexpr int64_t kLength = 777;
+  const auto tokens = some_tokens(kLength, 5, 100);
   std::vector<PositionBins> ranks(3, PositionBins(kLength));
-  for (int64_t i = 0; i < 5 * kLength; ++i) {
-    whole.add(i % kLength, random_loss(i));
-    ranks[size_t(i % 3)].add(i % kLength, random_loss(i));
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    ranks[i % 3].add(tokens[i].position, tokens[i].distance, tokens[i].loss);
   }
   std::vector<double> sum = ranks[0].to_flat();
   for (const size_t rank : {1, 2}) {
@@ -86,15 +63,8 @@ TEST(PositionBins, RanksMergeByAddingTheirFlatVectors) {
     ASSERT_EQ(flat.size(), sum.size());
     for (size_t i = 0; i < sum.size(); ++i) sum[i] += flat[i];
   }
-  const PositionBins merged = PositionBins::from_flat(kLength, sum);
-  ASSERT_EQ(merged.bins().size(), whole.bins().size());
-  for (size_t i = 0; i < whole.bins().size(); ++i) {
-    EXPECT_EQ(merged.bins()[i].loss.count, whole.bins()[i].loss.count);
-    EXPECT_NEAR(merged.bins()[i].loss.mean, whole.bins()[i].loss.mean, 1e-12);
-  }
-  EXPECT_NEAR(merged.first_quarter(), whole.first_quarter(), 1e-12);
-  EXPECT_NEAR(merged.standard_error(), whole.standard_error(), 1e-10);
-  EXPECT_THROW(PositionBins::from_flat(kLength + 100, sum), Error);
+  expect_bins_of(tokens, kLength, PositionBins::from_flat(kLength, sum));
+  EXPECT_THROW(PositionBins::from_flat(2 * kLength, sum), Error);
 }
 
 TEST(PositionBins, NothingGatheredIsNotANumberAndOneTokenHasNoError) {
@@ -102,7 +72,7 @@ TEST(PositionBins, NothingGatheredIsNotANumberAndOneTokenHasNoError) {
   EXPECT_EQ(bins.count(), 0);
   EXPECT_TRUE(std::isnan(bins.mean()));
   EXPECT_TRUE(std::isnan(bins.first_quarter()));
-  bins.add(3, 2.5);
+  bins.add(3, 3, 2.5);
   EXPECT_EQ(bins.mean(), 2.5);
   EXPECT_TRUE(std::isnan(bins.standard_error()));
   EXPECT_TRUE(std::isnan(bins.last_quarter()));
@@ -111,26 +81,106 @@ TEST(PositionBins, NothingGatheredIsNotANumberAndOneTokenHasNoError) {
 TEST(PositionBins, LossesThatAreNotFiniteShow) {
   for (const double wrong :
        {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
-    PositionBins bins = gathered(8, 2);
-    bins.add(5, wrong);
+    PositionBins bins = gathered(some_tokens(8, 2, 8), 8);
+    bins.add(5, 1, wrong);
     EXPECT_FALSE(std::isfinite(bins.mean()));
     EXPECT_FALSE(std::isfinite(bins.standard_error()));
+    EXPECT_FALSE(std::isfinite(bins.by_position()[3].loss.mean));
+    EXPECT_FALSE(std::isfinite(bins.by_distance()[1].loss.mean));
+    EXPECT_TRUE(std::isfinite(bins.by_distance()[3].loss.mean));
     EXPECT_TRUE(std::isfinite(bins.first_quarter()));
   }
 }
 
 TEST(PositionBins, EqualLossesHaveNoSpread) {
   PositionBins bins(4);
-  for (int64_t i = 0; i < 400; ++i) bins.add(i % 4, 0.1);
+  for (int64_t i = 0; i < 400; ++i) bins.add(i % 4, 0, 0.1);
   EXPECT_TRUE(bins.standard_error() >= 0 && bins.standard_error() < 1e-8);
 }
 
-TEST(PositionBins, PositionsOutsideTheWindowAreRefused) {
+TEST(PositionBins, PositionsOutsideTheWindowOrBeforeTheDocumentAreRefused) {
   PositionBins bins(8);
-  EXPECT_THROW(bins.add(8, 1), Error);
-  EXPECT_THROW(bins.add(-1, 1), Error);
+  EXPECT_THROW(bins.add(8, 0, 1), Error);
+  EXPECT_THROW(bins.add(-1, -1, 1), Error);
+  EXPECT_THROW(bins.add(3, 4, 1), Error);
+  EXPECT_THROW(bins.add(3, -1, 1), Error);
   EXPECT_THROW(PositionBins(0), Error);
 }
 
+TEST(PositionBins, TheInContextScoreIsLateMinusEarly) {
+  PositionBins bins(525);
+  for (int64_t p = 0; p < 525; ++p) {
+    const bool early = p >= 45 && p <= 54, late = p >= 475 && p <= 524;
+    bins.add(p, p, early ? (p % 2 == 0 ? 3.0 : 5.0) : late ? 1.5 : 100.0);
+  }
+  const InContextScore score = bins.in_context_score().value();
+  EXPECT_EQ(score.around_50.count, 10);
+  EXPECT_EQ(score.around_500.count, 50);
+  EXPECT_EQ(score.score(), 1.5 - 4);
+  EXPECT_NEAR(score.standard_error(), 1.0 / 3, 1e-12);  // sqrt(10 / 9) / sqrt(10), and zero
+}
+
+TEST(PositionBins, ThereIsNoInContextScoreWithoutTokensAroundPosition500) {
+  EXPECT_FALSE(gathered(some_tokens(524, 2, 524), 524).in_context_score().has_value());
+  auto tokens = some_tokens(525, 2, 525);
+  EXPECT_TRUE(gathered(tokens, 525).in_context_score().has_value());
+  std::erase_if(tokens, [](const ScoredToken& token) { return token.position >= 475; });
+  EXPECT_FALSE(gathered(tokens, 525).in_context_score().has_value());
+}
+
+/// A window whose documents begin at `starts`, padded from `token_count` on; here and there a row
+/// without a label, whose loss is not a number.
+struct WindowCase {
+  Window window;
+  std::vector<int32_t> labels;
+  std::vector<float> losses;
+  std::vector<ScoredToken> tokens;
+};
+
+WindowCase random_window(int64_t length, int64_t token_count, std::vector<int64_t> starts,
+                         int64_t seed) {
+  WindowCase c;
+  for (int64_t p = 0, start = 0; p < length; ++p) {
+    if (std::ranges::find(starts, p) != starts.end()) start = p;
+    const bool scored = p < token_count && CounterRandom(3, 0).bits(seed * length + p) % 5 != 0;
+    c.labels.push_back(scored ? 1 : -1);
+    c.losses.push_back(scored ? float(random_loss(seed * length + p)) : std::nanf(""));
+    if (scored) c.tokens.push_back({p, p - start, c.losses.back()});
+  }
+  if (token_count < length) starts.push_back(token_count);
+  c.window = {0, 0, token_count, std::move(starts)};
+  return c;
+}
+
+TEST(AddLosses, EveryLayoutGivesTheBinsOfAPlainLoop) {
+  for (const int64_t length : {1, 2, 61, 530, 1000}) {
+    std::vector<WindowCase> windows{random_window(length, length, {0}, 1),
+                                    random_window(length, length - length / 4, {0}, 2)};
+    if (length > 60) {
+      windows.push_back(random_window(length, length - 2, {0, 1, 2, 7, 50, length - 3}, 3));
+      windows.push_back(random_window(length, length, {0, 33, 48, 49, length - 1}, 4));
+    }
+    std::vector<ScoredToken> tokens;
+    for (const WindowCase& c : windows) tokens.insert(tokens.end(), c.tokens.begin(), c.tokens.end());
+    for (const Layout name : {Layout::contiguous, Layout::zigzag, Layout::striped}) {
+      for (const int ring_size : {1, 2, 3, 5}) {
+        SCOPED_TRACE(testing::Message() << name_of(name) << " R=" << ring_size << " T=" << length);
+        const SequenceLayout layout = make_layout(name, length, ring_size);
+        std::vector<double> sum(PositionBins(length).to_flat().size());
+        for (const std::vector<Piece>& pieces : layout.ranks) {
+          PositionBins own(length);
+          for (const WindowCase& c : windows) {
+            const Batch batch{c.window, {}, take_rows(c.labels, pieces)};
+            add_losses(take_rows(c.losses, pieces), batch, pieces, own);
+          }
+          const std::vector<double> flat = own.to_flat();
+          for (size_t i = 0; i < sum.size(); ++i) sum[i] += flat[i];
+        }
+        expect_bins_of(tokens, length, PositionBins::from_flat(length, sum));
+      }
+    }
+  }
+}
+
 }  // namespace
-}  // namespace ringlet
+}  // namespace ringlet::test

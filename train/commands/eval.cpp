@@ -5,7 +5,6 @@
 #include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>
-#include <numbers>
 #include <optional>
 
 #include "data/bigram.h"
@@ -24,20 +23,6 @@ struct EvalResult {
   std::optional<double> bits_per_byte, bigram_loss;
   std::optional<ContextComparison> comparison;
 };
-
-/// Text bytes of the tokens that are predicted; nothing where the ids stand for no text of ours.
-std::optional<int64_t> text_bytes(const Corpus& corpus, const WindowReader& reader, int64_t windows) {
-  const std::unique_ptr<Tokenizer> tokenizer = corpus.tokenizer();
-  if (tokenizer->name() != "byte" && tokenizer->name() != "sentencepiece") return {};
-  const Piece whole{0, 1, 0, reader.plan().window_tokens()};
-  int64_t bytes = 0;
-  for (int64_t index = 0; index < windows; ++index) {
-    std::vector<int32_t> labels = reader.read(index, {&whole, 1}).labels;
-    std::erase_if(labels, [](int32_t label) { return label < 0; });
-    bytes += int64_t(tokenizer->decode(labels).size());
-  }
-  return bytes;
-}
 
 void check_options(const EvalOptions& options, const Config& config, const CheckpointInfo& info,
                    const Corpus& corpus) {
@@ -97,35 +82,39 @@ EvalResult run_eval(const EvalOptions& options, const Config& config, const Chec
     result.bins = bins;
     result.comparison = comparison;
   });
-  if (const auto bytes = text_bytes(corpus, reader, result.windows); bytes && *bytes > 0) {
-    result.bits_per_byte = result.bins->mean() * double(result.bins->count()) /
-                           (double(*bytes) * std::numbers::ln2);
-  }
+  result.bits_per_byte = bits_per_byte(corpus, reader, result.windows, *result.bins);
   if (!options.bigram_corpus.empty()) {
     result.bigram_loss = bigram_loss(Corpus::open(options.bigram_corpus), corpus);
   }
   return result;
 }
 
-std::string position_table(const PositionBins& bins) {
-  std::vector<std::vector<std::string>> rows{{"position", "tokens", "loss", "standard error"}};
-  for (const PositionBins::Bin& bin : bins.bins()) {
-    if (bin.loss.count == 0) continue;
-    rows.push_back({fmt::format("{}-{}", bin.first_position, bin.last_position),
-                    std::to_string(bin.loss.count), fmt::format("{:.4f}", bin.loss.mean),
-                    fmt::format("{:.4f}", bin.loss.standard_error)});
+using Bins = std::vector<PositionBins::Bin>;
+
+std::string table_of(const char* heading, const Bins& bins) {
+  std::vector<std::vector<std::string>> rows{{heading, "tokens", "loss", "standard error"}};
+  for (const auto& [first, last, loss] : bins) {
+    if (loss.count == 0) continue;
+    rows.push_back({first == last ? fmt::format("{}", first) : fmt::format("{}-{}", first, last),
+                    fmt::format("{}", loss.count), fmt::format("{:.4f}", loss.mean),
+                    loss.count < 2 ? "" : fmt::format("{:.4f}", loss.standard_error)});
   }
   return format_table(rows);
 }
 
+void write_bins(std::ofstream& file, const char* by, const Bins& bins) {
+  for (const auto& [first, last, loss] : bins) {
+    if (loss.count == 0) continue;
+    file << fmt::format("{},{},{},{},{:.9g},", by, first, last, loss.count, loss.mean)
+         << (loss.count < 2 ? "" : fmt::format("{:.9g}", loss.standard_error)) << '\n';
+  }
+}
+
 void write_csv(const std::string& path, const PositionBins& bins) {
   std::ofstream file(path);
-  file << "first_position,last_position,tokens,loss,standard_error\n";
-  for (const PositionBins::Bin& bin : bins.bins()) {
-    if (bin.loss.count == 0) continue;
-    file << fmt::format("{},{},{},{:.9g},{:.9g}\n", bin.first_position, bin.last_position,
-                        bin.loss.count, bin.loss.mean, bin.loss.standard_error);
-  }
+  file << "by,first,last,tokens,loss,standard_error\n";
+  write_bins(file, "position", bins.by_position());
+  write_bins(file, "distance", bins.by_distance());
   if (!file.flush()) throw Error("cannot write " + path, "is the folder there, and the disk not full?");
 }
 
@@ -137,6 +126,12 @@ void print_text(const EvalResult& result, const EvalOptions& options) {
   if (result.bits_per_byte) fmt::print(", {:.4f} bits per byte", *result.bits_per_byte);
   fmt::print("\nfirst quarter of the context {:.4f}, last quarter {:.4f}\n", bins.first_quarter(),
              bins.last_quarter());
+  if (const auto score = bins.in_context_score()) {
+    fmt::print("in-context score {:.4f} +- {:.4f}: around position 500 {:.4f}, around position 50 {:.4f} "
+               "(below 0: context helps)\n",
+               score->score(), score->standard_error(), score->around_500.mean,
+               score->around_50.mean);
+  }
   if (result.bigram_loss) {
     fmt::print("bigram model of the training corpus {:.4f} nats per token\n", *result.bigram_loss);
   }
@@ -146,11 +141,27 @@ void print_text(const EvalResult& result, const EvalOptions& options) {
                c->tokens, c->full_loss, c->context / 2, c->context, c->short_loss, c->difference,
                c->standard_error);
   }
-  if (options.by_position) fmt::print("{}", position_table(bins));
+  if (!options.by_position) return;
+  fmt::print("\n{}", table_of("position", bins.by_position()));
+  if (bins.distance_differs()) {
+    fmt::print("\n{}", table_of("distance into the document", bins.by_distance()));
+  }
 }
 
 nlohmann::ordered_json finite(double value) {
   return std::isfinite(value) ? nlohmann::ordered_json(value) : nlohmann::ordered_json();
+}
+
+nlohmann::ordered_json json_of(const Bins& bins) {
+  auto list = nlohmann::ordered_json::array();
+  for (const auto& [first, last, loss] : bins) {
+    list.push_back({{"first", first},
+                    {"last", last},
+                    {"tokens", loss.count},
+                    {"loss", finite(loss.mean)},
+                    {"standard_error", finite(loss.standard_error)}});
+  }
+  return list;
 }
 
 void print_json(const EvalResult& result) {
@@ -162,6 +173,11 @@ void print_json(const EvalResult& result) {
   json["standard_error"] = finite(bins.standard_error());
   json["loss_first_quarter"] = finite(bins.first_quarter());
   json["loss_last_quarter"] = finite(bins.last_quarter());
+  if (const auto score = bins.in_context_score()) {
+    json["in_context_score"] = finite(score->score());
+    json["in_context_standard_error"] = finite(score->standard_error());
+    json["in_context_tokens"] = {score->around_50.count, score->around_500.count};
+  }
   if (result.bits_per_byte) json["bits_per_byte"] = finite(*result.bits_per_byte);
   if (result.bigram_loss) json["bigram_loss"] = finite(*result.bigram_loss);
   if (const auto& c = result.comparison) {
@@ -172,13 +188,8 @@ void print_json(const EvalResult& result) {
                                {"difference", finite(c->difference)},
                                {"standard_error", finite(c->standard_error)}};
   }
-  for (const PositionBins::Bin& bin : bins.bins()) {
-    json["by_position"].push_back({{"first", bin.first_position},
-                                   {"last", bin.last_position},
-                                   {"tokens", bin.loss.count},
-                                   {"loss", finite(bin.loss.mean)},
-                                   {"standard_error", finite(bin.loss.standard_error)}});
-  }
+  json["by_position"] = json_of(bins.by_position());
+  json["by_distance"] = json_of(bins.by_distance());
   fmt::print("{}\n", json.dump());
 }
 

@@ -44,8 +44,9 @@ void add_metrics(const fs::path& file, Json& facts) {
     if (!record.is_object()) continue;  // cut off by a kill
     Json& last = facts[record.contains("eval_loss") ? "last_evaluation" : "last_step"];
     last = Json::object();
-    for (const char* key : {"step", "steps", "loss", "eval_loss", "loss_first_quarter",
-                            "loss_last_quarter", "tokens", "tokens_per_second"}) {
+    for (const char* key :
+         {"step", "steps", "loss", "eval_loss", "loss_first_quarter", "loss_last_quarter",
+          "in_context_score", "tokens", "tokens_per_second"}) {
       if (record.contains(key)) last[key] = record[key];
     }
   }
