@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Builds and runs every test: Release, then AddressSanitizer + UBSan, then ThreadSanitizer. The last line counts them.
+# Where nvcc is, the CUDA module is compiled first, and the Release tests run with it.
 #   tests/run.sh [--quick | --coverage]
 #     --quick      Release only
 #     --coverage   instead: line coverage of kernels/ model/ data/ train/, as a table
@@ -36,6 +37,20 @@ run_preset() { # preset, targets, ctest arguments...
   fi
 }
 
+# The CUDA module alone: the program of the Release tests opens it, so nothing is built twice.
+build_cuda_module() {
+  local nvcc
+  nvcc=$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)
+  stage "cuda: build"
+  if ! "$nvcc" --version 2>/dev/null | grep -q -E 'release (1[2-9]|[2-9][0-9])\.'; then
+    echo "cuda: left out, there is no nvcc of CUDA 12 or newer; the tests of its module skip themselves"
+    return
+  fi
+  cmake --preset cuda -DRINGLET_WERROR=ON >/dev/null
+  cmake --build --preset cuda --target ringlet_cuda
+  export RINGLET_CUDA_MODULE=$PWD/build/cuda/bin/libringlet_cuda.so
+}
+
 stage "packages"
 install_packages $build_packages libgtest-dev libgmock-dev
 install_packages python3-torch || echo "going on without it: its tests skip themselves"
@@ -50,8 +65,10 @@ list_defects() {
 
 case $mode in
   full)
+    build_cuda_module
     run_preset tests all
     list_defects
+    unset RINGLET_CUDA_MODULE
     run_preset asan all
     run_preset tsan distributed_tests -L distributed
     ;;

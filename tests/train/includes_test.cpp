@@ -89,6 +89,7 @@ TEST(Includes, LibrariesStayWhereTheyBelong) {
       {"CLI/", {"train/cli.cpp"}}, {"toml++/", {"train/config_toml.cpp"}},
       {"hdf5", {"data"}},          {"sentencepiece", {"data"}},
       {"hwy/", {"kernels"}},       {"cblas", {"kernels"}},
+      {"cuda", {"kernels/cuda/module.cu"}},
   };
   for (const auto& [from, target] : includes_of(kFolders)) {
     for (const auto& [library, home] : homes) {

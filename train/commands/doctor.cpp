@@ -1,6 +1,5 @@
 #include "train/commands/doctor.h"
 
-#include <dlfcn.h>
 #include <fmt/format.h>
 #include <sched.h>
 
@@ -67,17 +66,49 @@ Finding disk() {
           free >= kGiB ? "" : "less than 1 GiB is free: corpora and checkpoints may not fit"};
 }
 
-Finding cuda_driver() {
-  void* library = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
-  if (library == nullptr) return {"CUDA driver", "none; training runs on the CPU", ""};
-  dlclose(library);
-  return {"CUDA driver", "present; this build trains on the CPU", ""};
+Finding graphics_processor(size_t index, const CudaDevice& device) {
+  const std::string unusable = device.trouble.empty() ? "" : "use of this GPU: " + device.trouble;
+  const std::string name = fmt::format("GPU {}", index);
+  if (device.name.empty()) return {name, "unknown", unusable};
+  const int capability = device.compute_capability;
+  std::string value = fmt::format("{}, compute capability {}.{}, {} multiprocessors, {}",
+                                  device.name, capability / 10, capability % 10,
+                                  device.multiprocessor_count,
+                                  human_bytes(double(device.total_bytes)));
+  if (device.free_bytes >= 0) {
+    value += fmt::format(", {} free", human_bytes(double(device.free_bytes)));
+  }
+  if (!device.peers.empty()) {
+    value += fmt::format(", peer access to GPU {}", fmt::join(device.peers, ", "));
+  }
+  return {name, value, unusable};
 }
 
 }  // namespace
 
+std::vector<Finding> cuda_findings(const CudaModule& module) {
+  const auto cuda = [](const std::string& state) {
+    return Finding{"CUDA", state + "; training runs on the CPU", ""};
+  };
+  if (module.interface == nullptr) return {cuda(module.trouble)};
+  const CudaMachine machine = module.interface->examine();
+  if (!machine.trouble.empty()) return {cuda("module found, " + machine.trouble)};
+  std::vector<Finding> findings{
+      cuda(fmt::format("module found, driver for CUDA {}, runtime {}",
+                       cuda_version_text(machine.driver_version),
+                       cuda_version_text(machine.runtime_version)))};
+  for (size_t i = 0; i < machine.devices.size(); ++i) {
+    findings.push_back(graphics_processor(i, machine.devices[i]));
+  }
+  return findings;
+}
+
 std::vector<Finding> examine_machine() {
-  return {processor(), instructions(), matrix_products(), memory(), disk(), cuda_driver()};
+  std::vector<Finding> findings{processor(), instructions(), matrix_products(), memory(), disk()};
+  for (Finding& finding : cuda_findings(open_cuda_module())) {
+    findings.push_back(std::move(finding));
+  }
+  return findings;
 }
 
 void doctor(OutputFormat format) {

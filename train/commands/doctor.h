@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/cuda_module.h"
 #include "train/commands/output.h"
 
 namespace ringlet {
@@ -12,6 +13,9 @@ struct Finding {
   std::string name, value;
   std::string advice;  // what is missing and what to do; empty where nothing is
 };
+
+/// "CUDA", and one finding for each GPU.
+std::vector<Finding> cuda_findings(const CudaModule& module);
 
 std::vector<Finding> examine_machine();
 

@@ -1,0 +1,61 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace ringlet {
+
+/// One GPU.
+struct CudaDevice {
+  std::string name;
+  int32_t compute_capability = 0;  // 10 * major + minor
+  int32_t multiprocessor_count = 0;
+  int64_t total_bytes = 0;
+  int64_t free_bytes = -1;     // -1: unknown, trouble says why
+  std::vector<int32_t> peers;  // devices whose memory it can reach directly
+  std::string trouble;         // one line: why it cannot run this build's code; empty where it can
+};
+
+/// What there is of CUDA on this machine.
+struct CudaMachine {
+  int32_t driver_version = 0;   // newest CUDA that it serves: 1000 * major + 10 * minor; 0: none
+  int32_t runtime_version = 0;  // CUDA of this build, in the same way
+  std::vector<CudaDevice> devices;
+  std::string trouble;  // one line: why there is no device; empty where there is one
+};
+
+/// 13000 as "13.0".
+inline std::string cuda_version_text(int32_t version) {
+  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+}
+
+/// Counts up whenever something that the program and the module share changes its shape or meaning.
+constexpr int32_t kCudaInterfaceVersion = 1;
+
+/// What the module offers. The version stays first in every version: it is read before the rest.
+struct CudaInterface {
+  int32_t version;
+  /// Asks the driver, and lets every device run an empty kernel: makes a context on each and
+  /// waits for it. Reports every failure in a `trouble`; throws std::bad_alloc only.
+  CudaMachine (*examine)();
+};
+
+/// The module's only symbol: a function without arguments that returns the interface.
+constexpr const char* kCudaModuleEntry = "ringlet_cuda_module";
+using CudaModuleEntry = const CudaInterface* (*)();
+
+/// The module, or why there is none.
+struct CudaModule {
+  const CudaInterface* interface = nullptr;  // lives as long as the program
+  std::string trouble;                       // one line; empty where there is an interface
+};
+
+/// libringlet_cuda.so in the folder of the running program.
+std::string cuda_module_path();
+
+/// Loads a CUDA module, and with it the libraries of CUDA that the program itself does without.
+/// Whatever is wrong with the file ends up in `trouble`. A module stays loaded for good.
+CudaModule open_cuda_module(const std::string& path = cuda_module_path());
+
+}  // namespace ringlet
