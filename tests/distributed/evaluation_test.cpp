@@ -10,7 +10,7 @@
 #include "kernels/comm/threads.h"
 #include "kernels/random.h"
 #include "tests/support/compare.h"
-#include "tests/support/reference_gpt.h"
+#include "train/verify/verify_problem.h"
 #include "tests/support/scored_tokens.h"
 #include "tests/support/training_case.h"
 
