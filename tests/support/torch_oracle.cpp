@@ -108,7 +108,7 @@ Values read_results(const fs::path& path) {
 
 /// The exit code of the oracle; its words are in FOLDER/log.
 int run_python(const std::string& python, const fs::path& folder) {
-  const fs::path script = fs::path(__FILE__).parent_path().parent_path() / "peers/torch_oracle.py";
+  const fs::path script = fs::path(RINGLET_SOURCE_DIR) / "tests/peers/torch_oracle.py";
   const std::string command = fmt::format("'{}' '{}' '{}' > '{}' 2>&1", python, script.string(),
                                           folder.string(), (folder / "log").string());
   const int status = std::system(command.c_str());
