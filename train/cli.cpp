@@ -174,7 +174,7 @@ void add_verify(CLI::App& main, VerifyOptions& options) {
   CLI::App& app = *main.add_subcommand(
       "verify", "Prove that the ring computes what one device computes");
   app.add_option("CONFIG", options.config,
-                 "A config: its own heads, masks and ring, and its own size (default: models of all kinds)");
+                 "A config: its heads, masks and ring, and its own size where that is quick (default: all kinds)");
   add_settings(app, options.overrides);
   app.add_option("--ranks", options.ranks, "Ring sizes, as in 1,2,3,4,8")->delimiter(',');
   app.add_option("--lengths", options.lengths, "Lengths in tokens, as in 61,1000")->delimiter(',');

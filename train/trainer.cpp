@@ -126,7 +126,8 @@ double Trainer::checked_gradient(StepWindows windows, const TrainStep::Losses& l
   };
   const double squares = train_step_.accumulate(windows, check, losses);
   for (const Deviation& deviation : check.deviations()) {
-    if (deviation.passed()) continue;
+    // A step whose numbers are not finite is the business of the guard that skips it.
+    if (deviation.passed() || !std::isfinite(deviation.error)) continue;
     throw Error(fmt::format("verify at step {}: {} is off by {:.1e} of {:.0e} allowed, {}", step_ + 1,
                             deviation.quantity, deviation.error, deviation.tolerance, deviation.where),
                 "the ring does not compute what one device computes; `ringlet verify` tells more");

@@ -78,10 +78,14 @@ int train(const TrainOptions& options) {
   const RunData data(config);
   const GptConfig gpt = config.gpt(data.corpus.vocabulary());
   gpt.validate();
+  Console console;
+  // First of all: a run whose ring is wrong leaves nothing behind.
+  if (config.run.verify != Config::Run::kVerifyOff) {
+    console.say(verify_start(config, real_parts()));
+  }
   install_signal_handlers();
   const bool resuming = options.resume == ResumeChoice::newest;
   RunFolder folder(config.run.path(), resuming ? RunStart::resume : RunStart::fresh);
-  Console console;
   std::optional<Checkpoint> checkpoint;
   if (resuming) {
     checkpoint = checkpoint_to_resume(folder, config, data.corpus,
@@ -89,9 +93,6 @@ int train(const TrainOptions& options) {
   }
   folder.write_config(to_toml(config));
   say_start(console, config, data, gpt);
-  if (config.run.verify != Config::Run::kVerifyOff) {
-    console.say(verify_start(config, real_parts()));
-  }
 
   const SequenceLayout layout =
       make_layout(config.run.layout, config.run.seq_len, int(config.run.ring_size()));

@@ -94,7 +94,8 @@ class Findings {
     double worst = -1;
     for (const std::string& quantity : column.quantities) {
       const auto found = row.errors.find(quantity);
-      if (found != row.errors.end() && !(found->second <= worst)) worst = found->second;
+      if (found == row.errors.end() || std::isnan(worst)) continue;
+      if (!(found->second <= worst)) worst = found->second;
     }
     return worst < 0 ? "-" : fmt::format("{:.1e}", worst);
   }

@@ -41,14 +41,14 @@ class RankStep {
     for (int64_t i = rank_.ring_index(); i < count; i += rank_.rings()) own_windows_.push_back(i);
   }
 
-  void run(RingStep& result, std::vector<std::string>& leaks,
+  void run(StepValues& values, std::vector<std::string>& leaks, std::vector<Deviation>& samples,
            std::map<std::string, std::vector<float>>& weights) {
-    if (watch_ == Watch::everything) evaluate(result.values, leaks);
-    train(result);
+    if (watch_ == Watch::everything) evaluate(values, leaks);
+    train(values, samples);
     for (const Parameter& parameter : parameters_.all()) {
-      std::vector<float>& values = weights[parameter.name];
-      values.resize(size_t(parameter.weight.size()));
-      read<float>(context_.device, parameter.weight, values);
+      std::vector<float>& weight = weights[parameter.name];
+      weight.resize(size_t(parameter.weight.size()));
+      read<float>(context_.device, parameter.weight, weight);
     }
   }
 
@@ -132,8 +132,7 @@ class RankStep {
     return position - token > reach ? "changes the loss outside the window, at" : "";
   }
 
-  void train(RingStep& result) {
-    StepValues& values = result.values;
+  void train(StepValues& values, std::vector<Deviation>& own_samples) {
     AttentionWatch watcher(context_.device, context_.trace, problem_.gpt, pieces_);
     const SequenceLayout held =
         make_layout(setup_.layout, problem_.length(), setup_.ring_size);
@@ -158,6 +157,7 @@ class RankStep {
           if (everything) watcher.put(whole);
           add_losses(losses, batch, rank_.pieces(), bins);
         });
+    if (context_.ring.rank() == 0) own_samples = samples.deviations();  // equal on the ring
     put_gradients(values.gradients);
     sum_over_world(rank_, {&squares, 1});
     const double loss = mean_over_world(bins).mean();
@@ -165,7 +165,6 @@ class RankStep {
     if (world_.rank() != 0) return;
     values.train_loss = loss;
     values.gradient_norm = std::sqrt(squares);
-    result.samples = samples.deviations();
   }
 
   void put_gradients(Values& gradients) const {
@@ -239,6 +238,7 @@ RingStep ring_step(const VerifyProblem& problem, const RingSetup& setup, const R
                    Watch watch) {
   RingStep result{room_for(problem, watch), {}, {}, {}};
   std::vector<std::vector<std::string>> leaks(size_t(setup.ranks()));
+  std::vector<std::vector<Deviation>> samples(size_t(setup.ranks()));
   std::vector<std::map<std::string, std::vector<float>>> weights(size_t(setup.ranks()));
   run_ranks({setup.ranks(), kTimeout}, [&](Comm& all_ranks, Trace& trace) {
     const auto me = size_t(all_ranks.rank());
@@ -247,9 +247,12 @@ RingStep ring_step(const VerifyProblem& problem, const RingSetup& setup, const R
     const std::unique_ptr<Comm> ring =
         parts.ring(world->split(world->rank() / setup.ring_size));
     RankStep(problem, setup, parts, watch, {*device, *ring, trace}, *world)
-        .run(result, leaks[me], weights[me]);
+        .run(result.values, leaks[me], samples[me], weights[me]);
     device->synchronize();
   });
+  for (const auto& of_rank : samples) {
+    result.samples.insert(result.samples.end(), of_rank.begin(), of_rank.end());
+  }
   for (const auto& of_rank : leaks) {
     result.leaks.insert(result.leaks.end(), of_rank.begin(), of_rank.end());
   }

@@ -43,7 +43,7 @@ enum class Watch : uint8_t {
 
 struct RingStep {
   StepValues values;
-  std::vector<Deviation> samples;    // of the first ring
+  std::vector<Deviation> samples;    // of all rings; empty where they are not watched
   std::vector<std::string> leaks;    // what was felt where it must not be, one line each
   std::vector<std::string> strays;   // parameters whose weights differ between ranks after the step, one line each
 };

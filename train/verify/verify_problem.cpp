@@ -51,8 +51,15 @@ ReferenceInput reference_input(const VerifyProblem& problem, const VerifyWindow&
   ReferenceInput input{problem.gpt,   widened(problem.weights),
                        window.tokens, window.labels,
                        {},            1 / double(problem.scored_tokens())};
-  const Mask mask = problem.mask(window);
-  for (int64_t i = 0; i < problem.length(); ++i) input.first_visible.push_back(mask.first_visible(i));
+  // Anew, not through Mask: the ring asks that.
+  int64_t document_start = 0;
+  for (int64_t i = 0; i < problem.length(); ++i) {
+    if (std::ranges::find(window.window.document_starts, i) != window.window.document_starts.end()) {
+      document_start = i;
+    }
+    const int64_t windowed = problem.sliding_window > 0 ? i - problem.sliding_window + 1 : 0;
+    input.first_visible.push_back(std::max(document_start, windowed));
+  }
   return input;
 }
 
