@@ -1,13 +1,9 @@
 #include "train/verify/attention_watch.h"
 
+#include "train/verify/host_values.h"
+
 namespace ringlet {
 namespace {
-
-std::vector<float> host_values(Backend& device, const Tensor& tensor) {
-  std::vector<float> values(size_t(tensor.size()));
-  read<float>(device, tensor, values);
-  return values;
-}
 
 /// Copies `count` floats that a rank holds at `from` to where they belong in the whole.
 void put_values(const std::vector<float>& own, int64_t from, int64_t count,

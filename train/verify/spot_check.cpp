@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "kernels/random.h"
+#include "train/verify/host_values.h"
 
 namespace ringlet {
 namespace {
@@ -30,12 +31,6 @@ double dot(const float* a, const double* b, int64_t count) {
 
 void add_scaled(double factor, const float* from, int64_t count, double* to) {
   for (int64_t i = 0; i < count; ++i) to[i] += factor * double(from[i]);
-}
-
-std::vector<float> host_values(Backend& device, const Tensor& tensor) {
-  std::vector<float> values(size_t(tensor.size()));
-  read<float>(device, tensor, values);
-  return values;
 }
 
 /// A layer's rows of this rank on the host.

@@ -62,7 +62,7 @@ VerifyMatrix start_matrix(const Config& config) {
   restrict_to(config, matrix);
   matrix.layouts = {config.run.layout};
   matrix.policies = {config.memory.recompute};
-  matrix.lengths = {61, 97};
+  matrix.lengths = {61, 193};
   return matrix;
 }
 
@@ -79,9 +79,11 @@ std::string verify_start(const Config& config, const RingParts& parts) {
     if (worse(done.worst(), worst)) worst = done.worst();
   });
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-  return fmt::format("verify: {} cases of this ring equal one device in double; worst {} {:.1e} of {:.0e} "
-                     "allowed; {:.2f} s",
-                     cases, worst.quantity, worst.error, worst.tolerance, seconds.count());
+  const VerifyMatrix::World world = own_world(config.run);
+  const std::string rings = world.rings > 1 ? fmt::format("{} rings of {}", world.rings, world.ring_size)
+                                            : fmt::format("a ring of {}", world.ring_size);
+  return fmt::format("verify: {} cases on {} equal one device in double; worst {} {:.1e} of {:.0e} allowed; {:.2f} s",
+                     cases, rings, worst.quantity, worst.error, worst.tolerance, seconds.count());
 }
 
 OwnSizeCheck verify_own_size(const Config& config, int64_t vocabulary, const RingParts& parts,
