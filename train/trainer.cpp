@@ -133,9 +133,10 @@ double Trainer::checked_gradient(StepWindows windows, const TrainStep::Losses& l
                 "the ring does not compute what one device computes; `ringlet verify` tells more");
   }
   if (check.rows_checked() > 0) {
-    say(fmt::format("verify at step {}: {} rows of the real batch recomputed in double, worst {} {:.1e} of {:.0e} "
+    const std::string where = rank_.rings() > 1 ? fmt::format(" on the first of {} rings", rank_.rings()) : "";
+    say(fmt::format("verify at step {}: {} rows of the real batch recomputed in double{}, worst {} {:.1e} of {:.0e} "
                     "allowed, {:.0f} ms",
-                    step_ + 1, check.rows_checked(), check.worst().quantity, check.worst().error,
+                    step_ + 1, check.rows_checked(), where, check.worst().quantity, check.worst().error,
                     check.worst().tolerance, to_ms(check.cost())));
   }
   return squares;

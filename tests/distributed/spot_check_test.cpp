@@ -53,6 +53,16 @@ TEST(SpotCheckTest, PassesTheRealStep) {
   }
 }
 
+// Where padding is nearly all of a window, so that samples find nothing but rows without a gradient.
+TEST(SpotCheckTest, PassesARealStepThatIsNearlyAllPadding) {
+  VerifyProblem problem = problem_of(VerifyMask::causal);
+  VerifyWindow& window = problem.windows.front();
+  window.window.token_count = 3;
+  window.window.document_starts = {0, 3};
+  std::fill(window.labels.begin() + 3, window.labels.end(), -1);
+  EXPECT_EQ(first_failed(samples(problem, kZigzag, real_parts())), "");
+}
+
 TEST(SpotCheckTest, FailsEveryDefectOfAttention) {
   for (const Defect& defect : all_defects()) {
     SCOPED_TRACE(defect.name);

@@ -131,6 +131,34 @@ TEST_F(TrainerTest, EveryWorldTrainsTheSameModel) {
   }
 }
 
+// The figures of the README: 1e-6 at the first step, 1e-4 over fifty, with the warm-up and learning rate of
+// configs/quickstart.toml. A hotter run (0.01 after 4 steps) drifts by 1e-2: training magnifies rounding.
+TEST_F(TrainerTest, FiftyStepsOnARingLoseWhatOneRankLoses) {
+  Config one = config(1, 1);
+  one.run.seq_len = 256;
+  one.train.steps = 50;
+  one.train.learning_rate = 3e-3;
+  one.train.warmup_steps = 40;
+  const std::vector<double> alone = train_case(one).losses();
+  ASSERT_LT(alone.back(), 0.7 * alone.front());
+  double worst = 0, worst_first = 0;
+  for (const int64_t ring : {2, 3, 4, 8}) {
+    SCOPED_TRACE(testing::Message() << "ring of " << ring);
+    Config other = one;
+    other.run.ranks = other.run.ring = ring;
+    const std::vector<double> losses = train_case(other).losses();
+    ASSERT_EQ(losses.size(), 50u);
+    EXPECT_NEAR(losses.front(), alone.front(), 1e-6 * alone.front());
+    worst_first = std::max(worst_first, std::abs(losses.front() / alone.front() - 1));
+    for (size_t i = 0; i < losses.size(); ++i) {
+      EXPECT_NEAR(losses[i], alone[i], 1e-4 * alone[i]) << "step " << i + 1;
+      worst = std::max(worst, std::abs(losses[i] / alone[i] - 1));
+    }
+  }
+  std::cout << "rings of 2, 3, 4, 8 against one rank: " << worst_first << " at step 1, " << worst
+            << " over 50 steps\n";
+}
+
 // Two windows one after the other on one rank, or at once on two: one sum of gradients.
 TEST_F(TrainerTest, AccumulatingTwoWindowsIsOneBatchOfBoth) {
   Config both = config(1, 1);

@@ -13,6 +13,7 @@
 #include "kernels/check.h"
 #include "train/console.h"
 #include "train/verify/verify_config.h"
+#include "train/world.h"
 
 namespace ringlet {
 namespace {
@@ -21,6 +22,7 @@ constexpr int64_t kMostRanks = 64;
 constexpr double kDenseBytes = 512.0 * 1024 * 1024;  // of the dense model's T x T weights
 constexpr size_t kMostFailures = 12;                  // that are printed one by one
 constexpr double kOwnSizeSeconds = 60, kQuickOwnSizeSeconds = 2;
+constexpr double kOwnSizeMemory = 0.5;  // of the machine's
 
 /// The columns of the table: what is compared, by kind.
 struct Column {
@@ -174,9 +176,9 @@ std::vector<int64_t> take_long_lengths(VerifyMatrix& matrix) {
 std::string own_size_line(const OwnSizeCheck& own, const Config& config) {
   const std::string what = fmt::format("own size, T={}: ", config.run.seq_len);
   if (!own.result) {
-    return what + fmt::format("left out, it would take about {}; run.verify = N checks random rows of every "
-                              "N-th step",
-                              human_seconds(own.estimated_seconds));
+    return what + fmt::format("left out, it would take about {} and {}; run.verify = N checks random rows of "
+                              "every N-th step",
+                              human_seconds(own.estimated_seconds), human_bytes(own.estimated_bytes));
   }
   return what + (own.result->against == VerifyAgainst::one_rank
                      ? "everything compared with one rank, and random rows recomputed in double"
@@ -217,8 +219,10 @@ void verify_command(const VerifyOptions& options) {
   }
   if (!options.config.empty()) {
     const bool quick = options.extent == VerifyExtent::quick;
-    const OwnSizeCheck own = verify_own_size(config, vocabulary_of(config), parts,
-                                             quick ? kQuickOwnSizeSeconds : kOwnSizeSeconds);
+    const OwnSizeCheck own =
+        verify_own_size(config, vocabulary_of(config), parts,
+                        {quick ? kQuickOwnSizeSeconds : kOwnSizeSeconds,
+                         kOwnSizeMemory * double(physical_memory_bytes())});
     if (own.result) findings.add(*own.result);
     notes.push_back(own_size_line(own, config));
   }

@@ -15,6 +15,11 @@ constexpr double kVanishing = 1e-3;
 constexpr double kVanishingRow = 1e-2;
 constexpr double kVanishingStep = 0.1;  // of the learning rate, which is the largest step
 
+/// There should be none of these lines.
+Deviation none_of(const char* quantity, const std::vector<std::string>& lines) {
+  return {quantity, lines.empty() ? "" : lines.front(), double(lines.size()), 0.5};
+}
+
 class Comparison {
  public:
   Comparison(const VerifyProblem& problem, const RingSetup& setup, const RingStep& actual,
@@ -35,7 +40,7 @@ class Comparison {
       compare_losses("evaluation loss", &WindowValues::eval_losses);
       compare_number("mean evaluation loss", actual_.eval_loss, expected_.eval_loss,
                      kTolerances.mean_loss);
-      compare_lines("leak", step_.leaks);
+      keep(none_of("leak", step_.leaks));
     }
     found_.insert(found_.end(), step_.samples.begin(), step_.samples.end());
     for (int64_t layer = layers - 1; layer >= 0; --layer) compare_backward(layer);
@@ -47,7 +52,7 @@ class Comparison {
     compare_gradients();
     compare_number("gradient norm", actual_.gradient_norm, expected_.gradient_norm, kTolerances.norm);
     compare_weights();
-    compare_lines("weights of ranks", step_.strays);
+    keep(none_of("weights of ranks", step_.strays));
     return std::move(found_);
   }
 
@@ -68,10 +73,6 @@ class Comparison {
     const double scale = std::max(std::abs(expected), 1e-30);
     keep({quantity, fmt::format("{:.9g}, should be {:.9g}", actual, expected),
           std::abs(actual - expected) / scale, tolerance});
-  }
-
-  void compare_lines(const char* quantity, const std::vector<std::string>& lines) {
-    keep({quantity, lines.empty() ? "" : lines.front(), double(lines.size()), 0.5});
   }
 
   void compare_losses(const char* quantity, std::vector<double> WindowValues::*losses) {
@@ -204,6 +205,12 @@ class Comparison {
 std::vector<Deviation> deviations(const VerifyProblem& problem, const RingSetup& setup,
                                   const RingStep& actual, const StepValues& expected) {
   return Comparison(problem, setup, actual, expected).run();
+}
+
+std::vector<Deviation> sampled_deviations(const RingStep& actual) {
+  std::vector<Deviation> found = actual.samples;
+  found.push_back(none_of("weights of ranks", actual.strays));
+  return found;
 }
 
 }  // namespace ringlet

@@ -26,4 +26,7 @@ struct Tolerances {
 std::vector<Deviation> deviations(const VerifyProblem& problem, const RingSetup& setup,
                                   const RingStep& actual, const StepValues& expected);
 
+/// Of a step whose values nobody knows: its samples, and whether all ranks have one set of weights.
+std::vector<Deviation> sampled_deviations(const RingStep& actual);
+
 }  // namespace ringlet

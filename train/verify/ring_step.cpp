@@ -60,7 +60,7 @@ class RankStep {
 
   std::vector<float> evaluate_batch(const Batch& batch) const {
     return score(rank_, batch,
-                 mask_of(batch.window, MaskRule::document, problem_.sliding_window));
+                 mask_of(batch.window, problem_.rule, problem_.sliding_window));
   }
 
   void put_losses(std::span<const float> losses, std::vector<double>& whole) const {
@@ -126,7 +126,7 @@ class RankStep {
                               ? problem_.gpt.layers * (problem_.sliding_window - 1)
                               : problem_.length();
     if (position < token) return "changes the loss at the earlier";
-    if (Mask{whole.window.document_starts, 0}.first_visible(position) > token) {
+    if (mask_of(whole.window, problem_.rule, 0).first_visible(position) > token) {
       return "changes the loss in another document, at";
     }
     return position - token > reach ? "changes the loss outside the window, at" : "";
@@ -141,7 +141,7 @@ class RankStep {
     size_t next = 0;
     PositionBins bins(problem_.length());
     const Batch first = own_windows_.empty() ? Batch{} : batch_of(own_windows_.front());
-    TrainStep step(rank_, parameters_, optimizer_, MaskRule::document, problem_.sliding_window,
+    TrainStep step(rank_, parameters_, optimizer_, problem_.rule, problem_.sliding_window,
                    parts_.rules(first));
     const StepWindows windows{std::ssize(own_windows_), problem_.scored_tokens(),
                               [&] {

@@ -80,7 +80,7 @@ VerifyMatrix full_matrix() {
   VerifyMatrix matrix;
   matrix.models = all_models();
   matrix.masks = {VerifyMask::causal, VerifyMask::documents, VerifyMask::window,
-                  VerifyMask::documents_and_window};
+                  VerifyMask::documents_and_window, VerifyMask::packed};
   matrix.lengths = {5, 61, 64, 129, 257};
   matrix.layouts = {Layout::contiguous, Layout::zigzag, Layout::striped};
   matrix.worlds = {{1, 1}, {2, 1}, {3, 1}, {4, 1}, {8, 1}, {2, 2}};
@@ -161,7 +161,7 @@ void verify_samples(const VerifyMatrix& matrix, const RingParts& parts,
   for_each_problem(matrix, [&](const VerifyProblem& problem, const VerifyCase& described, int rings) {
     for_each_setup(matrix, described, rings, [&](VerifyCase one) {
       one.against = VerifyAgainst::samples;
-      one.deviations = ring_step(problem, one.setup, parts, Watch::samples).samples;
+      one.deviations = sampled_deviations(ring_step(problem, one.setup, parts, Watch::samples));
       done(one);
     });
   });

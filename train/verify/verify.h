@@ -31,7 +31,7 @@ struct VerifyMatrix {
   int64_t case_count() const;
 };
 
-/// Everything: MHA, GQA, MQA (with QK-norm and an untied head among them), the four masks, lengths that are odd, prime,
+/// Everything: MHA, GQA, MQA (with QK-norm and an untied head among them), the masks, lengths that are odd, prime,
 /// shorter than the ring and not divisible by it, the three layouts, rings of 1, 2, 3, 4, 8 and two rings of two, all
 /// policies.
 VerifyMatrix full_matrix();

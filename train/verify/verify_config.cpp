@@ -13,19 +13,34 @@ namespace {
 
 constexpr int kMostThreads = 16;             // of a verified world: more ranks than that are the same code
 constexpr int64_t kShortWindow = 19;         // a sliding window that lengths of a hundred still feel
+// For each weight: on a rank itself, its gradient, its copy for the comparison; once the shards of the optimizer, the
+// problem, and two steps' gradients and next weights in double and f32.
+constexpr double kBytesOfRank = 12, kBytesOfComparison = 64;
 constexpr double kCautiousFlops = 1.5e10;    // per second and core, f32, the ring's waits included
 
 VerifyMatrix::World own_world(const Config::Run& run) {
-  const int ring = int(std::min<int64_t>(run.ring_size(), kMostThreads));
-  const bool several = run.ranks > run.ring_size() && 2 * ring <= kMostThreads;
-  return {ring, several ? 2 : 1};
+  const int rings = run.ranks > run.ring_size() ? 2 : 1;
+  return {int(std::min<int64_t>(run.ring_size(), kMostThreads / rings)), rings};
+}
+
+/// "a ring of 4", and which world it stands for where that is another.
+std::string describe_world(const Config::Run& run) {
+  const auto describe = [](int64_t rings, int64_t ring_size) {
+    return rings > 1 ? fmt::format("{} rings of {}", rings, ring_size) : fmt::format("a ring of {}", ring_size);
+  };
+  const VerifyMatrix::World verified = own_world(run);
+  const int64_t rings = run.ranks / run.ring_size();
+  const std::string line = describe(verified.rings, verified.ring_size);
+  const bool same = verified.rings == rings && verified.ring_size == run.ring_size();
+  return same ? line : fmt::format("{} (standing for {})", line, describe(rings, run.ring_size()));
 }
 
 std::vector<VerifyMask> masks_of(const Config::Data& data) {
   const bool documents = data.mask == MaskRule::document, window = data.window > 0;
   if (documents && window) return {VerifyMask::window, VerifyMask::documents_and_window};
   if (documents) return {VerifyMask::causal, VerifyMask::documents};
-  return {window ? VerifyMask::window : VerifyMask::causal};
+  if (window) return {VerifyMask::window, VerifyMask::packed_and_window};
+  return {VerifyMask::causal, VerifyMask::packed};
 }
 
 std::string model_name(const GptConfig& gpt) {
@@ -79,15 +94,12 @@ std::string verify_start(const Config& config, const RingParts& parts) {
     if (worse(done.worst(), worst)) worst = done.worst();
   });
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-  const VerifyMatrix::World world = own_world(config.run);
-  const std::string rings = world.rings > 1 ? fmt::format("{} rings of {}", world.rings, world.ring_size)
-                                            : fmt::format("a ring of {}", world.ring_size);
   return fmt::format("verify: {} cases on {} equal one device in double; worst {} {:.1e} of {:.0e} allowed; {:.2f} s",
-                     cases, rings, worst.quantity, worst.error, worst.tolerance, seconds.count());
+                     cases, describe_world(config.run), worst.quantity, worst.error, worst.tolerance, seconds.count());
 }
 
 OwnSizeCheck verify_own_size(const Config& config, int64_t vocabulary, const RingParts& parts,
-                             double seconds_budget) {
+                             OwnSizeBudget budget) {
   const GptConfig gpt = config.gpt(vocabulary);
   const VerifyMatrix::World world = own_world(config.run);
   const double cores = std::min(2.0, double(std::max(1u, std::thread::hardware_concurrency())));
@@ -95,7 +107,9 @@ OwnSizeCheck verify_own_size(const Config& config, int64_t vocabulary, const Rin
   const double ring_seconds = flops / (kCautiousFlops * cores), one_seconds = flops / kCautiousFlops;
   OwnSizeCheck check;
   check.estimated_seconds = ring_seconds + one_seconds;
-  if (ring_seconds > seconds_budget) return check;
+  const int ranks = world.ring_size * world.rings;
+  check.estimated_bytes = double(parameter_count(gpt)) * (kBytesOfRank * ranks + kBytesOfComparison);
+  if (ring_seconds > budget.seconds || check.estimated_bytes > budget.bytes) return check;
   const VerifyMask mask = masks_of(config.data).back();
   const VerifyProblem problem = make_problem(gpt, config.run.seq_len, world.rings, mask,
                                              config.data.window, uint64_t(config.run.seed));
@@ -103,8 +117,8 @@ OwnSizeCheck verify_own_size(const Config& config, int64_t vocabulary, const Rin
                     {config.run.layout, world.ring_size, world.rings, config.step_settings()},
                     VerifyAgainst::samples, {}};
   const RingStep actual = ring_step(problem, result.setup, parts, Watch::samples);
-  result.deviations = actual.samples;
-  if (check.estimated_seconds <= seconds_budget) {
+  result.deviations = sampled_deviations(actual);
+  if (check.estimated_seconds <= budget.seconds) {
     const RingSetup alone{config.run.layout, 1, 1, config.step_settings()};
     const StepValues expected = ring_step(problem, alone, parts, Watch::samples).values;
     result.against = VerifyAgainst::one_rank;

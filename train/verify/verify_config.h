@@ -9,7 +9,8 @@
 
 namespace ringlet {
 
-/// The part of a matrix that a config admits: its model, scaled down, and its masks; its ring among the worlds.
+/// The part of a matrix that a config admits: its model, scaled down, and its masks; its world among the worlds, cut to
+/// 16 ranks (two rings of 8 for several; more ranks are the same code).
 void restrict_to(const Config& config, VerifyMatrix& matrix);
 
 /// The config's own layout, ring, policy and masks on its scaled-down model: what training verifies before its first
@@ -23,11 +24,15 @@ std::string verify_start(const Config& config, const RingParts& parts);
 /// The config's own model at its own length: random weights and text, one step.
 struct OwnSizeCheck {
   double estimated_seconds = 0;      // of a comparison with one rank
-  std::optional<VerifyCase> result;  // against one rank or by samples; absent: would take too long
+  double estimated_bytes = 0;        // of the weights in all their copies
+  std::optional<VerifyCase> result;  // against one rank or by samples; absent: would take too much
 };
 
-/// seconds_budget: what may be spent, as estimated from the FLOPs of a step at a cautious rate.
+/// What may be spent: seconds as estimated from the FLOPs of a step at a cautious rate.
+struct OwnSizeBudget {
+  double seconds, bytes;
+};
 OwnSizeCheck verify_own_size(const Config& config, int64_t vocabulary, const RingParts& parts,
-                             double seconds_budget);
+                             OwnSizeBudget budget);
 
 }  // namespace ringlet

@@ -6,6 +6,7 @@
 
 #include "kernels/check.h"
 #include "kernels/random.h"
+#include "train/evaluation.h"
 
 namespace ringlet {
 namespace {
@@ -54,7 +55,8 @@ ReferenceInput reference_input(const VerifyProblem& problem, const VerifyWindow&
   // Anew, not through Mask: the ring asks that.
   int64_t document_start = 0;
   for (int64_t i = 0; i < problem.length(); ++i) {
-    if (std::ranges::find(window.window.document_starts, i) != window.window.document_starts.end()) {
+    if (problem.rule == MaskRule::document &&
+        std::ranges::find(window.window.document_starts, i) != window.window.document_starts.end()) {
       document_start = i;
     }
     const int64_t windowed = problem.sliding_window > 0 ? i - problem.sliding_window + 1 : 0;
@@ -96,20 +98,27 @@ int64_t VerifyProblem::scored_tokens() const {
 }
 
 Mask VerifyProblem::mask(const VerifyWindow& window) const {
-  return {window.window.document_starts, sliding_window};
+  return mask_of(window.window, rule, sliding_window);
 }
 
 const char* name_of(VerifyMask mask) {
-  constexpr std::array kNames{"causal", "documents", "window", "documents + window"};
+  constexpr std::array kNames{"causal", "documents", "window", "documents + window",
+                                  "packed", "packed + window"};
   return kNames.at(size_t(mask));
 }
 
 bool has_documents(VerifyMask mask) {
-  return mask == VerifyMask::documents || mask == VerifyMask::documents_and_window;
+  return mask != VerifyMask::causal && mask != VerifyMask::window;
 }
 
 bool has_window(VerifyMask mask) {
-  return mask == VerifyMask::window || mask == VerifyMask::documents_and_window;
+  return mask == VerifyMask::window || mask == VerifyMask::documents_and_window ||
+         mask == VerifyMask::packed_and_window;
+}
+
+MaskRule rule_of(VerifyMask mask) {
+  const bool packed = mask == VerifyMask::packed || mask == VerifyMask::packed_and_window;
+  return packed ? MaskRule::causal : MaskRule::document;
 }
 
 VerifyProblem make_problem(const GptConfig& gpt, int64_t length, int64_t window_count,
@@ -118,6 +127,7 @@ VerifyProblem make_problem(const GptConfig& gpt, int64_t length, int64_t window_
   VerifyProblem problem;
   problem.gpt = gpt;
   problem.weights = random_parameters(gpt, seed);
+  problem.rule = rule_of(mask);
   problem.sliding_window = has_window(mask) ? sliding_window : 0;
   for (int64_t i = 0; i < window_count; ++i) {
     const CounterRandom random(seed, hash_name("window " + std::to_string(i)));

@@ -9,6 +9,7 @@
 #include "kernels/backend.h"
 #include "model/gpt_config.h"
 #include "model/sequence_layout.h"
+#include "train/config.h"
 #include "train/verify/reference_gpt.h"
 
 namespace ringlet {
@@ -30,6 +31,7 @@ struct VerifyProblem {
   GptConfig gpt;
   std::map<std::string, std::vector<float>> weights;
   std::vector<VerifyWindow> windows;  // all of one length
+  MaskRule rule = MaskRule::document;
   int64_t sliding_window = 0;         // 0: all of the document
   AdamW optimizer{};
   double clip_norm = 0;
@@ -39,11 +41,12 @@ struct VerifyProblem {
   Mask mask(const VerifyWindow& window) const;
 };
 
-/// What a query may see.
-enum class VerifyMask : uint8_t { causal, documents, window, documents_and_window };
+/// What a query may see. Packed windows have documents, and padding, that the mask does not know (data.mask = "causal").
+enum class VerifyMask : uint8_t { causal, documents, window, documents_and_window, packed, packed_and_window };
 const char* name_of(VerifyMask mask);
-bool has_documents(VerifyMask mask);
+bool has_documents(VerifyMask mask);  // in its windows
 bool has_window(VerifyMask mask);
+MaskRule rule_of(VerifyMask mask);
 
 /// A problem of random tokens. Documents begin anywhere, some are one token long, the last window ends in padding.
 /// sliding_window: used where the mask has one. The optimizer's settings make the next weights sensitive to the size of the
