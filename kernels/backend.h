@@ -102,7 +102,8 @@ class Backend {
   virtual void copy_rows(const Tensor& from, int64_t first_row, const Tensor& to) = 0;
 
   // ---- matrix products ---------------------------------------------------------------------------------
-  /// out [m, n] (strided) = or += op(a) [m, k] * op(b) [k, n]; a, b strided. 2 * m * n * k flops.
+  /// out [m, n] (strided) = or += op(a) [m, k] * op(b) [k, n]; a, b strided. 2 * m * n * k flops. The bits of an element
+  /// depend on its row of op(a), its column of op(b) and `out` alone: products may be cut by rows and columns.
   virtual void matmul(const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose transpose_b,
                       Write write, const Tensor& out) = 0;
 

@@ -47,12 +47,12 @@ void Attention::project(const Tensor& x, Step& step) {
   const Tensor qkv = qkv_ ? qkv_ : allocate(shape_.qkv_width());
   const Tensor normed = allocate(width_);
   step.device.rms_norm_forward(x, norm_.weight, epsilon_, normed);
-  step.project(normed, qkv_weight_.weight, Write::set, qkv);
+  step.device.matmul(normed, Transpose::no, qkv_weight_.weight, Transpose::yes, Write::set, qkv);
   step.device.qkv_split_forward(split(step), qkv, q_, kv_);
 }
 
 void Attention::add_output(const Tensor& y, Step& step) {
-  step.project(output_, output_weight_.weight, Write::add, y);
+  step.device.matmul(output_, Transpose::no, output_weight_.weight, Transpose::yes, Write::add, y);
 }
 
 void Attention::forward(const Tensor& x, const Tensor& y, Step& step) {

@@ -15,7 +15,7 @@ void LossHead::logits(const Tensor& x, const Tensor& logits, Step& step) const {
   const ArenaScope scratch(step.arena());
   const Tensor normed = step.arena().allocate("head chunk", Dtype::f32, x.shape);
   step.device.rms_norm_forward(x, norm_.weight, epsilon_, normed);
-  step.project(normed, head_.weight, Write::set, logits);
+  step.device.matmul(normed, Transpose::no, head_.weight, Transpose::yes, Write::set, logits);
 }
 
 void LossHead::loss(const Tensor& x, Step& step) const {
@@ -42,7 +42,7 @@ void LossHead::run(const Tensor& x, CrossEntropy mode, float gradient_scale, con
     const Tensor rows = x.slice(first, count), logits = all_logits.slice(0, count);
     const Tensor normed = all_normed.slice(0, count);
     device.rms_norm_forward(rows, norm_.weight, epsilon_, normed);
-    step.project(normed, head_.weight, Write::set, logits);
+    step.device.matmul(normed, Transpose::no, head_.weight, Transpose::yes, Write::set, logits);
     device.cross_entropy(logits, step.labels.slice(first, count), mode, gradient_scale,
                          step.losses.slice(first, count));
     if (!with_gradient) return;

@@ -25,7 +25,8 @@ Mlp::Activations Mlp::allocate(const char* region, int64_t rows, Step& step) con
 
 void Mlp::compute(const Tensor& x, const Activations& chunk, Step& step) const {
   step.device.rms_norm_forward(x, norm_.weight, epsilon_, chunk.normed);
-  step.project(chunk.normed, gate_up_weight_.weight, Write::set, chunk.gate_up);
+  step.device.matmul(chunk.normed, Transpose::no, gate_up_weight_.weight, Transpose::yes, Write::set,
+                     chunk.gate_up);
   step.device.swiglu_forward(chunk.gate_up, chunk.hidden);
 }
 
@@ -38,7 +39,8 @@ void Mlp::forward(const Tensor& x, const Tensor& y, Step& step) {
   for_each_chunk(step.rows(), step.settings.mlp_chunk, [&](int64_t first, int64_t count) {
     const Activations chunk = kept_.slice(keep ? first : 0, count);
     compute(x.slice(first, count), chunk, step);
-    step.project(chunk.hidden, down_weight_.weight, Write::add, y.slice(first, count));
+    step.device.matmul(chunk.hidden, Transpose::no, down_weight_.weight, Transpose::yes, Write::add,
+                       y.slice(first, count));
   });
 }
 

@@ -21,25 +21,13 @@ Recompute recompute_named(std::string_view name) {
                    "choose \"none\", \"selective\" or \"full\"");
 }
 
-namespace {
-
-StepSettings in_whole_tiles(StepSettings settings, int64_t tile) {
-  if (tile == 0) return settings;
-  for (int64_t* chunk : {&settings.head_chunk, &settings.mlp_chunk}) {
-    *chunk = (*chunk + tile - 1) / tile * tile;
-  }
-  return settings;
-}
-
-}  // namespace
-
 Step::Step(RankContext context, const StepSettings& step_settings, Pass step_pass,
            const SequenceLayout& sequence_layout, Mask step_mask, double rope_base, int64_t head_dim,
            std::span<const int32_t> host_tokens, std::span<const int32_t> host_labels)
     : device(context.device),
       ring(context.ring),
       trace(context.trace),
-      settings(in_whole_tiles(step_settings, sequence_layout.tile)),
+      settings(step_settings),
       pass(step_pass),
       layout(sequence_layout),
       mask(std::move(step_mask)),
@@ -67,15 +55,6 @@ Step::Step(RankContext context, const StepSettings& step_settings, Pass step_pas
   upload<int32_t>(device, host_labels, labels);
   upload<int64_t>(device, visible, first_visible);
   device.rotary_table(pieces(), rope_base, rotary);
-}
-
-void Step::project(const Tensor& a, const Tensor& weight, Write write, const Tensor& out) const {
-  // How a matrix library sums up a row depends on how many rows it gets, and on the row's place among them.
-  const int64_t rows_at_once = layout.reproducible() ? layout.tile : std::max<int64_t>(a.rows(), 1);
-  for_each_chunk(a.rows(), rows_at_once, [&](int64_t first, int64_t count) {
-    device.matmul(a.slice(first, count), Transpose::no, weight, Transpose::yes, write,
-                  out.slice(first, count));
-  });
 }
 
 void for_each_chunk(int64_t rows, int64_t chunk, const std::function<void(int64_t, int64_t)>& body) {

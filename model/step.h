@@ -48,7 +48,7 @@ class Step {
   Backend& device;
   Comm& ring;
   Trace& trace;
-  const StepSettings settings;  // chunks rounded up to whole tiles of the layout
+  const StepSettings settings;
   const Pass pass;
   const SequenceLayout& layout;
   const Mask mask;
@@ -61,10 +61,6 @@ class Step {
   Arena& arena() const { return device.arena(); }
   int64_t rows() const { return tokens.rows(); }
   const std::vector<Piece>& pieces() const { return layout.ranks[ring.rank()]; }
-
-  /// out = or += a * transpose(weight), row by row. a, out: consecutive rows of this rank, the first of which begins
-  /// a tile; in a reproducible layout each row's result is then the same on any ring.
-  void project(const Tensor& a, const Tensor& weight, Write write, const Tensor& out) const;
 
   bool keeps_everything() const {
     return pass == Pass::training && settings.recompute == Recompute::none;

@@ -110,6 +110,8 @@ void add_train(CLI::App& main, TrainOptions& options) {
       "Go on from the newest whole checkpoint of the run");
   add_key(app, "--ranks", "run.ranks", options.overrides, "Ranks in all");
   add_key(app, "--ring", "run.ring", options.overrides, "Ranks of one ring");
+  add_key(app, "--threads-per-rank", "run.threads_per_rank", options.overrides,
+          "Threads that compute for each rank (default: the cores, shared out)");
   add_key(app, "--seq-len", "run.seq_len", options.overrides, "Tokens of a window, over the whole ring");
   add_key(app, "--steps", "train.steps", options.overrides, "Optimizer steps");
   add_key(app, "--name", "run.name", options.overrides, "Name of the run");

@@ -43,6 +43,7 @@ struct Config {
     std::string name, folder = "runs";
     int64_t seed = 1, seq_len = 4096, ranks = 1;
     int64_t ring = 0;  // 0: all ranks; see ring_size()
+    int64_t threads_per_rank = 0;  // 0: the cores, shared out (train/world.h)
     Layout layout = Layout::zigzag;
     double timeout_seconds = 120;
     DeviceKind device = DeviceKind::cpu;

@@ -57,6 +57,7 @@ std::vector<ConfigKey> run_keys(Config::Run& run) {
       {"run.seq_len", IntegerKey{&run.seq_len, 1, int64_t(1) << 31}},
       {"run.ranks", IntegerKey{&run.ranks, 1, 1024}},
       {"run.ring", IntegerKey{&run.ring, 0, 1024}},
+      {"run.threads_per_rank", IntegerKey{&run.threads_per_rank, 0, 1024}},
       {"run.layout", choice(run.layout, kLayouts)},
       {"run.timeout_seconds", NumberKey{&run.timeout_seconds, 0.01, 1e6}},
       {"run.device", choice(run.device, kDevices)},

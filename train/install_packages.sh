@@ -1,7 +1,7 @@
 # Sourced by train/quickstart.sh and tests/run.sh: installs what is missing, and only that.
 
 build_packages="cmake g++ ninja-build pkg-config libcli11-dev libfmt-dev libtomlplusplus-dev
-  nlohmann-json3-dev libxxhash-dev libhwy-dev libsentencepiece-dev libopenblas-pthread-dev
+  nlohmann-json3-dev libxxhash-dev libhwy-dev libsentencepiece-dev
   libhdf5-dev libaec-dev zlib1g-dev"
 
 install_packages() { # package...

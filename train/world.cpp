@@ -2,6 +2,9 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+#include <thread>
+
 #include "kernels/comm/threads.h"
 #include "kernels/cpu/cpu_backend.h"
 
@@ -9,6 +12,11 @@ namespace ringlet {
 
 int64_t physical_memory_bytes() {
   return int64_t(sysconf(_SC_PHYS_PAGES)) * int64_t(sysconf(_SC_PAGESIZE));
+}
+
+int threads_per_rank(const Config::Run& run) {
+  if (run.threads_per_rank > 0) return int(run.threads_per_rank);
+  return std::max(1, int(std::thread::hardware_concurrency()) / int(run.ranks));
 }
 
 void run_world(const Config& config, const RankMain& rank_main) {
@@ -20,7 +28,7 @@ void run_world(const Config& config, const RankMain& rank_main) {
       config.memory.arena_bytes > 0 ? config.memory.arena_bytes
                                     : physical_memory_bytes() / config.run.ranks;
   run_ranks(options, [&](Comm& all_ranks, Trace& trace) {
-    const std::unique_ptr<Backend> device = make_cpu_backend(arena_bytes, trace);
+    const std::unique_ptr<Backend> device = make_cpu_backend(arena_bytes, trace, threads_per_rank(config.run));
     // Comms that die before the device: a rank that fails gives up the messages in its memory first.
     const std::unique_ptr<Comm> world = all_ranks.split(0);
     const std::unique_ptr<Comm> ring = world->split(world->rank() / int(config.run.ring_size()));

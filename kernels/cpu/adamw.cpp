@@ -57,8 +57,8 @@ namespace ringlet::cpu {
 
 HWY_EXPORT(squares);
 
-void sum_of_squares(const Tensor& x, const Tensor& result) {
-  result.as<double>()[0] = HWY_DYNAMIC_DISPATCH(squares)(x.as<float>().data(), x.size());
+double sum_of_squares(std::span<const float> x) {
+  return HWY_DYNAMIC_DISPATCH(squares)(x.data(), int64_t(x.size()));
 }
 
 HWY_EXPORT(adamw_floats);

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <span>
+
 #include "kernels/backend.h"
 
 /// The optimizer's operations, as in Backend.
@@ -13,7 +15,7 @@ struct AdamWFactors {
   float decay;         // learning_rate * weight_decay
 };
 
-void sum_of_squares(const Tensor& x, const Tensor& result);
+double sum_of_squares(std::span<const float> x);
 void adamw(const AdamW& settings, const Tensor& gradient, const Tensor& weights,
            const Tensor& first_moment, const Tensor& second_moment);
 

@@ -1,11 +1,14 @@
 #pragma once
 
+#include <span>
+
 #include "kernels/backend.h"
+#include "kernels/cpu/thread_team.h"
 
 namespace ringlet::cpu {
 
-/// The attention operations of Backend on the calling thread, done when they return; contracts in
-/// backend.h. They check head_dim only (a multiple of 8, at most kMaxHeadDim); the caller has
+/// The attention operations of Backend; contracts in backend.h. Those with a team spread over its threads, the others
+/// run on the calling thread. They check head_dim only (a multiple of 8, at most kMaxHeadDim); the caller has
 /// checked shapes.
 ///
 /// Work is cut into tiles of 64 rows whose bounds are multiples of 64 in the global position (of 64
@@ -15,14 +18,15 @@ namespace ringlet::cpu {
 /// sequence is cut, if it is cut at multiples of 64.
 inline constexpr int64_t kMaxHeadDim = 512;
 
-void attention_start(const AttentionState& state);
-void attention_forward(const AttentionStep& step, const Tensor& q, const Tensor& kv,
+void attention_forward(ThreadTeam& team, const AttentionStep& step, const Tensor& q, const Tensor& kv,
                        const AttentionState& state);
 void attention_finish(const HeadShape& shape, const AttentionState& state, const Tensor& output,
                       const Tensor& lse);
 void attention_delta(const HeadShape& shape, const Tensor& output, const Tensor& d_output,
                      const Tensor& delta);
-void attention_backward(const AttentionStep& step, const Tensor& q, const Tensor& kv,
-                        const AttentionGradient& gradient, const Tensor& dq, const Tensor& dkv);
+/// progress: scratch of at least a count for each KV head and 64 queries.
+void attention_backward(ThreadTeam& team, std::span<int64_t> progress, const AttentionStep& step,
+                        const Tensor& q, const Tensor& kv, const AttentionGradient& gradient,
+                        const Tensor& dq, const Tensor& dkv);
 
 }  // namespace ringlet::cpu

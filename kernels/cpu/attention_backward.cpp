@@ -5,6 +5,7 @@
 
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/attention_tiles.h"
+#include "kernels/cpu/key_progress.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/attention_backward.cpp"
@@ -152,25 +153,28 @@ class BackwardGroup {
   int64_t count_ = 0;
 };
 
-void backward(const AttentionStep& step, const Tensor& q, const Tensor& kv,
-              const AttentionGradient& gradient, const Tensor& dq, const Tensor& dkv) {
+/// The part of one group of query tiles in all gradients of a KV head. Gradients of keys are summed in the order of the
+/// groups, those of queries in the order of the tiles, whoever computes them: `before` is how far down the group before this
+/// one has come, `own` how far this one.
+void backward(const AttentionStep& step, const Tensor& q, const Tensor& kv, const AttentionGradient& gradient,
+              const Tensor& dq, const Tensor& dkv, int64_t kv_head, int64_t group_index,
+              const KeyProgress* before, KeyProgress& own) {
   BackwardScratch scratch;
   BackwardGroup group(step, q, gradient, dq, scratch);
   const auto [heads, kv_heads, head_dim] = step.shape;
   const float* const k = kv.as<float>().data();
   float* const dk = dkv.as<float>().data();
   const int64_t values = kv_heads * step.keys.row_count * head_dim;
-  for (int64_t kv_head = 0; kv_head < kv_heads; ++kv_head) {
-    const QueryTiles tiles(step, kv_head);
-    for (int64_t first = 0; first < tiles.count(); first += group_size(head_dim)) {
-      group.load(tiles, first, std::min(group_size(head_dim), tiles.count() - first));
-      const Range seen = tiles_between(step.keys, group.lowest_visible(), group.last_position());
-      for (int64_t tile = seen.end - 1; tile >= seen.begin; --tile) {
-        const Piece rows = tile_at(step.keys, tile);
-        const int64_t at = (kv_head * step.keys.row_count + rows.first_row) * head_dim;
-        group.add({rows, k + at, k + values + at, dk + at, dk + values + at});
-      }
-    }
+  const QueryTiles tiles(step, kv_head);
+  const int64_t first = group_index * group_size(head_dim);
+  group.load(tiles, first, std::min(group_size(head_dim), tiles.count() - first));
+  const Range seen = tiles_between(step.keys, group.lowest_visible(), group.last_position());
+  for (int64_t tile = seen.end - 1; tile >= seen.begin; --tile) {
+    const Piece rows = tile_at(step.keys, tile);
+    const int64_t at = (kv_head * step.keys.row_count + rows.first_row) * head_dim;
+    if (before != nullptr) before->wait_until_below(tile + 1);
+    group.add({rows, k + at, k + values + at, dk + at, dk + values + at});
+    own.come_to(tile);
   }
 }
 
@@ -206,11 +210,22 @@ void attention_delta(const HeadShape& shape, const Tensor& output, const Tensor&
   HWY_DYNAMIC_DISPATCH(row_dots)(shape, output, d_output, delta);
 }
 
-void attention_backward(const AttentionStep& step, const Tensor& q, const Tensor& kv,
-                        const AttentionGradient& gradient, const Tensor& dq, const Tensor& dkv) {
+void attention_backward(ThreadTeam& team, std::span<int64_t> progress, const AttentionStep& step,
+                        const Tensor& q, const Tensor& kv, const AttentionGradient& gradient,
+                        const Tensor& dq, const Tensor& dkv) {
   check_head_dim(step.shape);
   if (step.queries.row_count == 0 || step.keys.row_count == 0) return;
-  HWY_DYNAMIC_DISPATCH(backward)(step, q, kv, gradient, dq, dkv);
+  const int64_t kv_heads = step.shape.kv_heads, tasks = kv_heads * group_count(step);
+  CHECK(tasks <= std::ssize(progress), tasks, " groups, room for ", progress.size());
+  for (int64_t task = 0; task < tasks; ++task) progress[size_t(task)] = KeyProgress::kNothing;
+  // Group by group, the KV heads side by side: the group before has been begun, and mostly ended.
+  team.run(tasks, [&](int64_t task) {
+    KeyProgress own(progress[size_t(task)]);
+    const KeyProgress before(progress[size_t(std::max(task - kv_heads, int64_t{0}))]);
+    const DoneAtEnd done(own);  // also when it throws: others wait for it
+    HWY_DYNAMIC_DISPATCH(backward)
+    (step, q, kv, gradient, dq, dkv, task % kv_heads, task / kv_heads, task < kv_heads ? nullptr : &before, own);
+  });
 }
 
 }  // namespace ringlet::cpu

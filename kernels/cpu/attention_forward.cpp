@@ -163,26 +163,24 @@ class ForwardGroup {
   int64_t count_ = 0;
 };
 
-void forward(const AttentionStep& step, const Tensor& q, const Tensor& kv,
-             const AttentionState& state) {
+/// Folds all keys of a KV head into one group of query tiles.
+void forward(const AttentionStep& step, const Tensor& q, const Tensor& kv, const AttentionState& state,
+             int64_t kv_head, int64_t group_index) {
   ForwardScratch scratch;
   ForwardGroup group(step, q, state, scratch);
   const auto [heads, kv_heads, head_dim] = step.shape;
   const float* const k = kv.as<float>().data();
   const float* const v = k + kv_heads * step.keys.row_count * head_dim;
-  for (int64_t kv_head = 0; kv_head < kv_heads; ++kv_head) {
-    const QueryTiles tiles(step, kv_head);
-    for (int64_t first = 0; first < tiles.count(); first += group_size(head_dim)) {
-      group.load(tiles, first, std::min(group_size(head_dim), tiles.count() - first));
-      const Range seen = tiles_between(step.keys, group.lowest_visible(), group.last_position());
-      for (int64_t tile = seen.end - 1; tile >= seen.begin; --tile) {
-        const Piece keys = tile_at(step.keys, tile);
-        const int64_t offset = (kv_head * step.keys.row_count + keys.first_row) * head_dim;
-        group.fold(keys, k + offset, v + offset);
-      }
-      group.store();
-    }
+  const QueryTiles tiles(step, kv_head);
+  const int64_t first = group_index * group_size(head_dim);
+  group.load(tiles, first, std::min(group_size(head_dim), tiles.count() - first));
+  const Range seen = tiles_between(step.keys, group.lowest_visible(), group.last_position());
+  for (int64_t tile = seen.end - 1; tile >= seen.begin; --tile) {
+    const Piece keys = tile_at(step.keys, tile);
+    const int64_t offset = (kv_head * step.keys.row_count + keys.first_row) * head_dim;
+    group.fold(keys, k + offset, v + offset);
   }
+  group.store();
 }
 
 void finish(const HeadShape& shape, const AttentionState& state, const Tensor& output,
@@ -216,17 +214,15 @@ namespace ringlet::cpu {
 HWY_EXPORT(forward);
 HWY_EXPORT(finish);
 
-void attention_start(const AttentionState& state) {
-  std::ranges::fill(state.output.as<float>(), 0.0f);
-  std::ranges::fill(state.maximum.as<float>(), -std::numeric_limits<float>::infinity());
-  std::ranges::fill(state.sum.as<float>(), 0.0f);
-}
-
-void attention_forward(const AttentionStep& step, const Tensor& q, const Tensor& kv,
+void attention_forward(ThreadTeam& team, const AttentionStep& step, const Tensor& q, const Tensor& kv,
                        const AttentionState& state) {
   check_head_dim(step.shape);
   if (step.queries.row_count == 0 || step.keys.row_count == 0) return;
-  HWY_DYNAMIC_DISPATCH(forward)(step, q, kv, state);
+  const int64_t kv_heads = step.shape.kv_heads, groups = group_count(step);
+  // The last queries see the most keys: they go first, so that threads end together.
+  team.run(kv_heads * groups, [&](int64_t task) {
+    HWY_DYNAMIC_DISPATCH(forward)(step, q, kv, state, task % kv_heads, groups - 1 - task / kv_heads);
+  });
 }
 
 void attention_finish(const HeadShape& shape, const AttentionState& state, const Tensor& output,

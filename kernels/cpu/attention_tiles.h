@@ -80,6 +80,12 @@ class QueryTiles {
   int64_t heads_, kv_head_;
 };
 
+/// Groups of query tiles that each KV head of a step has.
+inline int64_t group_count(const AttentionStep& step) {
+  const int64_t size = group_size(step.shape.head_dim);
+  return (QueryTiles(step, 0).count() + size - 1) / size;
+}
+
 enum class Visible : uint8_t { none, some, all };
 
 inline Visible visibility(const QueryTile& queries, const Piece& keys) {

@@ -1,7 +1,11 @@
 #include "kernels/cpu/cpu_backend.h"
 
+#include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstring>
+#include <limits>
+#include <numeric>
 
 #include "kernels/cpu/adamw.h"
 #include "kernels/cpu/attention.h"
@@ -13,16 +17,28 @@
 #include "kernels/cpu/norm.h"
 #include "kernels/cpu/rope.h"
 #include "kernels/cpu/swiglu.h"
+#include "kernels/cpu/thread_team.h"
 #include "kernels/op_shapes.h"
 
 namespace ringlet {
 namespace {
 
-/// Each operation is a check of its shapes and a call; it is done when the call returns.
+/// Waking threads for fewer floats costs more than they save.
+constexpr int64_t kLeastFloats = 1 << 14;
+/// Stretches whose squares are summed on their own, whatever the number of threads.
+constexpr int64_t kSumStretches = 16;
+/// Columns are shared out in whole cache lines.
+constexpr int64_t kLineFloats = 16;
+
+/// Each operation is a check of its shapes and a call for each part of its output; it is done when it returns.
 class CpuBackend final : public Backend {
  public:
-  CpuBackend(int64_t arena_bytes, Trace& trace)
-      : memory_(arena_bytes), arena_(memory_.data(), memory_.bytes()), trace_(trace) {}
+  CpuBackend(int64_t arena_bytes, int threads, Trace& trace)
+      : memory_(arena_bytes),
+        arena_(memory_.data(), memory_.bytes()),
+        scratch_(cpu::kMatmulPanelFloats * int64_t(sizeof(float))),
+        team_(threads),
+        trace_(trace) {}
 
   Arena& arena() override { return arena_; }
   Event record() override { return {}; }
@@ -38,15 +54,21 @@ class CpuBackend final : public Backend {
   }
   void fill(float value, const Tensor& to) override {
     shapes::fill(to);
-    cpu::fill(value, to);
+    by_elements(to.size(), [&, flat = flat(to)](int64_t first, int64_t count) {
+      cpu::fill(value, flat.slice(first, count));
+    });
   }
   void copy(const Tensor& from, const Tensor& to) override {
     shapes::copy(from, to);
-    cpu::copy(from, to);
+    by_elements(to.size(), [source = flat(from), target = flat(to)](int64_t first, int64_t count) {
+      cpu::copy(source.slice(first, count), target.slice(first, count));
+    });
   }
   void add(const Tensor& from, const Tensor& to) override {
     shapes::add(from, to);
-    cpu::add(from, to);
+    by_elements(to.size(), [source = flat(from), target = flat(to)](int64_t first, int64_t count) {
+      cpu::add(source.slice(first, count), target.slice(first, count));
+    });
   }
   void copy_rows(const Tensor& from, int64_t first_row, const Tensor& to) override {
     shapes::copy_rows(from, first_row, to);
@@ -54,92 +76,151 @@ class CpuBackend final : public Backend {
   }
   void matmul(const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose transpose_b,
               Write write, const Tensor& out) override {
-    cpu::matmul(a, transpose_a, b, transpose_b, write, out);
+    cpu::matmul(team_, scratch<float>(), a, transpose_a, b, transpose_b, write, out);
   }
 
   void rms_norm_forward(const Tensor& x, const Tensor& weight, float epsilon,
                         const Tensor& y) override {
     shapes::rms_norm_forward(x, weight, y);
-    cpu::rms_norm_forward(x, weight, epsilon, y);
+    by_rows(x, [&](int64_t first, int64_t count) {
+      cpu::rms_norm_forward(x.slice(first, count), weight, epsilon, y.slice(first, count));
+    });
   }
   void rms_norm_backward(const Tensor& x, const Tensor& weight, float epsilon, const Tensor& dy,
                          Write write, const Tensor& dx, const Tensor& d_weight) override {
     shapes::rms_norm_backward(x, weight, dy, dx, d_weight);
-    cpu::rms_norm_backward(x, weight, epsilon, dy, write, dx, d_weight);
+    const bool together = team_.size() == 1;
+    by_rows(x, [&](int64_t first, int64_t count) {
+      cpu::rms_norm_backward(x.slice(first, count), weight, epsilon, dy.slice(first, count), write,
+                             dx.slice(first, count), together ? d_weight : Tensor{});
+    });
+    if (together) return;
+    team_.split(x.shape[1], kLineFloats, [&](int64_t first, int64_t count) {
+      cpu::rms_norm_weight_gradient(x, epsilon, dy, first, count, d_weight);
+    });
   }
 
   void rotary_table(std::span<const Piece> pieces, double base, const Tensor& table) override {
     shapes::rotary_table(pieces, table);
-    cpu::rotary_table(pieces, base, table);
+    team_.split(table.shape[1] / 2, 1, [&](int64_t first, int64_t count) {
+      cpu::rotary_table(pieces, base, first, first + count, table);
+    });
   }
   void qkv_split_forward(const QkvSplit& split, const Tensor& qkv, const Tensor& q,
                          const Tensor& kv) override {
     shapes::qkv_split_forward(split, qkv, q, kv);
-    cpu::qkv_split_forward(split, qkv, q, kv);
+    by_heads(split, [&](int64_t first, int64_t count) {
+      cpu::qkv_split_forward(split, first, first + count, qkv, q, kv);
+    });
   }
   void qkv_split_backward(const QkvSplit& split, const Tensor& qkv, const Tensor& dq,
                           const Tensor& dkv, const Tensor& d_qkv, const Tensor& d_q_norm,
                           const Tensor& d_k_norm) override {
     shapes::qkv_split_backward(split, qkv, dq, dkv, d_qkv, d_q_norm, d_k_norm);
-    cpu::qkv_split_backward(split, qkv, dq, dkv, d_qkv, d_q_norm, d_k_norm);
+    const auto [heads, kv_heads, head_dim] = split.shape;
+    const bool normed = bool(d_q_norm);
+    // A norm's weight serves all heads: each sums its own part, then they are added in order.
+    const Tensor d_norms = normed ? scratch_matrix(heads + kv_heads, head_dim) : Tensor{};
+    if (normed) cpu::fill(0, d_norms);
+    by_heads(split, [&](int64_t first, int64_t count) {
+      cpu::qkv_split_backward(split, first, first + count, qkv, dq, dkv, d_qkv, d_norms);
+    });
+    for (int64_t head = 0; normed && head < heads + kv_heads; ++head) {
+      const Tensor& d_norm = head < heads ? d_q_norm : d_k_norm;
+      cpu::add(d_norms.slice(head, 1), d_norm.reshaped({1, head_dim, 1, 1}));
+    }
   }
 
   void attention_start(const AttentionState& state) override {
     shapes::attention_start(state);
-    cpu::attention_start(state);
+    fill(0, state.output);
+    fill(-std::numeric_limits<float>::infinity(), state.maximum);
+    fill(0, state.sum);
   }
   void attention_forward(const AttentionStep& step, const Tensor& q, const Tensor& kv,
                          const AttentionState& state) override {
     shapes::attention_forward(step, q, kv, state);
-    cpu::attention_forward(step, q, kv, state);
+    cpu::attention_forward(team_, step, q, kv, state);
   }
   void attention_finish(const HeadShape& shape, const AttentionState& state, const Tensor& output,
                         const Tensor& lse) override {
     shapes::attention_finish(shape, state, output, lse);
-    cpu::attention_finish(shape, state, output, lse);
+    team_.split(shape.heads, 1, [&](int64_t head, int64_t count) {
+      cpu::attention_finish({count, 1, shape.head_dim},
+                            {state.output.slice(head, count), state.maximum.slice(head, count),
+                             state.sum.slice(head, count)},
+                            output.columns(head * shape.head_dim, count * shape.head_dim),
+                            lse.slice(head, count));
+    });
   }
   void attention_delta(const HeadShape& shape, const Tensor& output, const Tensor& d_output,
                        const Tensor& delta) override {
     shapes::attention_delta(shape, output, d_output, delta);
-    cpu::attention_delta(shape, output, d_output, delta);
+    team_.split(shape.heads, 1, [&](int64_t head, int64_t count) {
+      const int64_t first = head * shape.head_dim, width = count * shape.head_dim;
+      cpu::attention_delta({count, 1, shape.head_dim}, output.columns(first, width),
+                           d_output.columns(first, width), delta.slice(head, count));
+    });
   }
   void attention_backward(const AttentionStep& step, const Tensor& q, const Tensor& kv,
                           const AttentionGradient& gradient, const Tensor& dq,
                           const Tensor& dkv) override {
     shapes::attention_backward(step, q, kv, gradient, dq, dkv);
-    cpu::attention_backward(step, q, kv, gradient, dq, dkv);
+    cpu::attention_backward(team_, scratch<int64_t>(), step, q, kv, gradient, dq, dkv);
   }
 
   void swiglu_forward(const Tensor& gate_up, const Tensor& y) override {
     shapes::swiglu_forward(gate_up, y);
-    cpu::swiglu_forward(gate_up, y);
+    by_rows(gate_up, [&](int64_t first, int64_t count) {
+      cpu::swiglu_forward(gate_up.slice(first, count), y.slice(first, count));
+    });
   }
   void swiglu_backward(const Tensor& gate_up, const Tensor& dy, const Tensor& d_gate_up) override {
     shapes::swiglu_backward(gate_up, dy, d_gate_up);
-    cpu::swiglu_backward(gate_up, dy, d_gate_up);
+    by_rows(gate_up, [&](int64_t first, int64_t count) {
+      cpu::swiglu_backward(gate_up.slice(first, count), dy.slice(first, count), d_gate_up.slice(first, count));
+    });
   }
 
   void embedding_forward(const Tensor& tokens, const Tensor& table, const Tensor& y) override {
     shapes::embedding_forward(tokens, table, y);
-    cpu::embedding_forward(tokens, table, y);
+    by_rows(y, [&](int64_t first, int64_t count) {
+      cpu::embedding_forward(tokens.slice(first, count), table, y.slice(first, count));
+    });
   }
   void embedding_backward(const Tensor& tokens, const Tensor& dy, const Tensor& d_table) override {
     shapes::embedding_backward(tokens, dy, d_table);
-    cpu::embedding_backward(tokens, dy, d_table);
+    team_.split(dy.shape[1], kLineFloats, [&](int64_t first, int64_t count) {
+      cpu::embedding_backward(tokens, dy.columns(first, count), d_table.columns(first, count));
+    });
   }
   void cross_entropy(const Tensor& logits, const Tensor& labels, CrossEntropy mode,
                      float gradient_scale, const Tensor& losses) override {
     shapes::cross_entropy(logits, labels, losses);
-    cpu::cross_entropy(logits, labels, mode, gradient_scale, losses);
+    by_rows(logits, [&](int64_t first, int64_t count) {
+      cpu::cross_entropy(logits.slice(first, count), labels.slice(first, count), mode, gradient_scale,
+                         losses.slice(first, count));
+    });
   }
   void sum_of_squares(const Tensor& x, const Tensor& result) override {
     shapes::sum_of_squares(x, result);
-    cpu::sum_of_squares(x, result);
+    const std::span<const float> values = x.as<float>();
+    std::array<double, kSumStretches> sums;
+    team_.split(kSumStretches, x.size() < kLeastFloats ? kSumStretches : 1, [&](int64_t first, int64_t count) {
+      for (int64_t i = first; i < first + count; ++i) {
+        const int64_t begin = i * x.size() / kSumStretches, end = (i + 1) * x.size() / kSumStretches;
+        sums[size_t(i)] = cpu::sum_of_squares(values.subspan(size_t(begin), size_t(end - begin)));
+      }
+    });
+    result.as<double>()[0] = std::accumulate(sums.begin(), sums.end(), 0.0);
   }
   void adamw(const AdamW& settings, const Tensor& gradient, const Tensor& weights,
              const Tensor& first_moment, const Tensor& second_moment) override {
     shapes::adamw(settings, gradient, weights, first_moment, second_moment);
-    cpu::adamw(settings, gradient, weights, first_moment, second_moment);
+    by_elements(weights.size(), [&](int64_t first, int64_t count) {
+      cpu::adamw(settings, gradient.slice(first, count), weights.slice(first, count),
+                 first_moment.slice(first, count), second_moment.slice(first, count));
+    });
   }
 
  private:
@@ -150,16 +231,46 @@ class CpuBackend final : public Backend {
     trace_.add_exposed_wait(std::chrono::steady_clock::now() - start);
   }
 
+  static Tensor flat(const Tensor& tensor) { return tensor.reshaped({tensor.size(), 1, 1, 1}); }
+
+  template <class T>
+  std::span<T> scratch() const {
+    return {reinterpret_cast<T*>(scratch_.data()), size_t(scratch_.bytes()) / sizeof(T)};
+  }
+  Tensor scratch_matrix(int64_t rows, int64_t columns) const {
+    CHECK(rows * columns <= std::ssize(scratch<float>()), rows, " x ", columns, " floats of scratch");
+    return {scratch_.data(), Dtype::f32, {rows, columns, 1, 1}, columns};
+  }
+
+  template <class Body>
+  void by_elements(int64_t size, const Body& body) {
+    team_.split(size, kLeastFloats, body);
+  }
+  /// Rows as long as those of `matrix`.
+  template <class Body>
+  void by_rows(const Tensor& matrix, const Body& body) {
+    team_.split(matrix.rows(), kLeastFloats / std::max<int64_t>(matrix.row_size(), 1) + 1, body);
+  }
+  /// Heads of q, keys and values.
+  template <class Body>
+  void by_heads(const QkvSplit& split, const Body& body) {
+    const HeadShape& shape = split.shape;
+    const int64_t heads = shape.heads + 2 * shape.kv_heads;
+    team_.split(heads, split.rotary.size() < kLeastFloats / 4 ? heads : 1, body);
+  }
+
   HostMemory memory_;
   Arena arena_;
+  HostMemory scratch_;  // of one operation
+  cpu::ThreadTeam team_;
   Trace& trace_;
 };
 
 }  // namespace
 
-std::unique_ptr<Backend> make_cpu_backend(int64_t arena_bytes, Trace& trace) {
+std::unique_ptr<Backend> make_cpu_backend(int64_t arena_bytes, Trace& trace, int threads) {
   cpu::choose_isa_once();
-  return std::make_unique<CpuBackend>(arena_bytes, trace);
+  return std::make_unique<CpuBackend>(arena_bytes, threads, trace);
 }
 
 }  // namespace ringlet

@@ -23,12 +23,15 @@ class HostMemory {
   int64_t bytes_;
 };
 
-/// The CPU as a device: f32, one thread per rank; operations are done when their call returns.
+/// The CPU as a device: f32, on `threads` threads, the caller's among them (1 or more; results do not depend on it);
+/// operations are done when their call returns.
 /// SIMD through Highway, chosen at run time (RINGLET_ISA=avx512|avx2|portable forces one).
 /// `trace` gets the time spent waiting for events; it must outlive the backend.
-std::unique_ptr<Backend> make_cpu_backend(int64_t arena_bytes, Trace& trace);
+std::unique_ptr<Backend> make_cpu_backend(int64_t arena_bytes, Trace& trace, int threads = 1);
 
 /// The instruction set in use, for the start message: "AVX-512", "AVX2", ...
 const char* cpu_isa_name();
+/// One line when the kernels run on a slow path, on this processor or because RINGLET_ISA says so; else empty.
+const char* cpu_isa_warning();
 
 }  // namespace ringlet

@@ -58,4 +58,13 @@ const char* cpu_isa_name() {
   return best != 0 ? hwy::TargetName(best) : hwy::TargetName(HWY_STATIC_TARGET);
 }
 
+const char* cpu_isa_warning() {
+#if HWY_ARCH_X86
+  if (std::string_view(cpu_isa_name()).find("AVX") == std::string_view::npos) {
+    return "without AVX2 or AVX-512 training is several times slower";
+  }
+#endif
+  return "";
+}
+
 }  // namespace ringlet

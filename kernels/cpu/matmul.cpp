@@ -1,82 +1,243 @@
 #include "kernels/cpu/matmul.h"
 
-#include <cblas.h>
-
 #include <algorithm>
-#include <array>
-#include <cstdlib>
-#include <limits>
-#include <string_view>
 
-#include "kernels/cpu/elementwise.h"
 #include "kernels/op_shapes.h"
 
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/matmul.cpp"
+#include <hwy/foreach_target.h>
+
+#include "kernels/cpu/lanes.h"
+#include "kernels/cpu/simd.h"
+#include "kernels/cpu/transpose.h"
+
+#ifndef RINGLET_KERNELS_CPU_MATMUL_TYPES
+#define RINGLET_KERNELS_CPU_MATMUL_TYPES
 namespace ringlet::cpu {
 namespace {
 
-/// OpenBLAS 0.3.21 does not know recent processors and falls back to kernels of 2004, five times
-/// slower. It reads its environment in a constructor of its own, so that this one has to run
-/// before: hence the priority, the static library, and the place in the object file that needs it.
-__attribute__((constructor(101))) void choose_openblas_core() {
-  // Operations use no threads of their own, and ranks are threads: a pool would only be in the way.
-  setenv("OPENBLAS_NUM_THREADS", "1", 1);
-#ifdef __x86_64__
-  const char* const word = std::getenv("RINGLET_ISA");
-  const std::string_view isa = word != nullptr ? word : "";
-  __builtin_cpu_init();
-  const char* core = nullptr;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) core = "Haswell";
-  if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && isa != "avx2") {
-    core = "SkylakeX";
-  }
-  if (isa == "portable") core = "Prescott";
-  if (core != nullptr) setenv("OPENBLAS_CORETYPE", core, 0);
+/// out [rows, columns] = or += a [rows, depth] * b [depth, columns]: a block of the whole, none of it empty.
+struct Product {
+  int64_t rows, columns, depth;
+  const float* a;
+  int64_t a_row_step, a_depth_step;
+  const float* b;
+  int64_t b_depth_step, b_column_step;
+  float* out;
+  int64_t out_stride;
+  bool add;
+};
+
+/// Rows of the result that one task computes at most: with kMatmulDepth columns of `a` they stay in the L2 cache.
+constexpr int64_t kTaskRows = 96;
+
+}  // namespace
+}  // namespace ringlet::cpu
 #endif
+
+HWY_BEFORE_NAMESPACE();
+namespace ringlet::cpu::HWY_NAMESPACE {
+namespace {
+
+// A block of sums fills the registers: 12 x 2 vectors of 32, or 6 x 2 of 16.
+constexpr int kBlockRows = kManyRegisters ? 12 : 6;
+constexpr int kBlockVectors = 2;
+constexpr int64_t kTailFloats = 16;  // vectors of a packed left operand are written whole
+
+HWY_INLINE int64_t panel_columns() { return kBlockVectors * float_lanes(); }
+
+/// A few rows of op(a): packed or where they are.
+struct LeftRows {
+  const float* data;
+  int64_t row_step, depth_step;
+};
+
+/// kRows x kVectors vectors of the result; `right` is packed, a row of the block per step.
+template <int kRows, int kVectors>
+HWY_INLINE void multiply_block(const LeftRows& left, const float* HWY_RESTRICT right, int64_t depth,
+                               bool add, int64_t columns, float* out, int64_t out_stride) {
+  const Floats d;
+  const int64_t lanes = float_lanes(), row_step = left.row_step;
+  const float* a = left.data;
+  // The result is used once a block of the sum: it arrives while the sums are made.
+  HWY_UNROLL(16)
+  for (int r = 0; r < kRows; ++r) {
+    for (int v = 0; v < kVectors; ++v) __builtin_prefetch(out + r * out_stride + v * lanes, 1);
+  }
+  FloatVector sums[kRows][kVectors];
+  HWY_UNROLL(16)
+  for (int r = 0; r < kRows; ++r) {
+    HWY_UNROLL(16)
+    for (int v = 0; v < kVectors; ++v) sums[r][v] = hn::Zero(d);
+  }
+  for (int64_t k = 0; k < depth; ++k, a += left.depth_step, right += kVectors * lanes) {
+    FloatVector b[kVectors];
+    HWY_UNROLL(16)
+    for (int v = 0; v < kVectors; ++v) b[v] = hn::Load(d, right + v * lanes);
+    HWY_UNROLL(16)
+    for (int r = 0; r < kRows; ++r) {
+      const FloatVector factor = hn::Set(d, a[r * row_step]);
+      HWY_UNROLL(16)
+      for (int v = 0; v < kVectors; ++v) sums[r][v] = hn::MulAdd(factor, b[v], sums[r][v]);
+    }
+  }
+  HWY_UNROLL(16)
+  for (int r = 0; r < kRows; ++r, out += out_stride) {
+    HWY_UNROLL(16)
+    for (int v = 0; v < kVectors; ++v) {
+      const int64_t left_columns = columns - v * lanes;
+      if (left_columns <= 0) break;
+      float* const to = out + v * lanes;
+      store(add ? hn::Add(load(to, left_columns), sums[r][v]) : sums[r][v], to, left_columns);
+    }
+  }
 }
 
-blasint blas_size(int64_t value) {
-  CHECK(value <= std::numeric_limits<blasint>::max(), "matmul: ", value,
-        " is too large for a matrix product");
-  return static_cast<blasint>(value);
+/// Fewer than 2 * kRows rows.
+template <int kRows, int kVectors>
+HWY_INLINE void multiply_rows(LeftRows left, int64_t rows, const float* right, int64_t depth, bool add,
+                              int64_t columns, float* out, int64_t out_stride) {
+  if (rows >= kRows) {
+    multiply_block<kRows, kVectors>(left, right, depth, add, columns, out, out_stride);
+    left.data += kRows * left.row_step;
+    out += kRows * out_stride;
+    rows -= kRows;
+  }
+  if constexpr (kRows > 1) {
+    if (rows > 0) {
+      multiply_rows<(kRows + 1) / 2, kVectors>(left, rows, right, depth, add, columns, out, out_stride);
+    }
+  }
 }
 
-/// OpenBLAS wants a stride of at least one row, also where a single row has none.
-blasint leading_dimension(const Tensor& matrix) {
-  return blas_size(std::max({matrix.row_stride, matrix.shape[1], int64_t{1}}));
+/// Packs panel_columns() columns of op(b) from `first`, step by step of the sum; what the last panel lacks is 0.
+void pack_right(const Product& p, int64_t first, float* to) {
+  const int64_t width = panel_columns(), columns = std::min(width, p.columns - first);
+  const float* const from = p.b + first * p.b_column_step;
+  if (p.b_column_step != 1) {
+    transpose(from, p.b_column_step, columns, p.depth, to, width);
+    return;
+  }
+  for (int64_t k = 0; k < p.depth; ++k, to += width) {
+    for (int64_t i = 0; i < width; i += float_lanes()) {
+      const int64_t left = columns - i;
+      hn::Store(left > 0 ? load(from + k * p.b_depth_step + i, left) : hn::Zero(Floats()), Floats(), to + i);
+    }
+  }
+}
+
+/// Packs rows of a transposed left operand, kBlockRows side by side.
+void pack_left(const Product& p, int64_t first_row, int64_t rows, float* to) {
+  for (int64_t row = 0; row < rows; row += kBlockRows) {
+    const float* from = p.a + first_row + row;
+    const int64_t count = std::min<int64_t>(kBlockRows, rows - row);
+    if (rows - row < kTailFloats) {
+      for (int64_t k = 0; k < p.depth; ++k, from += p.a_depth_step, to += kBlockRows) {
+        std::copy_n(from, count, to);
+      }
+      continue;
+    }
+    // Whole vectors: what is written too much, the next step overwrites.
+    const hn::CappedTag<float, 4> d;
+    for (int64_t k = 0; k < p.depth; ++k, from += p.a_depth_step, to += kBlockRows) {
+      for (int64_t i = 0; i < kBlockRows; i += int64_t(hn::Lanes(d))) {
+        hn::StoreU(hn::LoadU(d, from + i), d, to + i);
+      }
+    }
+  }
+}
+
+/// Rows [first_row, + rows) of the panels [first_panel, end_panel).
+void multiply_task(const Product& p, const float* panels, int64_t first_row, int64_t rows,
+                   int64_t first_panel, int64_t end_panel) {
+  HWY_ALIGN float packed[(kTaskRows + kBlockRows) * kMatmulDepth + kTailFloats];
+  const bool transposed = p.a_row_step == 1 && p.a_depth_step != 1;
+  if (transposed) pack_left(p, first_row, rows, packed);
+  const int64_t width = panel_columns();
+  for (int64_t panel = first_panel; panel < end_panel; ++panel) {
+    const float* const right = panels + panel * width * p.depth;
+    const int64_t columns = std::min(width, p.columns - panel * width);
+    for (int64_t row = 0; row < rows; row += kBlockRows) {
+      const LeftRows left =
+          transposed ? LeftRows{packed + row * p.depth, 1, kBlockRows}
+                     : LeftRows{p.a + (first_row + row) * p.a_row_step, p.a_row_step, p.a_depth_step};
+      multiply_rows<kBlockRows, kBlockVectors>(left, std::min<int64_t>(kBlockRows, rows - row), right, p.depth,
+                                               p.add, columns,
+                                               p.out + (first_row + row) * p.out_stride + panel * width,
+                                               p.out_stride);
+    }
+  }
+}
+
+int64_t block_rows() { return kBlockRows; }
+int64_t panel_width() { return panel_columns(); }
+
+}  // namespace
+}  // namespace ringlet::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace ringlet::cpu {
+namespace {
+
+HWY_EXPORT(pack_right);
+HWY_EXPORT(multiply_task);
+HWY_EXPORT(block_rows);
+HWY_EXPORT(panel_width);
+
+constexpr int64_t kSmallProduct = 1 << 17;  // multiply-adds below which waking threads costs more than it gives
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/// A block of columns and of the sum that fits the panels.
+void multiply(ThreadTeam& team, float* panels, const Product& p) {
+  const int64_t width = HWY_DYNAMIC_DISPATCH(panel_width)(), unit = HWY_DYNAMIC_DISPATCH(block_rows)();
+  const int64_t panel_count = ceil_div(p.columns, width);
+  const bool small = p.rows * p.columns * p.depth < kSmallProduct;
+  const int64_t threads = small ? 1 : team.size();
+  const int64_t pack_tasks = std::min(panel_count, threads);
+  team.run(pack_tasks, [&](int64_t task) {
+    for (int64_t panel = task * panel_count / pack_tasks; panel < (task + 1) * panel_count / pack_tasks; ++panel) {
+      HWY_DYNAMIC_DISPATCH(pack_right)(p, panel * width, panels + panel * width * p.depth);
+    }
+  });
+  // Two tasks a thread even out what else the machine does; rows are shared out before columns.
+  const int64_t even = ceil_div(ceil_div(p.rows, threads > 1 ? 2 * threads : 1), unit) * unit;
+  const int64_t rows = std::min(even, kTaskRows / unit * unit), row_tasks = ceil_div(p.rows, rows);
+  const int64_t column_tasks = std::clamp<int64_t>(threads / row_tasks, 1, panel_count);
+  team.run(row_tasks * column_tasks, [&](int64_t task) {
+    const int64_t first = task / column_tasks * rows, part = task % column_tasks;
+    HWY_DYNAMIC_DISPATCH(multiply_task)
+    (p, panels, first, std::min(rows, p.rows - first), part * panel_count / column_tasks,
+     (part + 1) * panel_count / column_tasks);
+  });
 }
 
 }  // namespace
 
-void matmul(const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose transpose_b,
-            Write write, const Tensor& out) {
+void matmul(ThreadTeam& team, std::span<float> panels, const Tensor& a, Transpose transpose_a,
+            const Tensor& b, Transpose transpose_b, Write write, const Tensor& out) {
   const auto [m, n, k] = shapes::matmul(a, transpose_a, b, transpose_b, out);
   if (m == 0 || n == 0) return;
   if (k == 0) {
-    for (int64_t row = 0; row < m && write == Write::set; ++row) fill(0, out.slice(row, 1));
+    for (int64_t row = 0; row < m && write == Write::set; ++row) std::fill_n(out.row<float>(row), n, 0.0f);
     return;
   }
-  const auto order = [](Transpose transpose) {
-    return transpose == Transpose::yes ? CblasTrans : CblasNoTrans;
-  };
-  cblas_sgemm(CblasRowMajor, order(transpose_a), order(transpose_b), blas_size(m), blas_size(n),
-              blas_size(k), 1.0f, a.row<float>(0), leading_dimension(a), b.row<float>(0),
-              leading_dimension(b), write == Write::add ? 1.0f : 0.0f, out.row<float>(0),
-              leading_dimension(out));
-}
-
-std::string matmul_core() { return openblas_get_corename(); }
-
-std::string matmul_warning() {
-#ifdef __x86_64__
-  constexpr std::array<std::string_view, 5> kCores = {"SkylakeX", "Cooperlake", "Sapphirerapids",
-                                                      "Haswell", "Zen"};
-  const std::string core = matmul_core();
-  if (__builtin_cpu_supports("avx2") && std::ranges::find(kCores, core) == kCores.end()) {
-    return "matrix products run at a fraction of this processor's speed: OpenBLAS computes for " +
-           core + "; set OPENBLAS_CORETYPE=Haswell or SkylakeX";
+  const bool a_turned = transpose_a == Transpose::yes, b_turned = transpose_b == Transpose::yes;
+  const int64_t a_row_step = a_turned ? 1 : a.row_stride, a_depth_step = a_turned ? a.row_stride : 1;
+  const int64_t b_column_step = b_turned ? b.row_stride : 1, b_depth_step = b_turned ? 1 : b.row_stride;
+  const int64_t most_columns = int64_t(panels.size()) / kMatmulDepth;
+  for (int64_t column = 0; column < n; column += most_columns) {
+    for (int64_t depth = 0; depth < k; depth += kMatmulDepth) {
+      multiply(team, panels.data(),
+               {m, std::min(most_columns, n - column), std::min(kMatmulDepth, k - depth),
+                a.row<float>(0) + depth * a_depth_step, a_row_step, a_depth_step,
+                b.row<float>(0) + depth * b_depth_step + column * b_column_step, b_depth_step, b_column_step,
+                out.row<float>(0) + column, out.row_stride, write == Write::add || depth > 0});
+    }
   }
-#endif
-  return {};
 }
 
 }  // namespace ringlet::cpu
+#endif

@@ -1,21 +1,21 @@
 #pragma once
 
-#include <string>
+#include <span>
 
 #include "kernels/backend.h"
+#include "kernels/cpu/thread_team.h"
 
-/// Matrix products, as in Backend, through OpenBLAS on the calling thread.
 namespace ringlet::cpu {
 
-/// Throws Error when a size or a stride does not fit OpenBLAS's 32-bit integers.
-void matmul(const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose transpose_b,
-            Write write, const Tensor& out);
+/// What a matrix product packs its right operand into: a block of kMatmulDepth steps of the sum for 2048 columns.
+inline constexpr int64_t kMatmulDepth = 256;
+inline constexpr int64_t kMatmulPanelFloats = kMatmulDepth * 2048;
 
-/// The kind of processor that OpenBLAS computes for, in its own words: "SkylakeX", "Haswell", ...
-std::string matmul_core();
-
-/// One line when OpenBLAS computes for an older processor than this one is, at a fraction of its
-/// speed; else empty.
-std::string matmul_warning();
+/// The matrix product of Backend, on a team of threads. `panels`: kMatmulPanelFloats of scratch, aligned to 64 bytes.
+/// Each element of the result is summed in the order of k, in blocks of kMatmulDepth that are added up one by one: its
+/// bits depend on its row of op(a) and its column of op(b) alone, not on m, n, or the number of threads.
+/// Source: Goto and van de Geijn, Anatomy of High-Performance Matrix Multiplication, ACM TOMS 34(3), 2008.
+void matmul(ThreadTeam& team, std::span<float> panels, const Tensor& a, Transpose transpose_a,
+            const Tensor& b, Transpose transpose_b, Write write, const Tensor& out);
 
 }  // namespace ringlet::cpu

@@ -34,8 +34,18 @@ HWY_INLINE void norm_row(const float* x, const float* weight, float epsilon, int
   }
 }
 
+/// d_weight += dy * x * scale.
+HWY_INLINE void add_weight_gradient(const float* x, FloatVector scale, const float* dy, int64_t width,
+                                    float* d_weight) {
+  for (int64_t i = 0; i < width; i += float_lanes()) {
+    const int64_t left = width - i;
+    const FloatVector product = hn::Mul(load(x + i, left), load(dy + i, left));
+    store(hn::MulAdd(product, scale, load(d_weight + i, left)), d_weight + i, left);
+  }
+}
+
 /// Its gradient: with s = inverse_rms, dx = s * w * dy - x * s^3 * mean(x * w * dy);
-/// d_weight += dy * x * s. dx may be x.
+/// d_weight += dy * x * s, unless it is null. dx may be x.
 HWY_INLINE void norm_row_backward(const float* x, const float* weight, float epsilon,
                                   const float* dy, int64_t width, Write write, float* dx,
                                   float* d_weight) {
@@ -47,8 +57,8 @@ HWY_INLINE void norm_row_backward(const float* x, const float* weight, float eps
     const int64_t left = width - i;
     const FloatVector product = hn::Mul(load(x + i, left), load(dy + i, left));
     sum = hn::MulAdd(product, load(weight + i, left), sum);
-    store(hn::MulAdd(product, scale, load(d_weight + i, left)), d_weight + i, left);
   }
+  if (d_weight != nullptr) add_weight_gradient(x, scale, dy, width, d_weight);
   const float mean = sum_of(sum) / static_cast<float>(width);
   const FloatVector pull = hn::Set(d, mean * inverse * inverse * inverse);
   for (int64_t i = 0; i < width; i += float_lanes()) {

@@ -49,13 +49,14 @@ HWY_INLINE float* split_row(const QkvSplit& split, const Piece& piece, int64_t r
   return reinterpret_cast<float*>(kv.data) + kv_row * shape.head_dim;
 }
 
-void split_forward(const QkvSplit& split, const Tensor& qkv, const Tensor& q, const Tensor& kv) {
+void split_forward(const QkvSplit& split, int64_t first_head, int64_t end_head, const Tensor& qkv,
+                   const Tensor& q, const Tensor& kv) {
   const HeadShape& shape = split.shape;
   const int64_t rotated_heads = shape.heads + shape.kv_heads;
   for (const Piece& piece : split.pieces) {
     for (int64_t row = 0; row < piece.row_count; ++row) {
       const float* const rotary = split.rotary.row<float>(piece.first_row + row);
-      for (int64_t head = 0; head < rotated_heads + shape.kv_heads; ++head) {
+      for (int64_t head = first_head; head < end_head; ++head) {
         const float* from = qkv.row<float>(piece.first_row + row) + head * shape.head_dim;
         float* const to = split_row(split, piece, row, head, q, kv);
         if (head >= rotated_heads) {
@@ -72,15 +73,15 @@ void split_forward(const QkvSplit& split, const Tensor& qkv, const Tensor& q, co
   }
 }
 
-void split_backward(const QkvSplit& split, const Tensor& qkv, const Tensor& dq, const Tensor& dkv,
-                    const Tensor& d_qkv, const Tensor& d_q_norm, const Tensor& d_k_norm) {
+void split_backward(const QkvSplit& split, int64_t first_head, int64_t end_head, const Tensor& qkv,
+                    const Tensor& dq, const Tensor& dkv, const Tensor& d_qkv, const Tensor& d_norms) {
   const HeadShape& shape = split.shape;
   const int64_t rotated_heads = shape.heads + shape.kv_heads;
   HWY_ALIGN float unrotated[shapes::kMaxHeadDim];
   for (const Piece& piece : split.pieces) {
     for (int64_t row = 0; row < piece.row_count; ++row) {
       const int64_t all_row = piece.first_row + row;
-      for (int64_t head = 0; head < rotated_heads + shape.kv_heads; ++head) {
+      for (int64_t head = first_head; head < end_head; ++head) {
         const float* const from = split_row(split, piece, row, head, dq, dkv);
         float* const to = d_qkv.row<float>(all_row) + head * shape.head_dim;
         if (head >= rotated_heads) {
@@ -91,9 +92,8 @@ void split_backward(const QkvSplit& split, const Tensor& qkv, const Tensor& dq, 
         rotate_row(from, split.rotary.row<float>(all_row), shape.head_dim, Direction::backward,
                    weight != nullptr ? unrotated : to);
         if (weight == nullptr) continue;
-        const Tensor& d_norm = head < shape.heads ? d_q_norm : d_k_norm;
         norm_row_backward(qkv.row<float>(all_row) + head * shape.head_dim, weight, split.epsilon,
-                          unrotated, shape.head_dim, Write::set, to, d_norm.row<float>(0));
+                          unrotated, shape.head_dim, Write::set, to, d_norms.row<float>(head));
       }
     }
   }
@@ -108,9 +108,10 @@ namespace ringlet::cpu {
 HWY_EXPORT(split_forward);
 HWY_EXPORT(split_backward);
 
-void rotary_table(std::span<const Piece> pieces, double base, const Tensor& table) {
+void rotary_table(std::span<const Piece> pieces, double base, int64_t first_pair, int64_t end_pair,
+                  const Tensor& table) {
   const int64_t half = table.shape[1] / 2;
-  for (int64_t i = 0; i < half; ++i) {
+  for (int64_t i = first_pair; i < end_pair; ++i) {
     const double frequency = std::pow(base, -double(i) / double(half));
     for (const Piece& piece : pieces) {
       for (int64_t row = 0; row < piece.row_count; ++row) {
@@ -123,15 +124,14 @@ void rotary_table(std::span<const Piece> pieces, double base, const Tensor& tabl
   }
 }
 
-void qkv_split_forward(const QkvSplit& split, const Tensor& qkv, const Tensor& q,
-                       const Tensor& kv) {
-  HWY_DYNAMIC_DISPATCH(split_forward)(split, qkv, q, kv);
+void qkv_split_forward(const QkvSplit& split, int64_t first_head, int64_t end_head, const Tensor& qkv,
+                       const Tensor& q, const Tensor& kv) {
+  HWY_DYNAMIC_DISPATCH(split_forward)(split, first_head, end_head, qkv, q, kv);
 }
 
-void qkv_split_backward(const QkvSplit& split, const Tensor& qkv, const Tensor& dq,
-                        const Tensor& dkv, const Tensor& d_qkv, const Tensor& d_q_norm,
-                        const Tensor& d_k_norm) {
-  HWY_DYNAMIC_DISPATCH(split_backward)(split, qkv, dq, dkv, d_qkv, d_q_norm, d_k_norm);
+void qkv_split_backward(const QkvSplit& split, int64_t first_head, int64_t end_head, const Tensor& qkv,
+                        const Tensor& dq, const Tensor& dkv, const Tensor& d_qkv, const Tensor& d_norms) {
+  HWY_DYNAMIC_DISPATCH(split_backward)(split, first_head, end_head, qkv, dq, dkv, d_qkv, d_norms);
 }
 
 }  // namespace ringlet::cpu

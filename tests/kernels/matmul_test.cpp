@@ -1,4 +1,3 @@
-#include "kernels/cpu/matmul.h"
 
 #include <gtest/gtest.h>
 
@@ -133,12 +132,23 @@ TEST(MatmulEdgeTest, WrongShapesThrow) {
   EXPECT_THROW(run(tokens, tokens, tokens), Error);
 }
 
-TEST(MatmulCoreTest, OpenBlasComputesForThisProcessor) {
-  const char* const isa = std::getenv("RINGLET_ISA");
-  if (isa != nullptr && std::string_view(isa) == "portable")
-    GTEST_SKIP() << "an old core was asked for";
-  EXPECT_EQ(cpu::matmul_warning(), "");
-  EXPECT_NE(cpu::matmul_core(), "Prescott");
+// What reproducible layouts and any number of threads rest on: a row's bits are its own.
+TEST(MatmulEdgeTest, TheBitsOfARowDoNotDependOnTheOtherRows) {
+  constexpr int64_t kRows = 101, kColumns = 75, kDepth = 300;
+  for (const Transpose transpose_b : {Transpose::no, Transpose::yes}) {
+    Bench bench;
+    const Tensor a = bench.put(random_values(kRows * kDepth, 11), {kRows, kDepth, 1, 1});
+    const Tensor b = bench.put(random_values(kDepth * kColumns, 12), matrix(kDepth, kColumns, transpose_b));
+    const Tensor whole = bench.poisoned({kRows, kColumns, 1, 1});
+    const Tensor parts = bench.poisoned({kRows, kColumns, 1, 1});
+    bench.device->matmul(a, Transpose::no, b, transpose_b, Write::set, whole);
+    for (int64_t first = 0, count = 1; first < kRows; first += count, ++count) {
+      const int64_t rows = std::min(count, kRows - first);
+      bench.device->matmul(a.slice(first, rows), Transpose::no, b, transpose_b, Write::set,
+                           parts.slice(first, rows));
+    }
+    EXPECT_EQ(bench.get(parts), bench.get(whole));
+  }
 }
 
 }  // namespace

@@ -9,7 +9,6 @@
 #include <nlohmann/json.hpp>
 
 #include "kernels/cpu/cpu_backend.h"
-#include "kernels/cpu/matmul.h"
 #include "train/console.h"
 
 namespace ringlet {
@@ -39,14 +38,7 @@ Finding processor() {
 }
 
 Finding instructions() {
-  const std::string name = cpu_isa_name();
-  const bool fast = name.find("AVX") != std::string::npos;
-  return {"instructions", name,
-          fast ? "" : "without AVX2 or AVX-512 training is several times slower"};
-}
-
-Finding matrix_products() {
-  return {"matrix products", "OpenBLAS for " + cpu::matmul_core(), cpu::matmul_warning()};
+  return {"instructions", cpu_isa_name(), cpu_isa_warning()};
 }
 
 Finding memory() {
@@ -104,7 +96,7 @@ std::vector<Finding> cuda_findings(const CudaModule& module) {
 }
 
 std::vector<Finding> examine_machine() {
-  std::vector<Finding> findings{processor(), instructions(), matrix_products(), memory(), disk()};
+  std::vector<Finding> findings{processor(), instructions(), memory(), disk()};
   for (Finding& finding : cuda_findings(open_cuda_module())) {
     findings.push_back(std::move(finding));
   }

@@ -6,7 +6,6 @@
 
 #include "data/corpus.h"
 #include "kernels/cpu/cpu_backend.h"
-#include "kernels/cpu/matmul.h"
 #include "train/console.h"
 #include "train/resume.h"
 #include "train/signals.h"
@@ -38,20 +37,21 @@ struct RunData {
 
 void say_start(Console& console, const Config& config, const RunData& data, const GptConfig& gpt) {
   const Config::Run& run = config.run;
+  const int threads = threads_per_rank(run);
   console.say(fmt::format(
       "run {}: {} parameters, {} layers, width {}, heads {}/{} of {}, rope base {:.4g}", run.path().string(),
       human_count(double(parameter_count(gpt))), gpt.layers, gpt.width, gpt.heads.heads,
       gpt.heads.kv_heads, gpt.heads.head_dim, gpt.rope_base));
   console.say(fmt::format(
-      "{} tokens a window in {} layout on {} of {} rank{} ({}), {} window{} a step, recompute {}", run.seq_len,
+      "{} tokens a window in {} layout on {} of {} rank{} ({}, {} thread{} a rank), {} window{} a step, recompute {}", run.seq_len,
       name_of(run.layout), run.ring_size() == run.ranks ? "one ring" : "rings", run.ring_size(),
-      run.ring_size() == 1 ? "" : "s", cpu_isa_name(), config.train.batch_windows,
+      run.ring_size() == 1 ? "" : "s", cpu_isa_name(), threads, threads == 1 ? "" : "s", config.train.batch_windows,
       config.train.batch_windows == 1 ? "" : "s", name_of(config.memory.recompute)));
   console.say(fmt::format("corpus {}: {} tokens in {} documents, {} windows", data.corpus.path(),
                           human_count(double(data.corpus.token_count())),
                           human_count(double(data.corpus.document_count())),
                           data.windows.plan().window_count()));
-  if (const std::string warning = cpu::matmul_warning(); !warning.empty()) console.say("warning: " + warning);
+  if (const std::string warning = cpu_isa_warning(); !warning.empty()) console.say("warning: " + warning);
 }
 
 int finish(Console& console, RunEnd end, const Config& config) {

@@ -1,0 +1,81 @@
+#include "kernels/cpu/thread_team.h"
+
+#include "kernels/check.h"
+
+namespace ringlet::cpu {
+namespace {
+
+inline void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+/// Returns when `value` is no longer `old`. Bounded spinning: ranks and their threads may outnumber the cores.
+template <class T>
+void wait_for_change(const std::atomic<T>& value, T old) {
+  constexpr int kSpins = 500;
+  for (int i = 0; i < kSpins; ++i) {
+    if (value.load(std::memory_order_acquire) != old) return;
+    relax();
+  }
+  value.wait(old, std::memory_order_acquire);
+}
+
+}  // namespace
+
+ThreadTeam::ThreadTeam(int threads) {
+  CHECK(threads >= 1, threads, " threads");
+  try {
+    for (int i = 1; i < threads; ++i) helpers_.emplace_back([this] { help(); });
+  } catch (const std::system_error&) {
+    // Fewer are slower, and compute the same.
+  }
+}
+
+ThreadTeam::~ThreadTeam() {
+  ending_ = true;
+  round_.fetch_add(1, std::memory_order_release);
+  round_.notify_all();
+  for (std::thread& helper : helpers_) helper.join();
+}
+
+void ThreadTeam::run_on_all(const Job& job) {
+  job_ = job;
+  next_task_.store(0, std::memory_order_relaxed);
+  helping_.store(int32_t(helpers_.size()), std::memory_order_relaxed);
+  round_.fetch_add(1, std::memory_order_release);
+  round_.notify_all();
+  work();
+  for (int32_t left = helping_.load(std::memory_order_acquire); left != 0;
+       left = helping_.load(std::memory_order_acquire)) {
+    wait_for_change(helping_, left);
+  }
+  if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
+}
+
+void ThreadTeam::work() {
+  try {
+    for (int64_t task; (task = next_task_.fetch_add(1, std::memory_order_relaxed)) < job_.count;) {
+      job_.call(job_.body, task);
+    }
+  } catch (...) {
+    const std::lock_guard lock(error_mutex_);
+    if (!error_) error_ = std::current_exception();
+    next_task_.store(job_.count, std::memory_order_relaxed);
+  }
+}
+
+void ThreadTeam::help() {
+  for (uint32_t seen = 0;;) {
+    wait_for_change(round_, seen);
+    ++seen;
+    if (ending_) return;
+    work();
+    if (helping_.fetch_sub(1, std::memory_order_acq_rel) == 1) helping_.notify_one();
+  }
+}
+
+}  // namespace ringlet::cpu

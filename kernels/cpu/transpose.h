@@ -1,0 +1,54 @@
+// Included once for each SIMD target, so it has a guard that turns instead of #pragma once.
+#if defined(RINGLET_KERNELS_CPU_TRANSPOSE_H) == defined(HWY_TARGET_TOGGLE)
+#ifdef RINGLET_KERNELS_CPU_TRANSPOSE_H
+#undef RINGLET_KERNELS_CPU_TRANSPOSE_H
+#else
+#define RINGLET_KERNELS_CPU_TRANSPOSE_H
+#endif
+
+#include <hwy/highway.h>
+
+#include <cstdint>
+
+HWY_BEFORE_NAMESPACE();
+namespace ringlet::cpu::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+/// to [columns, to_width] = transposed from [rows, columns], rows `row_step` apart; rows <= to_width, what lies beyond
+/// them becomes 0. Blocks of 4 x 4 are turned in registers.
+HWY_INLINE void transpose(const float* HWY_RESTRICT from, int64_t row_step, int64_t rows, int64_t columns,
+                          float* HWY_RESTRICT to, int64_t to_width) {
+  int64_t first_row = 0;
+#if HWY_TARGET != HWY_SCALAR
+  const hn::FixedTag<float, 4> d;
+  for (; first_row + 4 <= rows; first_row += 4) {
+    const float* const row = from + first_row * row_step;
+    float* const out = to + first_row;
+    int64_t column = 0;
+    for (; column + 4 <= columns; column += 4) {
+      const auto a = hn::LoadU(d, row + column), b = hn::LoadU(d, row + row_step + column);
+      const auto c = hn::LoadU(d, row + 2 * row_step + column), e = hn::LoadU(d, row + 3 * row_step + column);
+      const auto ac_low = hn::InterleaveLower(d, a, c), ac_high = hn::InterleaveUpper(d, a, c);
+      const auto be_low = hn::InterleaveLower(d, b, e), be_high = hn::InterleaveUpper(d, b, e);
+      hn::StoreU(hn::InterleaveLower(d, ac_low, be_low), d, out + column * to_width);
+      hn::StoreU(hn::InterleaveUpper(d, ac_low, be_low), d, out + (column + 1) * to_width);
+      hn::StoreU(hn::InterleaveLower(d, ac_high, be_high), d, out + (column + 2) * to_width);
+      hn::StoreU(hn::InterleaveUpper(d, ac_high, be_high), d, out + (column + 3) * to_width);
+    }
+    for (; column < columns; ++column) {
+      for (int64_t i = 0; i < 4; ++i) out[column * to_width + i] = row[i * row_step + column];
+    }
+  }
+#endif
+  for (int64_t row = first_row; row < to_width; ++row) {
+    for (int64_t column = 0; column < columns; ++column) {
+      to[column * to_width + row] = row < rows ? from[row * row_step + column] : 0.0f;
+    }
+  }
+}
+
+}  // namespace ringlet::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif

@@ -1,0 +1,42 @@
+#pragma once
+
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <chrono>
+#include <vector>
+
+#include "tests/bench/fma_peak.h"
+
+namespace ringlet::bench {
+
+inline double median(std::vector<double> values) {
+  std::ranges::sort(values);
+  return values.empty() ? 0 : values[values.size() / 2];
+}
+
+/// Times body() once an iteration, between two measurements of the FMA peak. Counters: medians of GFLOP/s, of the peak, and
+/// of their ratio (in percent), which is what holds on a machine whose speed changes.
+template <class Body>
+void measure(benchmark::State& state, int threads, double flops, const Body& body) {
+  using Clock = std::chrono::steady_clock;
+  std::vector<double> rates, peaks, shares;
+  body();  // memory is touched, threads are awake
+  double before = fma_peak_gflops(threads);
+  for (auto _ : state) {
+    const auto start = Clock::now();
+    body();
+    const std::chrono::duration<double> seconds = Clock::now() - start;
+    const double after = fma_peak_gflops(threads), peak = (before + after) / 2;
+    state.SetIterationTime(seconds.count());
+    rates.push_back(flops / seconds.count() / 1e9);
+    peaks.push_back(peak);
+    shares.push_back(100 * rates.back() / peak);
+    before = after;
+  }
+  state.counters["GFLOP/s"] = median(rates);
+  state.counters["FMA_peak"] = median(peaks);
+  state.counters["%_of_peak"] = median(shares);
+}
+
+}  // namespace ringlet::bench

@@ -1,0 +1,95 @@
+// The threads of a rank: each task once, errors come home, and the number of threads does not change a bit.
+#include "kernels/cpu/thread_team.h"
+
+#include <gtest/gtest.h>
+
+#include <numeric>
+
+#include "kernels/cpu/cpu_backend.h"
+#include "tests/support/training_case.h"
+
+namespace ringlet::test {
+namespace {
+
+using cpu::ThreadTeam;
+
+TEST(ThreadTeamTest, RunsEachTaskOnceOnAnyNumberOfThreads) {
+  for (const int threads : {1, 2, 3, 16}) {
+    ThreadTeam team(threads);
+    EXPECT_EQ(team.size(), threads);
+    for (const int64_t count : {0, 1, 2, 7, 1000}) {
+      std::vector<int> done(size_t(count), 0);
+      for (int round = 1; round <= 20; ++round) {
+        team.run(count, [&](int64_t task) { ++done[size_t(task)]; });
+        EXPECT_EQ(std::accumulate(done.begin(), done.end(), int64_t{0}), round * count);
+      }
+      for (const int times : done) EXPECT_EQ(times, 20);
+    }
+  }
+}
+
+TEST(ThreadTeamTest, SplitsIntoWholeGrainsThatCoverEverything) {
+  ThreadTeam team(3);
+  for (const int64_t size : {0, 1, 5, 16, 17, 100}) {
+    for (const int64_t grain : {1, 4, 16, 1000}) {
+      std::vector<int> covered(size_t(size), 0);
+      team.split(size, grain, [&](int64_t first, int64_t count) {
+        EXPECT_EQ(first % grain, 0);
+        EXPECT_GT(count, 0);
+        for (int64_t i = first; i < first + count; ++i) ++covered[size_t(i)];
+      });
+      EXPECT_EQ(covered, std::vector<int>(size_t(size), 1)) << size << " by " << grain;
+    }
+  }
+}
+
+TEST(ThreadTeamTest, AnErrorOfATaskComesHomeAndTheTeamGoesOn) {
+  ThreadTeam team(4);
+  for (int round = 0; round < 20; ++round) {
+    EXPECT_THROW(team.run(100, [&](int64_t task) { CHECK(task != 50, "task ", task); }), Error);
+    std::atomic<int> done = 0;
+    team.run(100, [&](int64_t) { ++done; });
+    EXPECT_EQ(done, 100);
+  }
+}
+
+TrainingOptions with_threads(int threads) {
+  TrainingOptions options;
+  options.backend_of = [threads](int) -> MakeBackend {
+    return [threads](int64_t bytes, Trace& trace) { return make_cpu_backend(bytes, trace, threads); };
+  };
+  return options;
+}
+
+// Long and wide enough that every operation is shared out; one KV head: all queries add to the same keys.
+TEST(ThreadTeamTest, TrainingHasTheSameBitsOnAnyNumberOfThreads) {
+  const TemporaryFolder folder;
+  const std::string corpus = make_corpus(folder, 3);
+  for (const int64_t ranks : {1, 2}) {
+    for (const int64_t kv_heads : {1, 4}) {
+      Config config = tiny_training(corpus, ranks, ranks);
+      config.run.seq_len = 800;
+      config.train.steps = 2;
+      config.train.batch_windows = 1;
+      config.model.width = 64;
+      config.model.kv_heads = kv_heads;
+      config.model.head_dim = 16;
+      config.model.mlp_width = 160;
+      config.model.qk_norm = true;
+      config.memory.head_chunk = 512;
+      config.memory.mlp_chunk = 700;
+      const Trained alone = train_case(config, with_threads(1));
+      for (const int threads : {2, 3, 5}) {
+        SCOPED_TRACE(testing::Message() << ranks << " ranks, " << kv_heads << " KV heads, " << threads << " threads");
+        const Trained trained = train_case(config, with_threads(threads));
+        EXPECT_EQ(trained.losses(), alone.losses());
+        EXPECT_EQ(trained.gradient_norms(), alone.gradient_norms());
+        EXPECT_EQ(trained.weights, alone.weights);
+        EXPECT_EQ(trained.first_moments, alone.first_moments);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace ringlet::test
