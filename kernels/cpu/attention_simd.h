@@ -93,18 +93,18 @@ HWY_INLINE void multiply_block(D d, const Product& p, int64_t row, int64_t colum
   }
 }
 
-/// All rows from `row`, in blocks of kRows, then of half as many.
+/// All rows from `row`, in blocks of kRows, then of fewer.
 template <Left kLeft, int kRows, int kVectors, class D, class Write>
 HWY_INLINE void multiply_rows(D d, const Product& p, int64_t row, int64_t column, Write write) {
   for (; row + kRows <= p.extent.rows; row += kRows) {
     multiply_block<kLeft, kRows, kVectors>(d, p, row, column, write);
   }
   if constexpr (kRows > 1) {
-    if (row < p.extent.rows) multiply_rows<kLeft, kRows / 2, kVectors>(d, p, row, column, write);
+    if (row < p.extent.rows) multiply_rows<kLeft, (kRows + 1) / 2, kVectors>(d, p, row, column, write);
   }
 }
 
-/// Blocks of 16 sums (8 where registers are few) hide the latency of the multiply-add.
+/// Blocks of 16 sums (12 where registers are few) hide the latency of the multiply-add, and use what they load often.
 template <Left kLeft, class Write>
 HWY_NOINLINE void multiply(const Extent& extent, Matrix<const float> left,
                            Matrix<const float> right, Matrix<float> result, Write write) {
@@ -119,7 +119,7 @@ HWY_NOINLINE void multiply(const Extent& extent, Matrix<const float> left,
     }
   }
   for (; column + 2 * lanes <= p.extent.columns; column += 2 * lanes) {
-    multiply_rows<kLeft, kManyRegisters ? 8 : 4, 2>(d, p, 0, column, write);
+    multiply_rows<kLeft, kManyRegisters ? 8 : 6, 2>(d, p, 0, column, write);
   }
   for (; column + lanes <= p.extent.columns; column += lanes) {
     multiply_rows<kLeft, 8, 1>(d, p, 0, column, write);

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Measures the speed of operations and of whole training steps on this machine, PyTorch's in turn with ours, and writes the
+# tables to tests/bench/results/speed.md (or FILE). About half an hour on two cores; --quick leaves out T = 32,768.
+#   tests/bench/run.sh [--quick] [FILE]
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+. train/install_packages.sh
+
+lengths="2048 8192 32768"
+if [ "${1:-}" = --quick ]; then
+  lengths="2048 8192"
+  shift
+fi
+file=${1:-tests/bench/results/speed.md}
+raw=build/bench
+mkdir -p "$raw" "$(dirname "$file")"
+
+install_packages $build_packages libgtest-dev libgmock-dev libbenchmark-dev
+install_packages libopenblas-pthread-dev || echo "going on without OpenBLAS beside our matrix products"
+install_packages python3-torch libopenblas0-openmp || echo "going on without PyTorch"
+cmake --preset tests >/dev/null
+cmake --build --preset tests --target operations steps
+
+# OpenBLAS does not know every processor: without this it may take kernels of 2004.
+if grep -q avx512bw /proc/cpuinfo; then export OPENBLAS_CORETYPE=SkylakeX; else export OPENBLAS_CORETYPE=Haswell; fi
+build/tests/bin/operations --benchmark_min_time=0.3 --benchmark_out="$raw/operations.json" \
+  --benchmark_out_format=json
+
+rm -f "$raw"/steps-*.json "$raw/torch.jsonl"
+for length in $lengths; do
+  build/tests/bin/steps --benchmark_filter="/T:$length/" --benchmark_out="$raw/steps-$length.json" \
+    --benchmark_out_format=json
+  for attention in naive sdpa tiled; do
+    # T x T scores of all heads and layers are 13 GiB at T = 8192, and slower than tiles.
+    if [ "$attention" != tiled ] && [ "$length" -gt 2048 ]; then continue; fi
+    steps=$((length > 8192 ? 1 : length > 2048 ? 2 : 5))
+    /usr/bin/python3 tests/peers/train_torch.py --length "$length" --attention "$attention" --steps "$steps" \
+      >>"$raw/torch.jsonl" || echo "PyTorch, $attention, T = $length: did not run"
+  done
+done
+/usr/bin/python3 tests/bench/speed_tables.py "$raw" >"$file"
+cat "$file"

@@ -1,0 +1,124 @@
+#!/usr/bin/env python3
+"""What tests/bench/run.sh measured, as Markdown: speed_tables.py FOLDER"""
+import datetime
+import json
+import pathlib
+import re
+import sys
+
+FOLDER = pathlib.Path(sys.argv[1])
+
+
+def load(name):
+    return json.loads((FOLDER / name).read_text())["benchmarks"]
+
+
+def processor():
+    text = pathlib.Path("/proc/cpuinfo").read_text()
+    model = re.search(r"model name\s*: (.*)", text)
+    flags = text.split("flags", 1)[-1]
+    isa = "AVX-512" if "avx512bw" in flags else "AVX2" if "avx2" in flags else "without AVX2"
+    return f"{model[1] if model else 'processor unknown'}, {isa}"
+
+
+def table(head, rows):
+    print("| " + " | ".join(head) + " |")
+    print("|" + "---|" * len(head))
+    for row in rows:
+        print("| " + " | ".join(row) + " |")
+    print()
+
+
+def rate(run):
+    return f"{run['%_of_peak']:.0f} % ({run['GFLOP/s']:.0f})"
+
+
+def fields(name):
+    return dict(part.split(":") for part in name.split("/") if ":" in part)
+
+
+def attention(runs):
+    found = {}
+    for run in runs:
+        if run["name"].startswith("attention/"):
+            at = fields(run["name"])
+            found[at["head_dim"], int(at["T"]), at["threads"], run["name"].split("/")[1]] = rate(run)
+    keys = sorted({key[:2] for key in found}, key=lambda key: (-int(key[0]), key[1]))
+    table(["head_dim", "T", "forward, 1 thread", "2 threads", "backward, 1 thread", "2 threads"],
+          [[dim, str(length)] + [found.get((dim, length, threads, which), "-")
+                                 for which in ("forward", "backward") for threads in ("1", "2")]
+           for dim, length in keys])
+
+
+def products(runs):
+    found = {}
+    for run in runs:
+        by, which = run["name"].split("/")[:2]
+        if by in ("matmul", "openblas"):
+            at = fields(run["name"])
+            found[(at["rows"], at["in"], at["out"]), which, at["threads"], by] = run
+    head = ["rows, in, out", "product"]
+    for threads in ("1", "2"):
+        head += [f"Ringlet, {threads} thread{'s' if threads == '2' else ''}", "OpenBLAS"]
+    rows = []
+    for shape in dict.fromkeys(key[0] for key in found):
+        for which in ("forward", "dX", "dW"):
+            cells = [rate(found[shape, which, threads, by]) if (shape, which, threads, by) in found else "-"
+                     for threads in ("1", "2") for by in ("matmul", "openblas")]
+            rows.append([", ".join(shape), which] + cells)
+    table(head, rows)
+
+
+def others(runs):
+    rows = {}
+    for run in runs:
+        if "items_per_second" in run:
+            name, threads = re.match(r"(.*)/threads:(\d)", run["name"]).groups()
+            rows.setdefault(name, {})[threads] = (
+                f"{1e9 / run['items_per_second']:.2f} ns, {run['bytes_per_second'] / 1e9:.0f} GB/s")
+    table(["operation", "an element, 1 thread", "2 threads"],
+          [[name, cells.get("1", "-"), cells.get("2", "-")] for name, cells in rows.items()])
+
+
+def steps():
+    torch = {}
+    lines = FOLDER / "torch.jsonl"
+    if lines.exists():
+        for line in lines.read_text().splitlines():
+            result = json.loads(line)
+            torch.setdefault(result["length"], []).append(result)
+    rows = []
+    for path in sorted(FOLDER.glob("steps-*.json"), key=lambda path: int(path.stem.split("-")[1])):
+        length = int(path.stem.split("-")[1])
+        peers = torch.get(length, [])
+        best = max((peer["tokens_per_second"] for peer in peers), default=None)
+        for run in load(path.name):
+            speed = run["tokens/s"]
+            rows.append([str(length), run["name"].split("/")[0].replace("_", " "), f"{speed:.0f}", rate(run),
+                         f"{speed / best:.2f}x" if best else "-", f"{run['RSS_GiB']:.2f}"])
+        for peer in peers:
+            rows.append([str(length), f"PyTorch {peer['torch']}, {peer['attention']}",
+                         f"{peer['tokens_per_second']:.0f}", "-", f"{peer['tokens_per_second'] / best:.2f}x",
+                         f"{peer['peak_gib']:.2f}"])
+    table(["T", "who", "tokens/s", "of FMA peak (GFLOP/s)", "over the best PyTorch", "peak GiB"], rows)
+
+
+def main():
+    runs = load("operations.json")
+    print("# Speed on the CPU\n")
+    print(f"{processor()}; two threads in all; {datetime.date.today()}; f32. A share is of the FMA peak that was measured "
+          "right before and after, medians; in brackets GFLOP/s. Made by `bash tests/bench/run.sh`.\n")
+    print("## Attention, causal, 8 heads\n")
+    attention(runs)
+    print("## Matrix products of a linear layer\n")
+    products(runs)
+    print("## What is no product (2048 rows of 256; MLP 683; 512 rows of 8192 logits; 5.2 M weights)\n")
+    others(runs)
+    print("## A whole training step\n")
+    print("4 layers, width 256, 8 heads of 32, vocabulary 8192, tied head, MLP 683: 5.24 M parameters in matrices. FLOPs: "
+          "6 N T + 7 L T^2 d. Recompute policy `none`, from T = 32,768 `selective` (its recomputation is not counted). "
+          "PyTorch: the same model, tests/peers/train_torch.py.\n")
+    steps()
+
+
+main()
