@@ -7,9 +7,9 @@
 
 namespace ringlet::cpu {
 
-/// The attention operations of Backend; contracts in backend.h. Those with a team spread over its threads, the others
-/// run on the calling thread. They check head_dim only (a multiple of 8, at most kMaxHeadDim); the caller has
-/// checked shapes.
+/// The attention operations of Backend; contracts in backend.h. Those with a team spread over its
+/// threads, the others run on the calling thread. They check head_dim only (a multiple of 8, at
+/// most kMaxHeadDim); the caller has checked shapes.
 ///
 /// Work is cut into tiles of 64 rows whose bounds are multiples of 64 in the global position (of 64
 /// strides in a strided piece). Each query meets the tiles of keys from the diagonal downwards,
@@ -18,13 +18,14 @@ namespace ringlet::cpu {
 /// sequence is cut, if it is cut at multiples of 64.
 inline constexpr int64_t kMaxHeadDim = 512;
 
-void attention_forward(ThreadTeam& team, const AttentionStep& step, const Tensor& q, const Tensor& kv,
-                       const AttentionState& state);
+void attention_forward(ThreadTeam& team, const AttentionStep& step, const Tensor& q,
+                       const Tensor& kv, const AttentionState& state);
 void attention_finish(const HeadShape& shape, const AttentionState& state, const Tensor& output,
                       const Tensor& lse);
 void attention_delta(const HeadShape& shape, const Tensor& output, const Tensor& d_output,
                      const Tensor& delta);
-/// progress: scratch of at least a count for each KV head and 64 queries.
+/// progress: scratch of at least a count for each KV head and 64 queries, and one more for each KV
+/// head.
 void attention_backward(ThreadTeam& team, std::span<int64_t> progress, const AttentionStep& step,
                         const Tensor& q, const Tensor& kv, const AttentionGradient& gradient,
                         const Tensor& dq, const Tensor& dkv);

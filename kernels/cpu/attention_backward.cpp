@@ -153,12 +153,12 @@ class BackwardGroup {
   int64_t count_ = 0;
 };
 
-/// The part of one group of query tiles in all gradients of a KV head. Gradients of keys are summed in the order of the
-/// groups, those of queries in the order of the tiles, whoever computes them: `before` is how far down the group before this
-/// one has come, `own` how far this one.
-void backward(const AttentionStep& step, const Tensor& q, const Tensor& kv, const AttentionGradient& gradient,
-              const Tensor& dq, const Tensor& dkv, int64_t kv_head, int64_t group_index,
-              const KeyProgress* before, KeyProgress& own) {
+/// The part of one group of query tiles in all gradients of a KV head. Gradients of keys are
+/// summed in the order of the groups, those of queries in the order of the tiles, whoever computes
+/// them: `before` is how far down the group before this one has come, `own` how far this one.
+void backward(const AttentionStep& step, const Tensor& q, const Tensor& kv,
+              const AttentionGradient& gradient, const Tensor& dq, const Tensor& dkv,
+              int64_t kv_head, int64_t group_index, const KeyProgress& before, KeyProgress& own) {
   BackwardScratch scratch;
   BackwardGroup group(step, q, gradient, dq, scratch);
   const auto [heads, kv_heads, head_dim] = step.shape;
@@ -172,10 +172,12 @@ void backward(const AttentionStep& step, const Tensor& q, const Tensor& kv, cons
   for (int64_t tile = seen.end - 1; tile >= seen.begin; --tile) {
     const Piece rows = tile_at(step.keys, tile);
     const int64_t at = (kv_head * step.keys.row_count + rows.first_row) * head_dim;
-    if (before != nullptr) before->wait_until_below(tile + 1);
+    before.wait_until_below(tile + 1);
     group.add({rows, k + at, k + values + at, dk + at, dk + values + at});
     own.come_to(tile);
   }
+  // Whoever waits for this group waits for those before it, also where it has added nothing.
+  if (seen.begin >= seen.end) before.wait_until_done();
 }
 
 void row_dots(const HeadShape& shape, const Tensor& output, const Tensor& d_output,
@@ -216,15 +218,16 @@ void attention_backward(ThreadTeam& team, std::span<int64_t> progress, const Att
   check_head_dim(step.shape);
   if (step.queries.row_count == 0 || step.keys.row_count == 0) return;
   const int64_t kv_heads = step.shape.kv_heads, tasks = kv_heads * group_count(step);
-  CHECK(tasks <= std::ssize(progress), tasks, " groups, room for ", progress.size());
-  for (int64_t task = 0; task < tasks; ++task) progress[size_t(task)] = KeyProgress::kNothing;
+  CHECK(kv_heads + tasks <= std::ssize(progress), tasks, " groups, room for ", progress.size());
+  std::fill_n(progress.begin(), kv_heads, KeyProgress::kDone);  // before the first groups: nobody
+  std::fill_n(progress.begin() + kv_heads, tasks, KeyProgress::kNothing);
   // Group by group, the KV heads side by side: the group before has been begun, and mostly ended.
   team.run(tasks, [&](int64_t task) {
-    KeyProgress own(progress[size_t(task)]);
-    const KeyProgress before(progress[size_t(std::max(task - kv_heads, int64_t{0}))]);
+    const KeyProgress before(progress[size_t(task)]);
+    KeyProgress own(progress[size_t(task + kv_heads)]);
     const DoneAtEnd done(own);  // also when it throws: others wait for it
     HWY_DYNAMIC_DISPATCH(backward)
-    (step, q, kv, gradient, dq, dkv, task % kv_heads, task / kv_heads, task < kv_heads ? nullptr : &before, own);
+    (step, q, kv, gradient, dq, dkv, task % kv_heads, task / kv_heads, before, own);
   });
 }
 

@@ -164,8 +164,8 @@ class ForwardGroup {
 };
 
 /// Folds all keys of a KV head into one group of query tiles.
-void forward(const AttentionStep& step, const Tensor& q, const Tensor& kv, const AttentionState& state,
-             int64_t kv_head, int64_t group_index) {
+void forward(const AttentionStep& step, const Tensor& q, const Tensor& kv,
+             const AttentionState& state, int64_t kv_head, int64_t group_index) {
   ForwardScratch scratch;
   ForwardGroup group(step, q, state, scratch);
   const auto [heads, kv_heads, head_dim] = step.shape;
@@ -214,14 +214,15 @@ namespace ringlet::cpu {
 HWY_EXPORT(forward);
 HWY_EXPORT(finish);
 
-void attention_forward(ThreadTeam& team, const AttentionStep& step, const Tensor& q, const Tensor& kv,
-                       const AttentionState& state) {
+void attention_forward(ThreadTeam& team, const AttentionStep& step, const Tensor& q,
+                       const Tensor& kv, const AttentionState& state) {
   check_head_dim(step.shape);
   if (step.queries.row_count == 0 || step.keys.row_count == 0) return;
   const int64_t kv_heads = step.shape.kv_heads, groups = group_count(step);
   // The last queries see the most keys: they go first, so that threads end together.
   team.run(kv_heads * groups, [&](int64_t task) {
-    HWY_DYNAMIC_DISPATCH(forward)(step, q, kv, state, task % kv_heads, groups - 1 - task / kv_heads);
+    HWY_DYNAMIC_DISPATCH(forward)
+    (step, q, kv, state, task % kv_heads, groups - 1 - task / kv_heads);
   });
 }
 

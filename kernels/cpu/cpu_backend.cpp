@@ -30,7 +30,8 @@ constexpr int64_t kSumStretches = 16;
 /// Columns are shared out in whole cache lines.
 constexpr int64_t kLineFloats = 16;
 
-/// Each operation is a check of its shapes and a call for each part of its output; it is done when it returns.
+/// Each operation is a check of its shapes and a call for each part of its output; it is done when
+/// it returns.
 class CpuBackend final : public Backend {
  public:
   CpuBackend(int64_t arena_bytes, int threads, Trace& trace)
@@ -118,7 +119,7 @@ class CpuBackend final : public Backend {
                           const Tensor& d_k_norm) override {
     shapes::qkv_split_backward(split, qkv, dq, dkv, d_qkv, d_q_norm, d_k_norm);
     const auto [heads, kv_heads, head_dim] = split.shape;
-    const bool normed = bool(d_q_norm);
+    const bool normed = bool(split.q_norm);
     // A norm's weight serves all heads: each sums its own part, then they are added in order.
     const Tensor d_norms = normed ? scratch_matrix(heads + kv_heads, head_dim) : Tensor{};
     if (normed) cpu::fill(0, d_norms);
@@ -178,7 +179,8 @@ class CpuBackend final : public Backend {
   void swiglu_backward(const Tensor& gate_up, const Tensor& dy, const Tensor& d_gate_up) override {
     shapes::swiglu_backward(gate_up, dy, d_gate_up);
     by_rows(gate_up, [&](int64_t first, int64_t count) {
-      cpu::swiglu_backward(gate_up.slice(first, count), dy.slice(first, count), d_gate_up.slice(first, count));
+      cpu::swiglu_backward(gate_up.slice(first, count), dy.slice(first, count),
+                           d_gate_up.slice(first, count));
     });
   }
 
@@ -198,28 +200,31 @@ class CpuBackend final : public Backend {
                      float gradient_scale, const Tensor& losses) override {
     shapes::cross_entropy(logits, labels, losses);
     by_rows(logits, [&](int64_t first, int64_t count) {
-      cpu::cross_entropy(logits.slice(first, count), labels.slice(first, count), mode, gradient_scale,
-                         losses.slice(first, count));
+      cpu::cross_entropy(logits.slice(first, count), labels.slice(first, count), mode,
+                         gradient_scale, losses.slice(first, count));
     });
   }
   void sum_of_squares(const Tensor& x, const Tensor& result) override {
     shapes::sum_of_squares(x, result);
     const std::span<const float> values = x.as<float>();
     std::array<double, kSumStretches> sums;
-    team_.split(kSumStretches, x.size() < kLeastFloats ? kSumStretches : 1, [&](int64_t first, int64_t count) {
-      for (int64_t i = first; i < first + count; ++i) {
-        const int64_t begin = i * x.size() / kSumStretches, end = (i + 1) * x.size() / kSumStretches;
-        sums[size_t(i)] = cpu::sum_of_squares(values.subspan(size_t(begin), size_t(end - begin)));
-      }
-    });
+    team_.split(kSumStretches, x.size() < kLeastFloats ? kSumStretches : 1,
+                [&](int64_t first, int64_t count) {
+                  for (int64_t i = first; i < first + count; ++i) {
+                    const int64_t begin = i * x.size() / kSumStretches,
+                                  end = (i + 1) * x.size() / kSumStretches;
+                    sums[size_t(i)] =
+                        cpu::sum_of_squares(values.subspan(size_t(begin), size_t(end - begin)));
+                  }
+                });
     result.as<double>()[0] = std::accumulate(sums.begin(), sums.end(), 0.0);
   }
   void adamw(const AdamW& settings, const Tensor& gradient, const Tensor& weights,
              const Tensor& first_moment, const Tensor& second_moment) override {
     shapes::adamw(settings, gradient, weights, first_moment, second_moment);
     by_elements(weights.size(), [&](int64_t first, int64_t count) {
-      cpu::adamw(settings, gradient.slice(first, count), weights.slice(first, count),
-                 first_moment.slice(first, count), second_moment.slice(first, count));
+      const auto part = [&](const Tensor& tensor) { return flat(tensor).slice(first, count); };
+      cpu::adamw(settings, part(gradient), part(weights), part(first_moment), part(second_moment));
     });
   }
 
@@ -238,7 +243,8 @@ class CpuBackend final : public Backend {
     return {reinterpret_cast<T*>(scratch_.data()), size_t(scratch_.bytes()) / sizeof(T)};
   }
   Tensor scratch_matrix(int64_t rows, int64_t columns) const {
-    CHECK(rows * columns <= std::ssize(scratch<float>()), rows, " x ", columns, " floats of scratch");
+    CHECK(rows * columns <= std::ssize(scratch<float>()), rows, " x ", columns,
+          " floats of scratch");
     return {scratch_.data(), Dtype::f32, {rows, columns, 1, 1}, columns};
   }
 

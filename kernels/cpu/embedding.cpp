@@ -8,7 +8,7 @@ namespace {
 /// The row of the table that stands for the token of a row.
 Tensor table_row(const Tensor& tokens, int64_t row, const Tensor& table) {
   const int32_t token = *tokens.row<int32_t>(row);
-  CHECK(token >= 0 && token < table.rows(), "token ", token, " of row ", row,
+  CHECK(token >= 0 && token < table.rows(), "token ", token,
         " in a vocabulary of ", table.rows());
   return table.slice(token, 1);
 }

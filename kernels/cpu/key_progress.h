@@ -7,10 +7,12 @@
 
 namespace ringlet::cpu {
 
-/// How far down the tiles of keys a group of queries has come, for those who add to the same tiles after it.
+/// How far down the tiles of keys a group of queries has come, for those who add to the same tiles
+/// after it.
 class KeyProgress {
  public:
   static constexpr int64_t kNothing = std::numeric_limits<int64_t>::max();
+  static constexpr int64_t kDone = std::numeric_limits<int64_t>::min();
 
   /// A view of a count that starts as kNothing.
   explicit KeyProgress(int64_t& lowest) : lowest_(lowest) {}
@@ -19,10 +21,15 @@ class KeyProgress {
   void come_to(int64_t tile) { lowest_.store(tile, std::memory_order_release); }
   /// Waits for whoever holds the group: he is at work, and does not wait for the caller.
   void wait_until_below(int64_t tile) const {
-    for (int spins = 0; lowest_.load(std::memory_order_acquire) >= tile; ++spins) {
-      if (spins > 100) std::this_thread::yield();
+    constexpr int kSpins = 100;
+    for (int spins = 0; lowest_.load(std::memory_order_acquire) >= tile;) {
+      if (spins < kSpins)
+        ++spins;
+      else
+        std::this_thread::yield();
     }
   }
+  void wait_until_done() const { wait_until_below(kDone + 1); }
 
  private:
   std::atomic_ref<int64_t> lowest_;
@@ -32,7 +39,7 @@ class KeyProgress {
 class DoneAtEnd {
  public:
   explicit DoneAtEnd(KeyProgress& progress) : progress_(progress) {}
-  ~DoneAtEnd() { progress_.come_to(std::numeric_limits<int64_t>::min()); }
+  ~DoneAtEnd() { progress_.come_to(KeyProgress::kDone); }
   DoneAtEnd(const DoneAtEnd&) = delete;
   DoneAtEnd& operator=(const DoneAtEnd&) = delete;
 

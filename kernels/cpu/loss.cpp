@@ -66,7 +66,7 @@ void cross_entropy(const Tensor& logits, const Tensor& labels, CrossEntropy mode
   for (int64_t row = 0; row < logits.rows(); ++row) {
     float* const x = logits.row<float>(row);
     const int32_t label = *labels.row<int32_t>(row);
-    CHECK(label >= -1 && label < vocabulary, "label ", label, " of row ", row,
+    CHECK(label >= -1 && label < vocabulary, "label ", label,
           " in a vocabulary of ", vocabulary);
     if (label == -1) {
       *losses.row<float>(row) = 0;

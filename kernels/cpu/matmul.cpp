@@ -17,7 +17,8 @@
 namespace ringlet::cpu {
 namespace {
 
-/// out [rows, columns] = or += a [rows, depth] * b [depth, columns]: a block of the whole, none of it empty.
+/// out [rows, columns] = or += a [rows, depth] * b [depth, columns]: a part of the whole, none of
+/// it empty.
 struct Product {
   int64_t rows, columns, depth;
   const float* a;
@@ -27,9 +28,22 @@ struct Product {
   float* out;
   int64_t out_stride;
   bool add;
+
+  /// Block `index` of the sum, kMatmulDepth steps; all but the first are added.
+  Product depth_block(int64_t index) const {
+    const int64_t first = index * kMatmulDepth;
+    Product block = *this;
+    block.depth = std::min(kMatmulDepth, depth - first);
+    block.a += first * a_depth_step;
+    block.b += first * b_depth_step;
+    block.add = add || index > 0;
+    return block;
+  }
+  int64_t depth_blocks() const { return (depth + kMatmulDepth - 1) / kMatmulDepth; }
 };
 
-/// Rows of the result that one task computes at most: with kMatmulDepth columns of `a` they stay in the L2 cache.
+/// Rows of the result that one task computes at most: with kMatmulDepth columns of `a` they stay in
+/// the L2 cache.
 constexpr int64_t kTaskRows = 96;
 
 }  // namespace
@@ -43,7 +57,7 @@ namespace {
 // A block of sums fills the registers: 12 x 2 vectors of 32, or 6 x 2 of 16.
 constexpr int kBlockRows = kManyRegisters ? 12 : 6;
 constexpr int kBlockVectors = 2;
-constexpr int64_t kTailFloats = 16;  // vectors of a packed left operand are written whole
+static_assert(kTaskRows % kBlockRows == 0);
 
 HWY_INLINE int64_t panel_columns() { return kBlockVectors * float_lanes(); }
 
@@ -96,8 +110,8 @@ HWY_INLINE void multiply_block(const LeftRows& left, const float* HWY_RESTRICT r
 
 /// Fewer than 2 * kRows rows.
 template <int kRows, int kVectors>
-HWY_INLINE void multiply_rows(LeftRows left, int64_t rows, const float* right, int64_t depth, bool add,
-                              int64_t columns, float* out, int64_t out_stride) {
+HWY_INLINE void multiply_rows(LeftRows left, int64_t rows, const float* right, int64_t depth,
+                              bool add, int64_t columns, float* out, int64_t out_stride) {
   if (rows >= kRows) {
     multiply_block<kRows, kVectors>(left, right, depth, add, columns, out, out_stride);
     left.data += kRows * left.row_step;
@@ -106,12 +120,14 @@ HWY_INLINE void multiply_rows(LeftRows left, int64_t rows, const float* right, i
   }
   if constexpr (kRows > 1) {
     if (rows > 0) {
-      multiply_rows<(kRows + 1) / 2, kVectors>(left, rows, right, depth, add, columns, out, out_stride);
+      multiply_rows<(kRows + 1) / 2, kVectors>(left, rows, right, depth, add, columns, out,
+                                               out_stride);
     }
   }
 }
 
-/// Packs panel_columns() columns of op(b) from `first`, step by step of the sum; what the last panel lacks is 0.
+/// Packs panel_columns() columns of op(b) from `first`, step by step of the sum; what the last
+/// panel lacks is 0.
 void pack_right(const Product& p, int64_t first, float* to) {
   const int64_t width = panel_columns(), columns = std::min(width, p.columns - first);
   const float* const from = p.b + first * p.b_column_step;
@@ -122,7 +138,8 @@ void pack_right(const Product& p, int64_t first, float* to) {
   for (int64_t k = 0; k < p.depth; ++k, to += width) {
     for (int64_t i = 0; i < width; i += float_lanes()) {
       const int64_t left = columns - i;
-      hn::Store(left > 0 ? load(from + k * p.b_depth_step + i, left) : hn::Zero(Floats()), Floats(), to + i);
+      hn::Store(left > 0 ? load(from + k * p.b_depth_step + i, left) : hn::Zero(Floats()), Floats(),
+                to + i);
     }
   }
 }
@@ -132,13 +149,13 @@ void pack_left(const Product& p, int64_t first_row, int64_t rows, float* to) {
   for (int64_t row = 0; row < rows; row += kBlockRows) {
     const float* from = p.a + first_row + row;
     const int64_t count = std::min<int64_t>(kBlockRows, rows - row);
-    if (rows - row < kTailFloats) {
+    if (rows - row < (kBlockRows + 3) / 4 * 4) {
       for (int64_t k = 0; k < p.depth; ++k, from += p.a_depth_step, to += kBlockRows) {
         std::copy_n(from, count, to);
       }
       continue;
     }
-    // Whole vectors: what is written too much, the next step overwrites.
+    // Whole vectors of four: what is written too much, the next step or block overwrites.
     const hn::CappedTag<float, 4> d;
     for (int64_t k = 0; k < p.depth; ++k, from += p.a_depth_step, to += kBlockRows) {
       for (int64_t i = 0; i < kBlockRows; i += int64_t(hn::Lanes(d))) {
@@ -148,10 +165,10 @@ void pack_left(const Product& p, int64_t first_row, int64_t rows, float* to) {
   }
 }
 
-/// Rows [first_row, + rows) of the panels [first_panel, end_panel).
-void multiply_task(const Product& p, const float* panels, int64_t first_row, int64_t rows,
+/// Rows [first_row, + rows) of the panels [first_panel, end_panel) of one block of the sum.
+void multiply_part(const Product& p, const float* panels, int64_t first_row, int64_t rows,
                    int64_t first_panel, int64_t end_panel) {
-  HWY_ALIGN float packed[(kTaskRows + kBlockRows) * kMatmulDepth + kTailFloats];
+  HWY_ALIGN float packed[kTaskRows * kMatmulDepth];
   const bool transposed = p.a_row_step == 1 && p.a_depth_step != 1;
   if (transposed) pack_left(p, first_row, rows, packed);
   const int64_t width = panel_columns();
@@ -159,14 +176,22 @@ void multiply_task(const Product& p, const float* panels, int64_t first_row, int
     const float* const right = panels + panel * width * p.depth;
     const int64_t columns = std::min(width, p.columns - panel * width);
     for (int64_t row = 0; row < rows; row += kBlockRows) {
-      const LeftRows left =
-          transposed ? LeftRows{packed + row * p.depth, 1, kBlockRows}
-                     : LeftRows{p.a + (first_row + row) * p.a_row_step, p.a_row_step, p.a_depth_step};
-      multiply_rows<kBlockRows, kBlockVectors>(left, std::min<int64_t>(kBlockRows, rows - row), right, p.depth,
-                                               p.add, columns,
-                                               p.out + (first_row + row) * p.out_stride + panel * width,
-                                               p.out_stride);
+      const LeftRows left = transposed ? LeftRows{packed + row * p.depth, 1, kBlockRows}
+                                       : LeftRows{p.a + (first_row + row) * p.a_row_step,
+                                                  p.a_row_step, p.a_depth_step};
+      multiply_rows<kBlockRows, kBlockVectors>(
+          left, std::min<int64_t>(kBlockRows, rows - row), right, p.depth, p.add, columns,
+          p.out + (first_row + row) * p.out_stride + panel * width, p.out_stride);
     }
+  }
+}
+
+/// The same of all blocks of the sum, whose panels stand one after the other.
+void multiply_task(const Product& p, const float* panels, int64_t panel_count, int64_t first_row,
+                   int64_t rows, int64_t first_panel, int64_t end_panel) {
+  for (int64_t i = 0; i < p.depth_blocks(); ++i) {
+    multiply_part(p.depth_block(i), panels + i * kMatmulDepth * panel_count * panel_columns(),
+                  first_row, rows, first_panel, end_panel);
   }
 }
 
@@ -186,31 +211,42 @@ HWY_EXPORT(multiply_task);
 HWY_EXPORT(block_rows);
 HWY_EXPORT(panel_width);
 
-constexpr int64_t kSmallProduct = 1 << 17;  // multiply-adds below which waking threads costs more than it gives
+constexpr int64_t kWidestPanel = 128;  // panels of all instruction sets divide it
+constexpr int64_t kSmallProduct =
+    1 << 17;  // multiply-adds below which waking threads costs more than it gives
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-/// A block of columns and of the sum that fits the panels.
+/// A part of the columns and of the sum whose packed right operand fits the panels.
 void multiply(ThreadTeam& team, float* panels, const Product& p) {
-  const int64_t width = HWY_DYNAMIC_DISPATCH(panel_width)(), unit = HWY_DYNAMIC_DISPATCH(block_rows)();
+  const int64_t width = HWY_DYNAMIC_DISPATCH(panel_width)(),
+                unit = HWY_DYNAMIC_DISPATCH(block_rows)();
   const int64_t panel_count = ceil_div(p.columns, width);
   const bool small = p.rows * p.columns * p.depth < kSmallProduct;
   const int64_t threads = small ? 1 : team.size();
-  const int64_t pack_tasks = std::min(panel_count, threads);
-  team.run(pack_tasks, [&](int64_t task) {
-    for (int64_t panel = task * panel_count / pack_tasks; panel < (task + 1) * panel_count / pack_tasks; ++panel) {
-      HWY_DYNAMIC_DISPATCH(pack_right)(p, panel * width, panels + panel * width * p.depth);
+  const auto run = [&](int64_t count, const auto& body) {
+    if (!small) return team.run(count, body);
+    for (int64_t task = 0; task < count; ++task) body(task);
+  };
+  const int64_t to_pack = panel_count * p.depth_blocks(), pack_tasks = std::min(to_pack, threads);
+  run(pack_tasks, [&](int64_t task) {
+    for (int64_t i = task * to_pack / pack_tasks; i < (task + 1) * to_pack / pack_tasks; ++i) {
+      const Product block = p.depth_block(i / panel_count);
+      const int64_t column = i % panel_count * width;
+      HWY_DYNAMIC_DISPATCH(pack_right)
+      (block, column,
+       panels + i / panel_count * kMatmulDepth * panel_count * width + column * block.depth);
     }
   });
   // Two tasks a thread even out what else the machine does; rows are shared out before columns.
   const int64_t even = ceil_div(ceil_div(p.rows, threads > 1 ? 2 * threads : 1), unit) * unit;
-  const int64_t rows = std::min(even, kTaskRows / unit * unit), row_tasks = ceil_div(p.rows, rows);
+  const int64_t rows = std::min(even, kTaskRows), row_tasks = ceil_div(p.rows, rows);
   const int64_t column_tasks = std::clamp<int64_t>(threads / row_tasks, 1, panel_count);
-  team.run(row_tasks * column_tasks, [&](int64_t task) {
+  run(row_tasks * column_tasks, [&](int64_t task) {
     const int64_t first = task / column_tasks * rows, part = task % column_tasks;
     HWY_DYNAMIC_DISPATCH(multiply_task)
-    (p, panels, first, std::min(rows, p.rows - first), part * panel_count / column_tasks,
-     (part + 1) * panel_count / column_tasks);
+    (p, panels, panel_count, first, std::min(rows, p.rows - first),
+     part * panel_count / column_tasks, (part + 1) * panel_count / column_tasks);
   });
 }
 
@@ -221,20 +257,26 @@ void matmul(ThreadTeam& team, std::span<float> panels, const Tensor& a, Transpos
   const auto [m, n, k] = shapes::matmul(a, transpose_a, b, transpose_b, out);
   if (m == 0 || n == 0) return;
   if (k == 0) {
-    for (int64_t row = 0; row < m && write == Write::set; ++row) std::fill_n(out.row<float>(row), n, 0.0f);
+    for (int64_t row = 0; row < m && write == Write::set; ++row)
+      std::fill_n(out.row<float>(row), n, 0.0f);
     return;
   }
   const bool a_turned = transpose_a == Transpose::yes, b_turned = transpose_b == Transpose::yes;
-  const int64_t a_row_step = a_turned ? 1 : a.row_stride, a_depth_step = a_turned ? a.row_stride : 1;
-  const int64_t b_column_step = b_turned ? b.row_stride : 1, b_depth_step = b_turned ? 1 : b.row_stride;
-  const int64_t most_columns = int64_t(panels.size()) / kMatmulDepth;
+  const int64_t a_row_step = a_turned ? 1 : a.row_stride,
+                a_depth_step = a_turned ? a.row_stride : 1;
+  const int64_t b_column_step = b_turned ? b.row_stride : 1,
+                b_depth_step = b_turned ? 1 : b.row_stride;
+  const int64_t most_columns =
+      std::min(int64_t(panels.size()) / kMatmulDepth, ceil_div(n, kWidestPanel) * kWidestPanel);
+  const int64_t most_depth = int64_t(panels.size()) / (most_columns * kMatmulDepth) * kMatmulDepth;
   for (int64_t column = 0; column < n; column += most_columns) {
-    for (int64_t depth = 0; depth < k; depth += kMatmulDepth) {
+    for (int64_t depth = 0; depth < k; depth += most_depth) {
       multiply(team, panels.data(),
-               {m, std::min(most_columns, n - column), std::min(kMatmulDepth, k - depth),
+               {m, std::min(most_columns, n - column), std::min(most_depth, k - depth),
                 a.row<float>(0) + depth * a_depth_step, a_row_step, a_depth_step,
-                b.row<float>(0) + depth * b_depth_step + column * b_column_step, b_depth_step, b_column_step,
-                out.row<float>(0) + column, out.row_stride, write == Write::add || depth > 0});
+                b.row<float>(0) + depth * b_depth_step + column * b_column_step, b_depth_step,
+                b_column_step, out.row<float>(0) + column, out.row_stride,
+                write == Write::add || depth > 0});
     }
   }
 }

@@ -19,15 +19,18 @@ void norm_backward(const Tensor& x, const Tensor& weight, float epsilon, const T
                    Write write, const Tensor& dx, const Tensor& d_weight) {
   for (int64_t row = 0; row < x.rows(); ++row) {
     norm_row_backward(x.row<float>(row), weight.row<float>(0), epsilon, dy.row<float>(row),
-                      x.shape[1], write, dx.row<float>(row), d_weight ? d_weight.row<float>(0) : nullptr);
+                      x.shape[1], write, dx.row<float>(row),
+                      d_weight ? d_weight.row<float>(0) : nullptr);
   }
 }
 
 void weight_gradient(const Tensor& x, float epsilon, const Tensor& dy, int64_t first, int64_t count,
                      float* d_weight) {
   for (int64_t row = 0; row < x.rows(); ++row) {
-    const FloatVector scale = hn::Set(Floats(), inverse_rms(x.row<float>(row), epsilon, x.shape[1]));
-    add_weight_gradient(x.row<float>(row) + first, scale, dy.row<float>(row) + first, count, d_weight + first);
+    const FloatVector scale =
+        hn::Set(Floats(), inverse_rms(x.row<float>(row), epsilon, x.shape[1]));
+    add_weight_gradient(x.row<float>(row) + first, scale, dy.row<float>(row) + first, count,
+                        d_weight + first);
   }
 }
 
@@ -50,8 +53,8 @@ void rms_norm_backward(const Tensor& x, const Tensor& weight, float epsilon, con
   HWY_DYNAMIC_DISPATCH(norm_backward)(x, weight, epsilon, dy, write, dx, d_weight);
 }
 
-void rms_norm_weight_gradient(const Tensor& x, float epsilon, const Tensor& dy, int64_t first, int64_t count,
-                              const Tensor& d_weight) {
+void rms_norm_weight_gradient(const Tensor& x, float epsilon, const Tensor& dy, int64_t first,
+                              int64_t count, const Tensor& d_weight) {
   HWY_DYNAMIC_DISPATCH(weight_gradient)(x, epsilon, dy, first, count, d_weight.row<float>(0));
 }
 

@@ -9,8 +9,9 @@ void rms_norm_forward(const Tensor& x, const Tensor& weight, float epsilon, cons
 /// d_weight may be absent: left to rms_norm_weight_gradient.
 void rms_norm_backward(const Tensor& x, const Tensor& weight, float epsilon, const Tensor& dy,
                        Write write, const Tensor& dx, const Tensor& d_weight);
-/// Adds columns [first, first + count) to d_weight, in the order of the rows: the same bits as rms_norm_backward's.
-void rms_norm_weight_gradient(const Tensor& x, float epsilon, const Tensor& dy, int64_t first, int64_t count,
-                              const Tensor& d_weight);
+/// Adds columns [first, first + count) to d_weight, in the order of the rows: the same bits as
+/// rms_norm_backward's.
+void rms_norm_weight_gradient(const Tensor& x, float epsilon, const Tensor& dy, int64_t first,
+                              int64_t count, const Tensor& d_weight);
 
 }  // namespace ringlet::cpu

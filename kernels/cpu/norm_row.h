@@ -35,8 +35,8 @@ HWY_INLINE void norm_row(const float* x, const float* weight, float epsilon, int
 }
 
 /// d_weight += dy * x * scale.
-HWY_INLINE void add_weight_gradient(const float* x, FloatVector scale, const float* dy, int64_t width,
-                                    float* d_weight) {
+HWY_INLINE void add_weight_gradient(const float* x, FloatVector scale, const float* dy,
+                                    int64_t width, float* d_weight) {
   for (int64_t i = 0; i < width; i += float_lanes()) {
     const int64_t left = width - i;
     const FloatVector product = hn::Mul(load(x + i, left), load(dy + i, left));

@@ -44,8 +44,8 @@ HWY_INLINE float* split_row(const QkvSplit& split, const Piece& piece, int64_t r
   if (head < shape.heads) {
     return q.row<float>(head) + (piece.first_row + row) * shape.head_dim;
   }
-  const int64_t kv_row = 2 * shape.kv_heads * piece.first_row +
-                         (head - shape.heads) * piece.row_count + row;
+  const int64_t kv_row =
+      2 * shape.kv_heads * piece.first_row + (head - shape.heads) * piece.row_count + row;
   return reinterpret_cast<float*>(kv.data) + kv_row * shape.head_dim;
 }
 
@@ -74,7 +74,8 @@ void split_forward(const QkvSplit& split, int64_t first_head, int64_t end_head, 
 }
 
 void split_backward(const QkvSplit& split, int64_t first_head, int64_t end_head, const Tensor& qkv,
-                    const Tensor& dq, const Tensor& dkv, const Tensor& d_qkv, const Tensor& d_norms) {
+                    const Tensor& dq, const Tensor& dkv, const Tensor& d_qkv,
+                    const Tensor& d_norms) {
   const HeadShape& shape = split.shape;
   const int64_t rotated_heads = shape.heads + shape.kv_heads;
   HWY_ALIGN float unrotated[shapes::kMaxHeadDim];
@@ -124,13 +125,14 @@ void rotary_table(std::span<const Piece> pieces, double base, int64_t first_pair
   }
 }
 
-void qkv_split_forward(const QkvSplit& split, int64_t first_head, int64_t end_head, const Tensor& qkv,
-                       const Tensor& q, const Tensor& kv) {
+void qkv_split_forward(const QkvSplit& split, int64_t first_head, int64_t end_head,
+                       const Tensor& qkv, const Tensor& q, const Tensor& kv) {
   HWY_DYNAMIC_DISPATCH(split_forward)(split, first_head, end_head, qkv, q, kv);
 }
 
-void qkv_split_backward(const QkvSplit& split, int64_t first_head, int64_t end_head, const Tensor& qkv,
-                        const Tensor& dq, const Tensor& dkv, const Tensor& d_qkv, const Tensor& d_norms) {
+void qkv_split_backward(const QkvSplit& split, int64_t first_head, int64_t end_head,
+                        const Tensor& qkv, const Tensor& dq, const Tensor& dkv, const Tensor& d_qkv,
+                        const Tensor& d_norms) {
   HWY_DYNAMIC_DISPATCH(split_backward)(split, first_head, end_head, qkv, dq, dkv, d_qkv, d_norms);
 }
 

@@ -1,5 +1,9 @@
 #include "kernels/cpu/thread_team.h"
 
+#include <string>
+#include <system_error>
+#include <utility>
+
 #include "kernels/check.h"
 
 namespace ringlet::cpu {
@@ -13,7 +17,8 @@ inline void relax() {
 #endif
 }
 
-/// Returns when `value` is no longer `old`. Bounded spinning: ranks and their threads may outnumber the cores.
+/// Returns when `value` is no longer `old`. Bounded spinning: ranks and their threads may outnumber
+/// the cores.
 template <class T>
 void wait_for_change(const std::atomic<T>& value, T old) {
   constexpr int kSpins = 500;
@@ -28,14 +33,20 @@ void wait_for_change(const std::atomic<T>& value, T old) {
 
 ThreadTeam::ThreadTeam(int threads) {
   CHECK(threads >= 1, threads, " threads");
+  helpers_.reserve(size_t(threads - 1));
   try {
     for (int i = 1; i < threads; ++i) helpers_.emplace_back([this] { help(); });
-  } catch (const std::system_error&) {
-    // Fewer are slower, and compute the same.
+  } catch (const std::system_error& error) {
+    end();
+    throw Error("cannot start thread " + std::to_string(helpers_.size() + 2) +
+                    " of a rank: " + error.what(),
+                "lower run.threads_per_rank, or raise the limit of threads (ulimit -u)");
   }
 }
 
-ThreadTeam::~ThreadTeam() {
+ThreadTeam::~ThreadTeam() { end(); }
+
+void ThreadTeam::end() {
   ending_ = true;
   round_.fetch_add(1, std::memory_order_release);
   round_.notify_all();

@@ -10,11 +10,12 @@
 
 namespace ringlet::cpu {
 
-/// The threads that compute for one rank: the rank's own and helpers that wait between operations, spinning some ten
-/// microseconds, then asleep. Belongs to one thread, which calls run() and split().
+/// The threads that compute for one rank: the rank's own and helpers that wait between operations,
+/// spinning some ten microseconds, then asleep. Belongs to one thread, which calls run() and
+/// split().
 class ThreadTeam {
  public:
-  /// threads >= 1, the caller's among them.
+  /// threads >= 1, the caller's among them. Throws Error when the system does not give them.
   explicit ThreadTeam(int threads);
   ~ThreadTeam();
   ThreadTeam(const ThreadTeam&) = delete;
@@ -22,18 +23,21 @@ class ThreadTeam {
 
   int size() const { return int(helpers_.size()) + 1; }
 
-  /// body(task) for each task of [0, count), on any thread; they start in order. Returns when all are done; throws
-  /// what the first task that failed threw. Results must not depend on who computes what.
+  /// body(task) for each task of [0, count), on any thread; they start in order. Returns when all
+  /// are done; throws what the first task that failed threw. Results must not depend on who
+  /// computes what.
   template <class Body>
   void run(int64_t count, const Body& body) {
     if (count <= 1 || helpers_.empty()) {
       for (int64_t task = 0; task < count; ++task) body(task);
       return;
     }
-    run_on_all({[](const void* of, int64_t task) { (*static_cast<const Body*>(of))(task); }, &body, count});
+    run_on_all({[](const void* of, int64_t task) { (*static_cast<const Body*>(of))(task); }, &body,
+                count});
   }
 
-  /// body(first, count) over [0, size): as many equal stretches as threads, whole multiples of `grain` but for the end.
+  /// body(first, count) over [0, size): as many equal stretches as threads, whole multiples of
+  /// `grain` but for the end.
   template <class Body>
   void split(int64_t size, int64_t grain, const Body& body) {
     const int64_t grains = (size + grain - 1) / grain;
@@ -52,6 +56,7 @@ class ThreadTeam {
     int64_t count = 0;
   };
   void run_on_all(const Job& job);
+  void end();
   void work();
   void help();
 

@@ -15,10 +15,10 @@ namespace ringlet::cpu::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
-/// to [columns, to_width] = transposed from [rows, columns], rows `row_step` apart; rows <= to_width, what lies beyond
-/// them becomes 0. Blocks of 4 x 4 are turned in registers.
-HWY_INLINE void transpose(const float* HWY_RESTRICT from, int64_t row_step, int64_t rows, int64_t columns,
-                          float* HWY_RESTRICT to, int64_t to_width) {
+/// to [columns, to_width] = transposed from [rows, columns], rows `row_step` apart; rows <=
+/// to_width, what lies beyond them becomes 0. Blocks of 4 x 4 are turned in registers.
+HWY_INLINE void transpose(const float* HWY_RESTRICT from, int64_t row_step, int64_t rows,
+                          int64_t columns, float* HWY_RESTRICT to, int64_t to_width) {
   int64_t first_row = 0;
 #if HWY_TARGET != HWY_SCALAR
   const hn::FixedTag<float, 4> d;
@@ -28,7 +28,8 @@ HWY_INLINE void transpose(const float* HWY_RESTRICT from, int64_t row_step, int6
     int64_t column = 0;
     for (; column + 4 <= columns; column += 4) {
       const auto a = hn::LoadU(d, row + column), b = hn::LoadU(d, row + row_step + column);
-      const auto c = hn::LoadU(d, row + 2 * row_step + column), e = hn::LoadU(d, row + 3 * row_step + column);
+      const auto c = hn::LoadU(d, row + 2 * row_step + column),
+                 e = hn::LoadU(d, row + 3 * row_step + column);
       const auto ac_low = hn::InterleaveLower(d, a, c), ac_high = hn::InterleaveUpper(d, a, c);
       const auto be_low = hn::InterleaveLower(d, b, e), be_high = hn::InterleaveUpper(d, b, e);
       hn::StoreU(hn::InterleaveLower(d, ac_low, be_low), d, out + column * to_width);

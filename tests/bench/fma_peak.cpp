@@ -24,12 +24,17 @@ double multiply_add(int64_t rounds, float* result) {
   auto a = start(1), b = start(2), c = start(3), e = start(4), f = start(5), g = start(6);
   auto h = start(7), i = start(8), j = start(9), k = start(10), l = start(11), m = start(12);
   for (int64_t round = 0; round < rounds; ++round) {
-    a = hn::MulAdd(a, factor, term), b = hn::MulAdd(b, factor, term), c = hn::MulAdd(c, factor, term);
-    e = hn::MulAdd(e, factor, term), f = hn::MulAdd(f, factor, term), g = hn::MulAdd(g, factor, term);
-    h = hn::MulAdd(h, factor, term), i = hn::MulAdd(i, factor, term), j = hn::MulAdd(j, factor, term);
-    k = hn::MulAdd(k, factor, term), l = hn::MulAdd(l, factor, term), m = hn::MulAdd(m, factor, term);
+    a = hn::MulAdd(a, factor, term), b = hn::MulAdd(b, factor, term),
+    c = hn::MulAdd(c, factor, term);
+    e = hn::MulAdd(e, factor, term), f = hn::MulAdd(f, factor, term),
+    g = hn::MulAdd(g, factor, term);
+    h = hn::MulAdd(h, factor, term), i = hn::MulAdd(i, factor, term),
+    j = hn::MulAdd(j, factor, term);
+    k = hn::MulAdd(k, factor, term), l = hn::MulAdd(l, factor, term),
+    m = hn::MulAdd(m, factor, term);
   }
-  const auto sum = hn::Add(hn::Add(hn::Add(a, b), hn::Add(c, e)), hn::Add(hn::Add(f, g), hn::Add(h, i)));
+  const auto sum =
+      hn::Add(hn::Add(hn::Add(a, b), hn::Add(c, e)), hn::Add(hn::Add(f, g), hn::Add(h, i)));
   *result = hn::GetLane(hn::SumOfLanes(d, hn::Add(sum, hn::Add(hn::Add(j, k), hn::Add(l, m)))));
   return 2.0 * 12 * double(rounds) * double(hn::Lanes(d));
 }

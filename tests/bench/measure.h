@@ -12,11 +12,14 @@ namespace ringlet::bench {
 
 inline double median(std::vector<double> values) {
   std::ranges::sort(values);
-  return values.empty() ? 0 : values[values.size() / 2];
+  const size_t half = values.size() / 2;
+  if (values.empty()) return 0;
+  return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
 }
 
-/// Times body() once an iteration, between two measurements of the FMA peak. Counters: medians of GFLOP/s, of the peak, and
-/// of their ratio (in percent), which is what holds on a machine whose speed changes.
+/// Times body() once an iteration, between two measurements of the FMA peak. Counters: medians of
+/// GFLOP/s, of the peak, and of their ratio (in percent), which is what holds on a machine whose
+/// speed changes.
 template <class Body>
 void measure(benchmark::State& state, int threads, double flops, const Body& body) {
   using Clock = std::chrono::steady_clock;

@@ -1,5 +1,5 @@
-// The operations of the CPU backend, each beside the FMA peak of the moment: GFLOP/s and share of peak. Matrix products also
-// through OpenBLAS, where it is installed.
+// The operations of the CPU backend, each beside the FMA peak of the moment: GFLOP/s and share of
+// peak. Matrix products also through OpenBLAS, where it is installed.
 #include <benchmark/benchmark.h>
 
 #include "kernels/cpu/cpu_backend.h"
@@ -43,7 +43,8 @@ struct Attention {
     d_output = device.random({length, shape.q_width(), 1, 1});
     dq = device.zeros(q.shape);
     dkv = device.zeros(kv.shape);
-    state = {device.zeros(q.shape), device.zeros({shape.heads, length, 1, 1}), device.zeros({shape.heads, length, 1, 1})};
+    state = {device.zeros(q.shape), device.zeros({shape.heads, length, 1, 1}),
+             device.zeros({shape.heads, length, 1, 1})};
     output = device.zeros(d_output.shape);
     lse = device.zeros(state.sum.shape);
     delta = device.zeros(state.sum.shape);
@@ -98,9 +99,12 @@ struct LinearLayer {
   void run(Backend& backend, Linear pass) const {
     using enum Transpose;
     switch (pass) {
-      case Linear::forward: return backend.matmul(x, no, weight, yes, Write::set, y);
-      case Linear::input_gradient: return backend.matmul(y, no, weight, no, Write::set, x);
-      case Linear::weight_gradient: return backend.matmul(y, yes, x, no, Write::add, weight);
+      case Linear::forward:
+        return backend.matmul(x, no, weight, yes, Write::set, y);
+      case Linear::input_gradient:
+        return backend.matmul(y, no, weight, no, Write::set, x);
+      case Linear::weight_gradient:
+        return backend.matmul(y, yes, x, no, Write::add, weight);
     }
   }
 
@@ -110,28 +114,33 @@ struct LinearLayer {
     float *const a = x.row<float>(0), *const w = weight.row<float>(0), *const b = y.row<float>(0);
     switch (pass) {
       case Linear::forward:
-        return cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, rows, out, in, 1, a, in, w, in, 0, b, out);
+        return cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, rows, out, in, 1, a, in, w, in,
+                           0, b, out);
       case Linear::input_gradient:
-        return cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, in, out, 1, b, out, w, in, 0, a, in);
+        return cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, in, out, 1, b, out, w,
+                           in, 0, a, in);
       case Linear::weight_gradient:
-        return cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, out, in, rows, 1, b, out, a, in, 1, w, in);
+        return cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, out, in, rows, 1, b, out, a, in,
+                           1, w, in);
     }
   }
 #endif
 };
 
-void linear(benchmark::State& state, Linear pass, By by) {
+void linear(benchmark::State& state, Linear pass, [[maybe_unused]] By by) {
   const auto threads = int(state.range(0));
   const int64_t rows = state.range(1), in = state.range(2), out = state.range(3);
   Device device(threads);
   const LinearLayer layer{device.random({rows, in, 1, 1}), device.random({out, in, 1, 1}),
                           device.random({rows, out, 1, 1})};
+#ifdef RINGLET_BENCH_OPENBLAS
+  openblas_set_num_threads(threads);
+#endif
   const auto repeats = int(std::max(1.0, 2e9 / (2.0 * double(rows * in * out))));
   measure(state, threads, 2.0 * double(rows * in * out) * repeats, [&] {
     for (int i = 0; i < repeats; ++i) {
 #ifdef RINGLET_BENCH_OPENBLAS
       if (by == By::openblas) {
-        openblas_set_num_threads(threads);
         layer.run_openblas(pass);
         continue;
       }
@@ -141,14 +150,16 @@ void linear(benchmark::State& state, Linear pass, By by) {
   });
 }
 
-/// What is no product: as elements and bytes a second; `floats` are read or written for each element.
+/// What is no product: as elements and bytes a second; `floats` are read or written for each
+/// element.
 template <class Body>
 void measure_elements(benchmark::State& state, int64_t elements, int64_t floats, const Body& body) {
   body();
   for (auto _ : state) {
     const auto start = std::chrono::steady_clock::now();
     body();
-    state.SetIterationTime(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    state.SetIterationTime(
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   }
   state.SetItemsProcessed(state.iterations() * elements);
   state.SetBytesProcessed(state.iterations() * elements * floats * 4);
@@ -160,12 +171,14 @@ void rms_norm(benchmark::State& state) {
   Device device(int(state.range(0)));
   const Tensor x = device.random({kRows, kWidth, 1, 1}), y = device.zeros(x.shape);
   const Tensor weight = device.random({kWidth, 1, 1, 1});
-  measure_elements(state, x.size(), 2, [&] { device.backend->rms_norm_forward(x, weight, 1e-6f, y); });
+  measure_elements(state, x.size(), 2,
+                   [&] { device.backend->rms_norm_forward(x, weight, 1e-6f, y); });
 }
 
 void rms_norm_backward(benchmark::State& state) {
   Device device(int(state.range(0)));
-  const Tensor x = device.random({kRows, kWidth, 1, 1}), dy = device.random(x.shape), dx = device.zeros(x.shape);
+  const Tensor x = device.random({kRows, kWidth, 1, 1}), dy = device.random(x.shape),
+               dx = device.zeros(x.shape);
   const Tensor weight = device.random({kWidth, 1, 1, 1}), d_weight = device.zeros(weight.shape);
   measure_elements(state, x.size(), 4, [&] {
     device.backend->rms_norm_backward(x, weight, 1e-6f, dy, Write::add, dx, d_weight);
@@ -176,30 +189,36 @@ void split_qkv(benchmark::State& state) {
   Device device(int(state.range(0)));
   const HeadShape shape{8, 8, 32};
   const Tensor qkv = device.random({kRows, shape.qkv_width(), 1, 1});
-  const Tensor q = device.zeros({shape.heads, kRows, shape.head_dim, 1}), rotary = device.zeros({kRows, 32, 1, 1});
+  const Tensor q = device.zeros({shape.heads, kRows, shape.head_dim, 1}),
+               rotary = device.zeros({kRows, 32, 1, 1});
   const Tensor kv = device.zeros({2 * shape.kv_heads * shape.head_dim * kRows, 1, 1, 1});
   const std::vector<Piece> pieces{{0, 1, 0, kRows}};
   device.backend->rotary_table(pieces, 1e4, rotary);
   const QkvSplit split{shape, pieces, rotary, {}, {}, 1e-6f};
-  measure_elements(state, qkv.size(), 2, [&] { device.backend->qkv_split_forward(split, qkv, q, kv); });
+  measure_elements(state, qkv.size(), 2,
+                   [&] { device.backend->qkv_split_forward(split, qkv, q, kv); });
 }
 
 void swiglu(benchmark::State& state) {
   Device device(int(state.range(0)));
-  const Tensor gate_up = device.random({kRows, 2 * kMlpWidth, 1, 1}), y = device.zeros({kRows, kMlpWidth, 1, 1});
+  const Tensor gate_up = device.random({kRows, 2 * kMlpWidth, 1, 1}),
+               y = device.zeros({kRows, kMlpWidth, 1, 1});
   measure_elements(state, y.size(), 3, [&] { device.backend->swiglu_forward(gate_up, y); });
 }
 
 void swiglu_backward(benchmark::State& state) {
   Device device(int(state.range(0)));
-  const Tensor gate_up = device.random({kRows, 2 * kMlpWidth, 1, 1}), dy = device.random({kRows, kMlpWidth, 1, 1});
+  const Tensor gate_up = device.random({kRows, 2 * kMlpWidth, 1, 1}),
+               dy = device.random({kRows, kMlpWidth, 1, 1});
   const Tensor d_gate_up = device.zeros(gate_up.shape);
-  measure_elements(state, dy.size(), 5, [&] { device.backend->swiglu_backward(gate_up, dy, d_gate_up); });
+  measure_elements(state, dy.size(), 5,
+                   [&] { device.backend->swiglu_backward(gate_up, dy, d_gate_up); });
 }
 
 void cross_entropy(benchmark::State& state) {
   Device device(int(state.range(0)));
-  const Tensor logits = device.random({512, kVocabulary, 1, 1}), losses = device.zeros({512, 1, 1, 1});
+  const Tensor logits = device.random({512, kVocabulary, 1, 1}),
+               losses = device.zeros({512, 1, 1, 1});
   const Tensor labels = device.backend->arena().allocate("bench", Dtype::i32, {512, 1, 1, 1});
   std::ranges::fill(labels.as<int32_t>(), 7);
   measure_elements(state, logits.size(), 4, [&] {
@@ -214,7 +233,8 @@ void adamw(benchmark::State& state) {
   const Tensor first = device.zeros(shape), second = device.zeros(shape);
   int64_t step = 1;
   measure_elements(state, weights.size(), 7, [&] {
-    device.backend->adamw({1e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, 1, step++}, gradient, weights, first, second);
+    device.backend->adamw({1e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, 1, step++}, gradient, weights, first,
+                          second);
   });
 }
 
@@ -226,15 +246,22 @@ void register_all() {
     for (const int64_t head_dim : {64, 32}) {
       for (const int64_t length : {2048, 8192}) {
         timed(benchmark::RegisterBenchmark("attention/forward", attention_forward)
-                  ->ArgNames({"threads", "T", "head_dim"})->Args({threads, length, head_dim}));
+                  ->ArgNames({"threads", "T", "head_dim"})
+                  ->Args({threads, length, head_dim}));
         timed(benchmark::RegisterBenchmark("attention/backward", attention_backward)
-                  ->ArgNames({"threads", "T", "head_dim"})->Args({threads, length, head_dim}));
+                  ->ArgNames({"threads", "T", "head_dim"})
+                  ->Args({threads, length, head_dim}));
       }
     }
-    const std::vector<std::array<int64_t, 3>> layers{  // rows, in, out
-        {2048, 256, 768}, {2048, 256, 256}, {1024, 256, 1366}, {1024, 683, 256}, {512, 256, 8192}};
+    const std::vector<std::array<int64_t, 3>> layers{// rows, in, out
+                                                     {2048, 256, 768},
+                                                     {2048, 256, 256},
+                                                     {1024, 256, 1366},
+                                                     {1024, 683, 256},
+                                                     {512, 256, 8192}};
     for (const auto& [rows, in, out] : layers) {
-      for (const auto& [pass, name] : {std::pair{Linear::forward, "forward"}, {Linear::input_gradient, "dX"},
+      for (const auto& [pass, name] : {std::pair{Linear::forward, "forward"},
+                                       {Linear::input_gradient, "dX"},
                                        {Linear::weight_gradient, "dW"}}) {
         for (const By by : {By::ringlet, By::openblas}) {
 #ifndef RINGLET_BENCH_OPENBLAS
@@ -242,15 +269,20 @@ void register_all() {
 #endif
           const std::string title = std::string(by == By::ringlet ? "matmul/" : "openblas/") + name;
           timed(benchmark::RegisterBenchmark(title.c_str(), linear, pass, by)
-                    ->ArgNames({"threads", "rows", "in", "out"})->Args({threads, rows, in, out}));
+                    ->ArgNames({"threads", "rows", "in", "out"})
+                    ->Args({threads, rows, in, out}));
         }
       }
     }
     for (const auto& [name, function] :
          std::initializer_list<std::pair<const char*, void (*)(benchmark::State&)>>{
-             {"rms_norm/forward", rms_norm}, {"rms_norm/backward", rms_norm_backward},
-             {"qkv_split/forward", split_qkv}, {"swiglu/forward", swiglu}, {"swiglu/backward", swiglu_backward},
-             {"cross_entropy", cross_entropy}, {"adamw", adamw}}) {
+             {"rms_norm/forward", rms_norm},
+             {"rms_norm/backward", rms_norm_backward},
+             {"qkv_split/forward", split_qkv},
+             {"swiglu/forward", swiglu},
+             {"swiglu/backward", swiglu_backward},
+             {"cross_entropy", cross_entropy},
+             {"adamw", adamw}}) {
       timed(benchmark::RegisterBenchmark(name, function)->ArgName("threads")->Arg(threads));
     }
   }

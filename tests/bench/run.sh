@@ -22,18 +22,22 @@ cmake --preset tests >/dev/null
 cmake --build --preset tests --target operations steps
 
 # OpenBLAS does not know every processor: without this it may take kernels of 2004.
+export OPENBLAS_THREAD_TIMEOUT=4  # its threads must not spin while the peak is measured
 if grep -q avx512bw /proc/cpuinfo; then export OPENBLAS_CORETYPE=SkylakeX; else export OPENBLAS_CORETYPE=Haswell; fi
 build/tests/bin/operations --benchmark_min_time=0.3 --benchmark_out="$raw/operations.json" \
   --benchmark_out_format=json
 
 rm -f "$raw"/steps-*.json "$raw/torch.jsonl"
 for length in $lengths; do
-  build/tests/bin/steps --benchmark_filter="/T:$length/" --benchmark_out="$raw/steps-$length.json" \
-    --benchmark_out_format=json
+  for who in one_rank_of_two_threads two_ranks_zigzag two_ranks_contiguous; do  # a process each: peak memory
+    if [ "$who" = two_ranks_contiguous ] && [ "$length" -ne 8192 ]; then continue; fi
+    build/tests/bin/steps --benchmark_filter="$who/T:$length/" --benchmark_min_time=$((length > 8192 ? 1 : 15)) \
+      --benchmark_out="$raw/steps-$length-$who.json" --benchmark_out_format=json
+  done
   for attention in naive sdpa tiled; do
     # T x T scores of all heads and layers are 13 GiB at T = 8192, and slower than tiles.
     if [ "$attention" != tiled ] && [ "$length" -gt 2048 ]; then continue; fi
-    steps=$((length > 8192 ? 1 : length > 2048 ? 2 : 5))
+    steps=$((length > 8192 ? 1 : length > 2048 ? 3 : 5))
     /usr/bin/python3 tests/peers/train_torch.py --length "$length" --attention "$attention" --steps "$steps" \
       >>"$raw/torch.jsonl" || echo "PyTorch, $attention, T = $length: did not run"
   done

@@ -88,11 +88,13 @@ def steps():
             result = json.loads(line)
             torch.setdefault(result["length"], []).append(result)
     rows = []
-    for path in sorted(FOLDER.glob("steps-*.json"), key=lambda path: int(path.stem.split("-")[1])):
-        length = int(path.stem.split("-")[1])
+    ours = {}
+    for path in sorted(FOLDER.glob("steps-*.json")):
+        ours.setdefault(int(path.stem.split("-")[1]), []).extend(load(path.name))
+    for length, runs in sorted(ours.items()):
         peers = torch.get(length, [])
         best = max((peer["tokens_per_second"] for peer in peers), default=None)
-        for run in load(path.name):
+        for run in runs:
             speed = run["tokens/s"]
             rows.append([str(length), run["name"].split("/")[0].replace("_", " "), f"{speed:.0f}", rate(run),
                          f"{speed / best:.2f}x" if best else "-", f"{run['RSS_GiB']:.2f}"])

@@ -1,5 +1,6 @@
-// Whole training steps on the CPU: tokens a second, GFLOP/s and share of the FMA peak of the moment, as in training: forward,
-// backward, sums over the world, clipping, AdamW. The model is that of tests/peers/train_torch.py.
+// Whole training steps on the CPU: tokens a second, GFLOP/s and share of the FMA peak of the
+// moment, as in training: forward, backward, sums over the world, clipping, AdamW. The model is
+// that of tests/peers/train_torch.py.
 #include <benchmark/benchmark.h>
 #include <sys/resource.h>
 
@@ -30,19 +31,23 @@ GptConfig model() {
   return gpt;
 }
 
-/// 6 * N * T + 7 * L * T^2 * d: each product forward and twice backward; attention 2 forward, 5 backward, causal half.
+/// 6 * N * T + 7 * L * T^2 * d: each product forward and twice backward; attention 2 forward, 5
+/// backward, causal half.
 double executed_flops(const GptConfig& gpt, int64_t length) {
-  const double tokens = double(length), width = double(gpt.heads.q_width()), layers = double(gpt.layers);
-  const double matrices = layers * double(gpt.width) * double(gpt.heads.qkv_width() + gpt.heads.q_width() +
-                                                              3 * gpt.mlp_width) +
-                          double(gpt.vocabulary * gpt.width);
+  const double tokens = double(length), width = double(gpt.heads.q_width()),
+               layers = double(gpt.layers);
+  const double matrices =
+      layers * double(gpt.width) *
+          double(gpt.heads.qkv_width() + gpt.heads.q_width() + 3 * gpt.mlp_width) +
+      double(gpt.vocabulary * gpt.width);
   return 6 * matrices * tokens + 7 * layers * tokens * tokens * width;
 }
 
 std::vector<int32_t> random_tokens(int64_t count, int64_t vocabulary, const char* stream) {
   const CounterRandom random(1, hash_name(stream));
   std::vector<int32_t> tokens(size_t(count), 0);
-  for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = int32_t(random.bits(i) % uint64_t(vocabulary));
+  for (size_t i = 0; i < tokens.size(); ++i)
+    tokens[i] = int32_t(random.bits(i) % uint64_t(vocabulary));
   return tokens;
 }
 
@@ -65,8 +70,9 @@ class Rank {
   }
 
   void step() {
-    double squares = step_.accumulate({1, batch_.window.token_count, [this] { return batch_; }},
-                                      rank_.context.device, [](std::span<const float>, const Batch&) {});
+    double squares =
+        step_.accumulate({1, batch_.window.token_count, [this] { return batch_; }},
+                         rank_.context.device, [](std::span<const float>, const Batch&) {});
     sum_over_world(rank_, {&squares, 1});
     step_.update(squares, 1.0, {1e-4f, 0.9f, 0.95f, 1e-8f, 0.1f, 1, ++updates_});
   }
@@ -85,7 +91,8 @@ class Rank {
 void training_step(benchmark::State& state, const Setup& setup) {
   const SequenceLayout layout = make_layout(setup.layout, setup.length, setup.ranks);
   run_ranks({setup.ranks, std::chrono::minutes(10)}, [&](Comm& world, Trace& trace) {
-    const std::unique_ptr<Backend> device = make_cpu_backend(int64_t{1} << 36, trace, setup.threads_per_rank);
+    const std::unique_ptr<Backend> device =
+        make_cpu_backend(int64_t{1} << 36, trace, setup.threads_per_rank);
     Rank rank(setup, layout, {*device, world, trace}, world);
     // Rank 0 says when there is one step more; the others follow.
     const Tensor more = device->arena().allocate("bench", Dtype::f32, {1, 1, 1, 1});
@@ -95,10 +102,11 @@ void training_step(benchmark::State& state, const Setup& setup) {
       return more.as<float>()[0] > 0;
     };
     if (world.rank() == 0) {
-      measure(state, setup.ranks * setup.threads_per_rank, executed_flops(model(), setup.length), [&] {
-        go_on(true);
-        rank.step();
-      });
+      measure(state, setup.ranks * setup.threads_per_rank, executed_flops(model(), setup.length),
+              [&] {
+                go_on(true);
+                rank.step();
+              });
       go_on(false);
     } else {
       while (go_on(false)) rank.step();
@@ -108,13 +116,14 @@ void training_step(benchmark::State& state, const Setup& setup) {
   getrusage(RUSAGE_SELF, &used);
   state.counters["tokens/s"] =
       benchmark::Counter(double(state.iterations() * setup.length), benchmark::Counter::kIsRate);
-  state.counters["RSS_GiB"] = double(used.ru_maxrss) / (1 << 20);  // the largest so far of this process
+  state.counters["RSS_GiB"] =
+      double(used.ru_maxrss) / (1 << 20);  // the largest so far of this process
 }
 
 void register_all() {
   const auto add = [](const char* name, const Setup& setup) {
-    benchmark::RegisterBenchmark((std::string(name) + "/T:" + std::to_string(setup.length)).c_str(), training_step,
-                                 setup)
+    benchmark::RegisterBenchmark((std::string(name) + "/T:" + std::to_string(setup.length)).c_str(),
+                                 training_step, setup)
         ->UseManualTime()
         ->Unit(benchmark::kMillisecond);
   };

@@ -1,9 +1,12 @@
-// The threads of a rank: each task once, errors come home, and the number of threads does not change a bit.
+// The threads of a rank: each task once, errors come home, and the number of threads does not
+// change a bit.
 #include "kernels/cpu/thread_team.h"
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <numeric>
+#include <vector>
 
 #include "kernels/cpu/cpu_backend.h"
 #include "tests/support/training_case.h"
@@ -56,12 +59,14 @@ TEST(ThreadTeamTest, AnErrorOfATaskComesHomeAndTheTeamGoesOn) {
 TrainingOptions with_threads(int threads) {
   TrainingOptions options;
   options.backend_of = [threads](int) -> MakeBackend {
-    return [threads](int64_t bytes, Trace& trace) { return make_cpu_backend(bytes, trace, threads); };
+    return
+        [threads](int64_t bytes, Trace& trace) { return make_cpu_backend(bytes, trace, threads); };
   };
   return options;
 }
 
-// Long and wide enough that every operation is shared out; one KV head: all queries add to the same keys.
+// Long and wide enough that every operation is shared out; one KV head: all queries add to the same
+// keys.
 TEST(ThreadTeamTest, TrainingHasTheSameBitsOnAnyNumberOfThreads) {
   const TemporaryFolder folder;
   const std::string corpus = make_corpus(folder, 3);
@@ -80,7 +85,8 @@ TEST(ThreadTeamTest, TrainingHasTheSameBitsOnAnyNumberOfThreads) {
       config.memory.mlp_chunk = 700;
       const Trained alone = train_case(config, with_threads(1));
       for (const int threads : {2, 3, 5}) {
-        SCOPED_TRACE(testing::Message() << ranks << " ranks, " << kv_heads << " KV heads, " << threads << " threads");
+        SCOPED_TRACE(testing::Message()
+                     << ranks << " ranks, " << kv_heads << " KV heads, " << threads << " threads");
         const Trained trained = train_case(config, with_threads(threads));
         EXPECT_EQ(trained.losses(), alone.losses());
         EXPECT_EQ(trained.gradient_norms(), alone.gradient_norms());

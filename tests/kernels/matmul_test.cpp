@@ -42,12 +42,19 @@ class MatmulTest : public testing::TestWithParam<Orders> {};
 
 TEST_P(MatmulTest, SetsAndAddsAsTheLoopDoes) {
   const auto [transpose_a, transpose_b] = GetParam();
-  Bench bench;
-  for (const auto& [m, n, k] : {std::array<int64_t, 3>{1, 1, 1}, {1, 65, 64}, {7, 1, 63},
-                                {64, 64, 64}, {65, 63, 127}, {130, 257, 31}}) {
+  Bench bench(int64_t{1} << 28, 3);
+  // The last has sums of several blocks, or more columns than are packed at a time.
+  for (const auto& [m, n, k] : {std::array<int64_t, 3>{1, 1, 1},
+                                {1, 65, 64},
+                                {7, 1, 63},
+                                {64, 64, 64},
+                                {65, 63, 127},
+                                {130, 257, 31},
+                                {300, 200, 100},
+                                {13, 2100, 600},
+                                {101, 300, 2100}}) {
     const auto a = random_values(m * k, 1), b = random_values(k * n, 2);
-    const auto expected =
-        reference::matmul(widen(a), transpose_a, widen(b), transpose_b, m, n, k);
+    const auto expected = reference::matmul(widen(a), transpose_a, widen(b), transpose_b, m, n, k);
     const Tensor left = bench.put(a, matrix(m, k, transpose_a));
     const Tensor right = bench.put(b, matrix(k, n, transpose_b));
     const Tensor out = bench.poisoned({m, n, 1, 1});
@@ -69,8 +76,7 @@ TEST_P(MatmulTest, ReadsAndWritesColumnSlices) {
     bench.device->matmul(put_slice(bench, a, matrix(m, k, transpose_a)), transpose_a,
                          put_slice(bench, b, matrix(k, n, transpose_b)), transpose_b, Write::set,
                          out);
-    const auto expected =
-        reference::matmul(widen(a), transpose_a, widen(b), transpose_b, m, n, k);
+    const auto expected = reference::matmul(widen(a), transpose_a, widen(b), transpose_b, m, n, k);
     EXPECT_LE(error_of(get_slice(bench, out), expected), kOutputTolerance);
   }
 }
@@ -132,23 +138,39 @@ TEST(MatmulEdgeTest, WrongShapesThrow) {
   EXPECT_THROW(run(tokens, tokens, tokens), Error);
 }
 
-// What reproducible layouts and any number of threads rest on: a row's bits are its own.
-TEST(MatmulEdgeTest, TheBitsOfARowDoNotDependOnTheOtherRows) {
-  constexpr int64_t kRows = 101, kColumns = 75, kDepth = 300;
-  for (const Transpose transpose_b : {Transpose::no, Transpose::yes}) {
-    Bench bench;
-    const Tensor a = bench.put(random_values(kRows * kDepth, 11), {kRows, kDepth, 1, 1});
-    const Tensor b = bench.put(random_values(kDepth * kColumns, 12), matrix(kDepth, kColumns, transpose_b));
-    const Tensor whole = bench.poisoned({kRows, kColumns, 1, 1});
-    const Tensor parts = bench.poisoned({kRows, kColumns, 1, 1});
-    bench.device->matmul(a, Transpose::no, b, transpose_b, Write::set, whole);
-    for (int64_t first = 0, count = 1; first < kRows; first += count, ++count) {
-      const int64_t rows = std::min(count, kRows - first);
-      bench.device->matmul(a.slice(first, rows), Transpose::no, b, transpose_b, Write::set,
-                           parts.slice(first, rows));
-    }
-    EXPECT_EQ(bench.get(parts), bench.get(whole));
+/// Calls body(first, count) for stretches of 1, 2, 3, ... of `size`.
+template <class Body>
+void each_stretch(int64_t size, const Body& body) {
+  for (int64_t first = 0, count = 1; first < size; first += count, ++count) {
+    body(first, std::min(count, size - first));
   }
+}
+
+// What reproducible layouts and any number of threads rest on: an element's bits are those of its
+// row and column.
+TEST_P(MatmulTest, CuttingByRowsOrColumnsDoesNotChangeABit) {
+  constexpr int64_t kRows = 101, kColumns = 75, kDepth = 300;
+  const auto [transpose_a, transpose_b] = GetParam();
+  Bench bench;
+  const Tensor a = bench.put(random_values(kRows * kDepth, 11), matrix(kRows, kDepth, transpose_a));
+  const Tensor b =
+      bench.put(random_values(kDepth * kColumns, 12), matrix(kDepth, kColumns, transpose_b));
+  const Tensor whole = bench.poisoned({kRows, kColumns, 1, 1}), parts = bench.poisoned(whole.shape);
+  bench.device->matmul(a, transpose_a, b, transpose_b, Write::set, whole);
+  const auto expected = bench.get(whole);
+  each_stretch(kRows, [&, turned = transpose_a, other = transpose_b](int64_t first, int64_t count) {
+    const Tensor rows = turned == Transpose::yes ? a.columns(first, count) : a.slice(first, count);
+    bench.device->matmul(rows, turned, b, other, Write::set, parts.slice(first, count));
+  });
+  EXPECT_EQ(bench.get(parts), expected);
+  bench.device->fill(0, parts);
+  each_stretch(
+      kColumns, [&, other = transpose_a, turned = transpose_b](int64_t first, int64_t count) {
+        const Tensor columns =
+            turned == Transpose::yes ? b.slice(first, count) : b.columns(first, count);
+        bench.device->matmul(a, other, columns, turned, Write::set, parts.columns(first, count));
+      });
+  EXPECT_EQ(bench.get(parts), expected);
 }
 
 }  // namespace

@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import resource
+import statistics
 import sys
 import time
 
@@ -187,7 +188,7 @@ def main():
         optimizer.zero_grad(set_to_none=True)
         if step > 0:
             seconds.append(time.perf_counter() - start)
-    median = sorted(seconds)[len(seconds) // 2]
+    median = statistics.median(seconds)
     print(json.dumps({
         "torch": torch.__version__, "attention": OPTIONS.attention, "length": OPTIONS.length,
         "threads": OPTIONS.threads, "loss": float(loss), "ms": 1e3 * median,

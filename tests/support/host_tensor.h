@@ -18,8 +18,8 @@ struct Bench {
   Trace trace;
   std::unique_ptr<Backend> device;
 
-  explicit Bench(int64_t arena_bytes = int64_t{1} << 28)
-      : device(make_cpu_backend(arena_bytes, trace)) {}
+  explicit Bench(int64_t arena_bytes = int64_t{1} << 28, int threads = 1)
+      : device(make_cpu_backend(arena_bytes, trace, threads)) {}
 
   /// A tensor that holds the values. Throws Error unless they are as many as the shape says.
   template <class T>

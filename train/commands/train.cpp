@@ -43,8 +43,9 @@ void say_start(Console& console, const Config& config, const RunData& data, cons
       human_count(double(parameter_count(gpt))), gpt.layers, gpt.width, gpt.heads.heads,
       gpt.heads.kv_heads, gpt.heads.head_dim, gpt.rope_base));
   console.say(fmt::format(
-      "{} tokens a window in {} layout on {} of {} rank{} ({}, {} thread{} a rank), {} window{} a step, recompute {}", run.seq_len,
-      name_of(run.layout), run.ring_size() == run.ranks ? "one ring" : "rings", run.ring_size(),
+      "{} tokens a window in {} layout on {} of {} rank{} ({}, {} thread{} a rank), {} window{} a step, "
+      "recompute {}",
+      run.seq_len, name_of(run.layout), run.ring_size() == run.ranks ? "one ring" : "rings", run.ring_size(),
       run.ring_size() == 1 ? "" : "s", cpu_isa_name(), threads, threads == 1 ? "" : "s", config.train.batch_windows,
       config.train.batch_windows == 1 ? "" : "s", name_of(config.memory.recompute)));
   console.say(fmt::format("corpus {}: {} tokens in {} documents, {} windows", data.corpus.path(),
@@ -81,7 +82,7 @@ int train(const TrainOptions& options) {
   Console console;
   // First of all: a run whose ring is wrong leaves nothing behind.
   if (config.run.verify != Config::Run::kVerifyOff) {
-    console.say(verify_start(config, real_parts()));
+    console.say(verify_start(config, real_parts(threads_per_rank(config.run))));
   }
   install_signal_handlers();
   const bool resuming = options.resume == ResumeChoice::newest;

@@ -197,7 +197,7 @@ void verify_command(const VerifyOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   const Config config = config_of(options);
   VerifyMatrix matrix = matrix_of(options, config);
-  const RingParts parts = real_parts();
+  const RingParts parts = real_parts(options.config.empty() ? 1 : threads_per_rank(config.run));
   Console console;
   Findings findings;
   const bool live = isatty(STDERR_FILENO) != 0;

@@ -221,10 +221,10 @@ Batch rows_of(const VerifyWindow& window, std::span<const Piece> pieces) {
 
 }  // namespace
 
-RingParts real_parts() {
+RingParts real_parts(int threads_per_rank) {
   RingParts parts;
-  parts.device = [](int, int64_t arena_bytes, Trace& trace) {
-    return make_cpu_backend(arena_bytes, trace);
+  parts.device = [threads_per_rank](int, int64_t arena_bytes, Trace& trace) {
+    return make_cpu_backend(arena_bytes, trace, threads_per_rank);
   };
   parts.ring = [](std::unique_ptr<Comm> ring) { return ring; };
   parts.world = [](std::unique_ptr<Comm> world) { return world; };

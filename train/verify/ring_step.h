@@ -33,7 +33,7 @@ struct RingParts {
   /// Rules of this rank, which holds these rows.
   std::function<StepRules(const Batch& batch)> rules;
 };
-RingParts real_parts();
+RingParts real_parts(int threads_per_rank = 1);
 
 /// How much is looked at.
 enum class Watch : uint8_t {
