@@ -100,11 +100,13 @@ HWY_INLINE void multiply_rows(D d, const Product& p, int64_t row, int64_t column
     multiply_block<kLeft, kRows, kVectors>(d, p, row, column, write);
   }
   if constexpr (kRows > 1) {
-    if (row < p.extent.rows) multiply_rows<kLeft, (kRows + 1) / 2, kVectors>(d, p, row, column, write);
+    if (row < p.extent.rows)
+      multiply_rows<kLeft, (kRows + 1) / 2, kVectors>(d, p, row, column, write);
   }
 }
 
-/// Blocks of 16 sums (12 where registers are few) hide the latency of the multiply-add, and use what they load often.
+/// Blocks of 16 sums (12 where registers are few) hide the latency of the multiply-add, and use
+/// what they load often.
 template <Left kLeft, class Write>
 HWY_NOINLINE void multiply(const Extent& extent, Matrix<const float> left,
                            Matrix<const float> right, Matrix<float> result, Write write) {

@@ -10,6 +10,14 @@
 
 namespace ringlet::bench {
 
+/// Runs what is registered, as the command line says. Returns the exit code.
+inline int run_benchmarks(int argc, char** argv) {
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
+  benchmark::RunSpecifiedBenchmarks();
+  return 0;
+}
+
 inline double median(std::vector<double> values) {
   std::ranges::sort(values);
   const size_t half = values.size() / 2;

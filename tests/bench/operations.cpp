@@ -293,8 +293,5 @@ void register_all() {
 
 int main(int argc, char** argv) {
   ringlet::bench::register_all();
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
-  benchmark::RunSpecifiedBenchmarks();
-  return 0;
+  return ringlet::bench::run_benchmarks(argc, argv);
 }
