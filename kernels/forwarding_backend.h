@@ -92,9 +92,10 @@ class ForwardingBackend : public Backend {
     inner_.adamw(settings, gradient, weights, first_moment, second_moment);
   }
 
- private:
+ protected:
   void queue_wait(Event event) override { inner_.wait(event); }
 
+ private:
   std::unique_ptr<Backend> owned_;  // or absent
   Backend& inner_;
 };

@@ -121,6 +121,7 @@ void ring_attention_forward(Step& step, const HeadShape& shape, const Tensor& q,
       });
     }
   }
+  step.trace.enter_hop(-1);
   step.device.attention_finish(shape, state, output, lse);
 }
 
@@ -133,6 +134,7 @@ void ring_attention_backward(Step& step, const HeadShape& shape, const Tensor& q
   } else {
     add_sums_afterwards(pass);
   }
+  step.trace.enter_hop(-1);
 }
 
 }  // namespace ringlet

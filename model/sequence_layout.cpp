@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 
+#include "kernels/causal_pairs.h"
 #include "kernels/check.h"
 
 namespace ringlet {
@@ -107,6 +109,20 @@ SequenceLayout make_layout(Layout layout, int64_t length, int ring_size) {
   return result;
 }
 
+namespace {
+
+/// The rows of a piece whose positions are in [begin, end).
+Piece part_within(const Piece& piece, int64_t begin, int64_t end) {
+  const auto first_at = [&](int64_t position) {
+    const int64_t behind = std::max<int64_t>(0, position - piece.first_position);
+    return std::min(piece.row_count, behind / piece.stride + (behind % piece.stride > 0 ? 1 : 0));
+  };
+  const int64_t first = first_at(begin), rows = first_at(end) - first;
+  return {piece.position(first), piece.stride, piece.first_row + first, rows};
+}
+
+}  // namespace
+
 int64_t Mask::first_visible(int64_t position) const {
   const auto next = std::upper_bound(document_starts.begin(), document_starts.end(), position);
   CHECK(next != document_starts.begin(), "position ", position, " is before the first document");
@@ -121,6 +137,28 @@ bool any_visible(const Mask& mask, const Piece& queries, const Piece& keys) {
   const int64_t query = divide_up(behind, queries.stride);
   if (query >= queries.row_count) return false;
   return mask.first_visible(queries.position(query)) <= keys.last_position();
+}
+
+int64_t visible_pairs(const Mask& mask, const Piece& queries, const Piece& keys) {
+  if (queries.row_count == 0 || keys.row_count == 0) return 0;
+  const std::vector<int64_t>& starts = mask.document_starts;
+  // Documents that hold a query and a key.
+  const int64_t first = std::max(queries.first_position, keys.first_position);
+  const int64_t last = std::min(queries.last_position(), keys.last_position());
+  auto document = std::upper_bound(starts.begin(), starts.end(), first) - starts.begin() - 1;
+  int64_t pairs = 0;
+  for (; document < std::ssize(starts) && starts[document] <= last; ++document) {
+    const bool at_end = document + 1 == std::ssize(starts);
+    const int64_t end = at_end ? std::numeric_limits<int64_t>::max() : starts[document + 1];
+    const Piece of_document = part_within(queries, starts[document], end);
+    const Piece seen = part_within(keys, starts[document], end);
+    pairs += causal_pairs(of_document, seen);
+    if (mask.window == 0) continue;
+    Piece left_behind = of_document;
+    left_behind.first_position -= mask.window;
+    pairs -= causal_pairs(left_behind, seen);
+  }
+  return pairs;
 }
 
 }  // namespace ringlet

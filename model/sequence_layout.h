@@ -49,4 +49,8 @@ struct Mask {
 /// yes where only a position between two keys is visible. All ranks compute the same answer.
 bool any_visible(const Mask& mask, const Piece& queries, const Piece& keys);
 
+/// How many pairs of a query and a key are visible: the work of attention. Exact; O(log rows) for each document that
+/// both pieces reach into.
+int64_t visible_pairs(const Mask& mask, const Piece& queries, const Piece& keys);
+
 }  // namespace ringlet

@@ -172,6 +172,32 @@ void add_generate(CLI::App& main, GenerateOptions& options) {
       "  ringlet generate runs/book --temperature 0.8 --top-k 50 --seed 7");
 }
 
+void add_plan(CLI::App& main, PlanOptions& options) {
+  CLI::App& app = *main.add_subcommand("plan", "Tell what a run will need and do, before it starts");
+  app.add_option("CONFIG", options.config, "A config, such as configs/quickstart.toml")->required();
+  add_settings(app, options.overrides);
+  add_key(app, "--ranks", "run.ranks", options.overrides, "Ranks in all");
+  add_key(app, "--ring", "run.ring", options.overrides, "Ranks of one ring");
+  add_key(app, "--seq-len", "run.seq_len", options.overrides, "Tokens of a window, over the whole ring");
+  app.add_option("--device", options.device, "this (default), h200, h100, a100: a device for each rank");
+  app.add_option("--link", options.link,
+                 "What connects the ranks: bandwidth in each direction and latency, as in 450GB/s,3us, or nvlink4, "
+                 "nvlink3, infiniband400, infiniband100");
+  app.add_option("--budget", options.budget, "Memory of a rank, as in 80GiB (default: the device's)");
+  add_count(app, "--vocabulary", options.vocabulary, "Of the model (default: the corpus's; 257 where there is none)");
+  app.add_flag("--max-context", options.max_context, "Also the longest T in the budget, for each knob");
+  app.add_flag("--calibrate", options.calibrate,
+               "Measure this machine first (about ten seconds); kept for later plans");
+  add_json(app, options.format);
+  app.footer(
+      "The trainer's own step runs on a device that computes nothing, over a ring that sends nothing: bytes of memory\n"
+      "and of messages are exact, on every rank. Times come from measured or published rates.\n"
+      "Examples:\n"
+      "  ringlet plan configs/quickstart.toml --calibrate\n"
+      "  ringlet plan configs/long-64k.toml --max-context --budget 2GiB\n"
+      "  ringlet plan configs/long-64k.toml --ranks 1024 --seq-len 16777216 --set model.layers=32 --device h200");
+}
+
 void add_verify(CLI::App& main, VerifyOptions& options) {
   CLI::App& app = *main.add_subcommand(
       "verify", "Prove that the ring computes what one device computes");
@@ -208,6 +234,7 @@ struct Commands {
   TrainOptions train;
   EvalOptions eval;
   GenerateOptions generate;
+  PlanOptions plan;
   VerifyOptions verify;
   DoctorCommand doctor;
 
@@ -217,6 +244,7 @@ struct Commands {
     if (name == "train") return train;
     if (name == "eval") return eval;
     if (name == "generate") return generate;
+    if (name == "plan") return plan;
     if (name == "verify") return verify;
     return doctor;
   }
@@ -235,6 +263,7 @@ Command parse_command_line(int argument_count, const char* const* arguments) {
   add_train(app, commands.train);
   add_eval(app, commands.eval);
   add_generate(app, commands.generate);
+  add_plan(app, commands.plan);
   add_verify(app, commands.verify);
   add_doctor(app, commands.doctor);
   try {

@@ -7,6 +7,7 @@
 #include "train/commands/eval.h"
 #include "train/commands/generate.h"
 #include "train/commands/inspect.h"
+#include "train/commands/plan.h"
 #include "train/commands/prepare.h"
 #include "train/commands/train.h"
 #include "train/commands/verify.h"
@@ -27,7 +28,7 @@ struct DoctorCommand {
 };
 
 using Command = std::variant<HelpText, PrepareCommand, InspectOptions, TrainOptions, EvalOptions,
-                             GenerateOptions, VerifyOptions, DoctorCommand>;
+                             GenerateOptions, PlanOptions, VerifyOptions, DoctorCommand>;
 
 /// What the command line asks for. Throws UsageError with one line of why and one of what to do.
 Command parse_command_line(int argument_count, const char* const* arguments);

@@ -30,7 +30,7 @@ constexpr double kNewest = 0.1;
 }  // namespace
 
 std::string human_count(double count) {
-  constexpr std::array<const char*, 5> kUnits{"", "k", "M", "G", "T"};
+  constexpr std::array<const char*, 7> kUnits{"", "k", "M", "G", "T", "P", "E"};
   return with_unit(count, 1000, kUnits);
 }
 

@@ -92,6 +92,7 @@ std::string to_json_line(const MetricsRecord& record) {
   line.put("bubble_percent", record.bubble_percent);
   line.put("imbalance", record.imbalance());
   line.put("peak_bytes", record.peak_bytes);
+  line.put("sent_bytes", record.sent_bytes);
   line.put("loss_by_position", record.loss_by_position);
   line.put("loss_by_distance", record.loss_by_distance);
   return line.text();

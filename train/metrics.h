@@ -27,6 +27,7 @@ struct MetricsRecord {
   std::vector<double> exposed_ms;      // its compute queue stood still for messages
   std::vector<double> bubble_percent;  // exposed_ms as a share of step_ms
   std::vector<int64_t> peak_bytes;     // high-water mark of its arena
+  std::vector<int64_t> sent_bytes;     // to other ranks, all but evaluation
 
   /// Largest compute time over the mean of all ranks: 1 is an even share.
   double imbalance() const;

@@ -29,37 +29,6 @@ double to_ms(std::chrono::nanoseconds time) { return 1e-6 * double(time.count())
 
 }  // namespace
 
-/// What all ranks must know of a step before they may update: summed over the world in one all-reduce.
-struct Trainer::Sums {
-  explicit Sums(const PositionBins& bins) : loss_by_position(bins) {}
-  PositionBins loss_by_position;
-  double gradient_squares = 0, stop_requests = 0;
-  struct Rank {
-    double compute_ms = 0, exposed_ms = 0, data_wait_ms = 0, peak_bytes = 0;
-  };
-  std::vector<Rank> ranks;  // by world rank; a rank fills in its own
-
-  void reduce(const ModelRank& rank) {
-    std::vector<double> flat = loss_by_position.to_flat();
-    const size_t bins = flat.size();
-    flat.insert(flat.end(), {gradient_squares, stop_requests});
-    for (const Rank& r : ranks) {
-      flat.insert(flat.end(), {r.compute_ms, r.exposed_ms, r.data_wait_ms, r.peak_bytes});
-    }
-    sum_over_world(rank, flat);
-    loss_by_position = PositionBins::from_flat(rank.layout.length, std::span(flat).first(bins));
-    gradient_squares = flat[bins];
-    stop_requests = flat[bins + 1];
-    for (size_t i = 0; i < ranks.size(); ++i) {
-      const double* values = &flat[bins + 2 + 4 * i];
-      ranks[i] = {values[0], values[1], values[2], values[3]};
-    }
-  }
-  bool finite() const {
-    return std::isfinite(gradient_squares) && std::isfinite(loss_by_position.mean());
-  }
-};
-
 Trainer::Trainer(const TrainingRun& run, RankContext context, Comm& world,
                  const SequenceLayout& layout)
     : run_(run),
@@ -67,8 +36,10 @@ Trainer::Trainer(const TrainingRun& run, RankContext context, Comm& world,
       settings_(run.config.step_settings()),
       parameters_(run.gpt, context.device, world.size(), Parameters::Gradients::present),
       gpt_(parameters_),
-      rank_{context, world, layout, settings_, gpt_},
-      optimizer_(parameters_, world),
+      counted_ring_(context.ring, traffic_),
+      counted_world_(world, traffic_),
+      rank_{{context.device, counted_ring_, context.trace}, counted_world_, layout, settings_, gpt_},
+      optimizer_(parameters_, counted_world_),
       train_step_(rank_, parameters_, optimizer_, config_.data.mask, config_.data.window) {
   if (run.resume != nullptr) {
     load(*run.resume);
@@ -148,7 +119,8 @@ MetricsRecord Trainer::train_step() {
   if (prefetcher_ == nullptr) start_prefetch();
   const auto data_start = prefetcher_ ? prefetcher_->waited() : std::chrono::nanoseconds(0);
   trace.enter_step(step_ + 1, "step");
-  Sums sums{PositionBins(rank_.layout.length)};
+  const int64_t sent_before = traffic_.bytes();
+  StepSums sums(rank_.layout.length, rank_.world.size());
   const StepWindows windows = next_windows();
   tokens_ += windows.scored_tokens;
   const TrainStep::Losses add = [&](std::span<const float> losses, const Batch& batch) {
@@ -159,16 +131,16 @@ MetricsRecord Trainer::train_step() {
                               ? checked_gradient(windows, add)
                               : train_step_.accumulate(windows, rank_.context.device, add);
   sums.stop_requests = run_.stop_requested && run_.stop_requested();
-  sums.ranks.resize(rank_.world.size());
   // From one all-reduce of these sums to the next: a step's length, the optimizer of the step before included.
   const double computed = thread_seconds(), exposed = to_ms(trace.exposed_wait());
   sums.ranks[rank_.world.rank()] = {
       1e3 * (computed - computed_before_), exposed - exposed_before_,
       prefetcher_ ? to_ms(prefetcher_->waited() - data_start) : 0.0,
-      double(rank_.context.device.arena().peak_bytes())};
+      double(rank_.context.device.arena().peak_bytes()), double(traffic_.bytes() - sent_before)};
   computed_before_ = computed;
   exposed_before_ = exposed;
   trace.enter_phase("optimizer");
+  const int64_t sent_by_gradients = traffic_.bytes();
   sums.reduce(rank_);
   step_ += 1;
   cursor_ += config_.train.batch_windows;
@@ -179,10 +151,12 @@ MetricsRecord Trainer::train_step() {
     ++skipped_;
     ++skipped_in_row_;
   }
+  // What follows the sums every rank sends alike.
+  for (StepSums::Rank& rank : sums.ranks) rank.sent_bytes += double(traffic_.bytes() - sent_by_gradients);
   return record_of(sums, seconds_since(start));
 }
 
-bool Trainer::apply_update(const Sums& sums) {
+bool Trainer::apply_update(const StepSums& sums) {
   if (!sums.finite()) return false;  // decided from sums, so all ranks agree
   ++updates_;
   const Config::Train& train = config_.train;
@@ -197,7 +171,7 @@ bool Trainer::apply_update(const Sums& sums) {
   return true;
 }
 
-MetricsRecord Trainer::record_of(const Sums& sums, double seconds) const {
+MetricsRecord Trainer::record_of(const StepSums& sums, double seconds) const {
   MetricsRecord record;
   const PositionBins& bins = sums.loss_by_position;
   record.step = step_;
@@ -214,12 +188,13 @@ MetricsRecord Trainer::record_of(const Sums& sums, double seconds) const {
   record.step_ms = 1e3 * seconds;
   record.tokens_per_second = double(bins.count()) / seconds;
   record.skipped_steps = skipped_;
-  for (const Sums::Rank& rank : sums.ranks) {
+  for (const StepSums::Rank& rank : sums.ranks) {
     record.data_wait_ms = std::max(record.data_wait_ms, rank.data_wait_ms);
     record.compute_ms.push_back(rank.compute_ms);
     record.exposed_ms.push_back(rank.exposed_ms);
     record.bubble_percent.push_back(100 * rank.exposed_ms / record.step_ms);
     record.peak_bytes.push_back(int64_t(rank.peak_bytes));
+    record.sent_bytes.push_back(int64_t(rank.sent_bytes));
   }
   return record;
 }

@@ -5,12 +5,14 @@
 #include <string>
 
 #include "data/prefetch.h"
+#include "kernels/comm/traffic.h"
 #include "train/checkpoint.h"
 #include "train/config.h"
 #include "train/evaluation.h"
 #include "train/metrics.h"
 #include "train/optimizer.h"
 #include "train/run_folder.h"
+#include "train/step_sums.h"
 #include "train/train_step.h"
 #include "train/window_share.h"
 
@@ -49,17 +51,18 @@ class Trainer {
   const Parameters& parameters() const { return parameters_; }
   const ShardedAdamW& optimizer() const { return optimizer_; }
   int64_t steps_done() const { return step_; }
+  /// What this rank sent so far: training and evaluation.
+  const Traffic& traffic() const { return traffic_; }
 
  private:
-  struct Sums;
   void load(const Checkpoint& checkpoint);
   void save();
   void evaluate_and_report();
   void start_prefetch();
   StepWindows next_windows();
   double checked_gradient(StepWindows windows, const TrainStep::Losses& losses);
-  bool apply_update(const Sums& sums);
-  MetricsRecord record_of(const Sums& sums, double seconds) const;
+  bool apply_update(const StepSums& sums);
+  MetricsRecord record_of(const StepSums& sums, double seconds) const;
   WindowShare share() const;
   void say(const std::string& line) const;
   bool leads() const { return rank_.world.rank() == 0; }
@@ -69,6 +72,8 @@ class Trainer {
   StepSettings settings_;
   Parameters parameters_;
   Gpt gpt_;
+  Traffic traffic_;
+  CountingComm counted_ring_, counted_world_;
   ModelRank rank_;
   ShardedAdamW optimizer_;
   TrainStep train_step_;

@@ -1,29 +1,12 @@
 #include "train/world.h"
 
-#include <sched.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <thread>
 
 #include "kernels/comm/threads.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "train/machine.h"
 
 namespace ringlet {
-
-int64_t physical_memory_bytes() {
-  return int64_t(sysconf(_SC_PHYS_PAGES)) * int64_t(sysconf(_SC_PAGESIZE));
-}
-
-namespace {
-
-int usable_cores() {
-  cpu_set_t allowed;
-  if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) return CPU_COUNT(&allowed);
-  return int(std::thread::hardware_concurrency());
-}
-
-}  // namespace
 
 int threads_per_rank(const Config::Run& run) {
   if (run.threads_per_rank > 0) return int(run.threads_per_rank);

@@ -18,7 +18,4 @@ void run_world(const Config& config, const RankMain& rank_main);
 /// run.threads_per_rank, or an equal share of the cores that this process may use, at least one.
 int threads_per_rank(const Config::Run& run);
 
-/// Memory of the machine, in bytes.
-int64_t physical_memory_bytes();
-
 }  // namespace ringlet

@@ -2,21 +2,9 @@
 
 #include <vector>
 
-#include "kernels/comm.h"
+#include "kernels/comm/traffic.h"
 
 namespace ringlet {
-
-/// Bytes that one rank sends, as the ring algorithms of the collectives do it: all_reduce
-/// 2 (R - 1) / R of its values, reduce_scatter (R - 1) / R, all_gather R - 1 times its shard;
-/// a broadcast once to each other rank, from the root.
-struct DryTraffic {
-  int64_t exchange_bytes = 0;
-  int64_t all_reduce_bytes = 0;
-  int64_t reduce_scatter_bytes = 0;
-  int64_t all_gather_bytes = 0;
-  int64_t broadcast_bytes = 0;
-  int64_t exchanges = 0;  // those in which anything was sent or received
-};
 
 /// Which rank of how many.
 struct DryPlace {
@@ -30,7 +18,7 @@ class DryComm : public Comm {
  public:
   /// `splits`: the results of the calls of split(), in their order. All count in `traffic`, which
   /// must outlive them.
-  DryComm(DryPlace place, std::vector<DryPlace> splits, DryTraffic& traffic);
+  DryComm(DryPlace place, std::vector<DryPlace> splits, Traffic& traffic);
 
   int rank() const override { return place_.rank; }
   int size() const override { return place_.size; }
@@ -57,7 +45,7 @@ class DryComm : public Comm {
   size_t splits_used_ = 0;
   Done done_;
   int64_t operations_ = 0;
-  DryTraffic& traffic_;
+  Traffic& traffic_;
 };
 
 }  // namespace ringlet

@@ -161,7 +161,7 @@ TEST(CommRestTest, TraceSaysWhoWaits) {
 // ---- the dry Comm ------------------------------------------------------------------------------
 
 TEST(DryCommTest, CountsWhatOneRankOfADataParallelRingWorldSends) {
-  DryTraffic traffic;
+  Traffic traffic;
   DryComm world({5, 8}, {{1, 4}, {1, 2}}, traffic);
   const std::unique_ptr<Comm> ring = world.split(1), replicas = world.split(1);
   EXPECT_EQ(ring->rank(), 1);

@@ -76,7 +76,7 @@ std::string error_on_threads(const MakeBackend& make_backend, int forgotten) {
 
 std::string error_when_dry(int forgotten) {
   DryCounts counts;
-  DryTraffic traffic;
+  Traffic traffic;
   Trace trace;
   DryComm ring({0, kRingSize}, {}, traffic);
   ForgetfulBackend device(make_dry_backend(1 << 24, counts), forgotten);

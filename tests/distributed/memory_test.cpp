@@ -12,7 +12,7 @@ namespace {
 /// Highest use of rank's arena in one training step, its parameters left out, without computing anything.
 int64_t dry_peak(const ModelCase& c, int64_t length, int rank) {
   DryCounts counts;
-  DryTraffic traffic;
+  Traffic traffic;
   const std::unique_ptr<Backend> device = make_dry_backend(int64_t{1} << 45, counts);
   DryComm ring({rank, c.ring_size}, {}, traffic);
   Trace trace;

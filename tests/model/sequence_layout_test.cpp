@@ -214,5 +214,36 @@ TEST(AnyVisible, OfAnEmptyPieceIsNo) {
   EXPECT_FALSE(any_visible({}, {5, 1, 0, 5}, {0, 1, 0, 0}));
 }
 
+// Against a count of every pair, for pieces of any stride, with documents and windows.
+TEST(VisiblePairsTest, AreThePairsThatTheMaskLetsThrough) {
+  const std::vector<Mask> masks{{{0}, 0}, {{0, 3, 10, 11, 40}, 0}, {{0}, 5}, {{0, 17, 18, 33}, 9}};
+  int64_t seen = 0;
+  for (const Layout layout : {Layout::contiguous, Layout::zigzag, Layout::striped}) {
+    for (const int64_t length : {1, 13, 50, 200}) {
+      for (const int ring_size : {1, 2, 3, 5}) {
+        const SequenceLayout whole = make_layout(layout, length, ring_size);
+        std::vector<Piece> pieces;
+        for (const auto& rank : whole.ranks) pieces.insert(pieces.end(), rank.begin(), rank.end());
+        for (const Mask& mask : masks) {
+          for (const Piece& queries : pieces) {
+            for (const Piece& keys : pieces) {
+              int64_t pairs = 0;
+              for (int64_t i = 0; i < queries.row_count; ++i) {
+                for (int64_t j = 0; j < keys.row_count; ++j) {
+                  pairs += mask.first_visible(queries.position(i)) <= keys.position(j) &&
+                           keys.position(j) <= queries.position(i);
+                }
+              }
+              ASSERT_EQ(visible_pairs(mask, queries, keys), pairs);
+              seen += pairs;
+            }
+          }
+        }
+      }
+    }
+  }
+  EXPECT_GT(seen, 100'000);
+}
+
 }  // namespace
 }  // namespace ringlet

@@ -1,7 +1,7 @@
 #include <algorithm>
 
 #include "tests/support/defects.h"
-#include "tests/support/forwarding_comm.h"
+#include "kernels/comm/forwarding_comm.h"
 
 namespace ringlet::test {
 namespace {

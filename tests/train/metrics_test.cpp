@@ -37,6 +37,7 @@ MetricsRecord sample_record() {
   record.exposed_ms = {10, 50};
   record.bubble_percent = {10, 50};
   record.peak_bytes = {1 << 20, 2 << 20};
+  record.sent_bytes = {300, 400};
   return record;
 }
 
@@ -59,6 +60,7 @@ TEST(Metrics, OneLineHasEveryKey) {
   EXPECT_EQ(json["bubble_percent"], Json({10, 50}));
   EXPECT_DOUBLE_EQ(json["imbalance"], 80.0 / 60.0);
   EXPECT_EQ(json["peak_bytes"], Json({1 << 20, 2 << 20}));
+  EXPECT_EQ(json["sent_bytes"], Json({300, 400}));
   EXPECT_FALSE(json.contains("non_finite"));
 }
 

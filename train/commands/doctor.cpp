@@ -1,40 +1,22 @@
 #include "train/commands/doctor.h"
 
 #include <fmt/format.h>
-#include <sched.h>
 
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "kernels/cpu/cpu_backend.h"
 #include "train/console.h"
+#include "train/machine.h"
 
 namespace ringlet {
 namespace {
 
 constexpr double kGiB = 1024.0 * 1024 * 1024;
 
-/// What follows "key ... :" in a file of /proc; empty when it is not there.
-std::string field_of(const char* path, std::string_view key) {
-  std::ifstream stream(path);
-  for (std::string line; std::getline(stream, line);) {
-    if (!line.starts_with(key)) continue;
-    const size_t colon = line.find(':');
-    const size_t begin =
-        colon == std::string::npos ? colon : line.find_first_not_of(" \t", colon + 1);
-    return begin == std::string::npos ? "" : line.substr(begin);
-  }
-  return "";
-}
-
 Finding processor() {
-  std::string model = field_of("/proc/cpuinfo", "model name");
-  cpu_set_t allowed;
-  const bool known = sched_getaffinity(0, sizeof allowed, &allowed) == 0;
-  const std::string cores = known ? fmt::format("{} cores", CPU_COUNT(&allowed)) : "cores unknown";
-  return {"processor", (model.empty() ? "unknown" : model) + ", " + cores, ""};
+  return {"processor", fmt::format("{}, {} cores", processor_name(), usable_cores()), ""};
 }
 
 Finding instructions() {

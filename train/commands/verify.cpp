@@ -12,6 +12,7 @@
 #include "data/corpus.h"
 #include "kernels/check.h"
 #include "train/console.h"
+#include "train/machine.h"
 #include "train/verify/verify_config.h"
 #include "train/world.h"
 

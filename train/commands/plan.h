@@ -1,0 +1,23 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "train/commands/output.h"
+
+namespace ringlet {
+
+struct PlanOptions {
+  std::string config;
+  std::vector<std::string> overrides;
+  std::string device = "this", link, budget;  // budget: bytes of a rank; empty: the device's
+  int64_t vocabulary = 0;                     // 0: the corpus's, or 257 where that is not there
+  bool max_context = false, calibrate = false;
+  OutputFormat format = OutputFormat::text;
+};
+
+/// Runs the config's step dry and prints what it needs and does. Throws Error when the budget does not hold it.
+void plan_command(const PlanOptions& options);
+
+}  // namespace ringlet

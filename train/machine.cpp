@@ -1,0 +1,52 @@
+#include "train/machine.h"
+
+#include <fmt/format.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <thread>
+
+#include "kernels/cpu/cpu_backend.h"
+
+namespace ringlet {
+
+std::string field_of(const char* path, std::string_view key) {
+  std::ifstream stream(path);
+  for (std::string line; std::getline(stream, line);) {
+    if (!line.starts_with(key)) continue;
+    const size_t colon = line.find(':');
+    const size_t begin =
+        colon == std::string::npos ? colon : line.find_first_not_of(" \t", colon + 1);
+    return begin == std::string::npos ? "" : line.substr(begin);
+  }
+  return "";
+}
+
+std::string processor_name() {
+  const std::string name = field_of("/proc/cpuinfo", "model name");
+  return name.empty() ? "unknown" : name;
+}
+
+std::string device_name(int threads) {
+  return fmt::format("{}, {}, {} thread{}", processor_name(), cpu_isa_name(), threads, threads == 1 ? "" : "s");
+}
+
+int usable_cores() {
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) return CPU_COUNT(&allowed);
+  return int(std::thread::hardware_concurrency());
+}
+
+int64_t physical_memory_bytes() {
+  return int64_t(sysconf(_SC_PHYS_PAGES)) * int64_t(sysconf(_SC_PAGESIZE));
+}
+
+int64_t resident_bytes() { return 1024 * std::atoll(field_of("/proc/self/status", "VmRSS").c_str()); }
+
+int64_t peak_resident_bytes() {
+  return 1024 * std::atoll(field_of("/proc/self/status", "VmHWM").c_str());
+}
+
+}  // namespace ringlet

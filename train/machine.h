@@ -1,0 +1,26 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace ringlet {
+
+/// What follows "key ... :" in a file of /proc; empty when it is not there.
+std::string field_of(const char* path, std::string_view key);
+
+/// "Intel(R) Xeon(R)", or "unknown".
+std::string processor_name();
+
+/// "AMD EPYC, AVX2, 2 threads": what rates of the CPU are true of.
+std::string device_name(int threads);
+
+/// Cores that this process may use.
+int usable_cores();
+
+/// Memory of the machine; of this process, now and at its highest. Bytes.
+int64_t physical_memory_bytes();
+int64_t resident_bytes();
+int64_t peak_resident_bytes();
+
+}  // namespace ringlet

@@ -1,0 +1,231 @@
+#include "train/plan/calibration.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "kernels/comm/threads.h"
+#include "kernels/cpu/cpu_backend.h"
+#include "train/machine.h"
+#include "train/world.h"
+
+namespace ringlet {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using Size = std::array<int64_t, 3>;
+
+constexpr int64_t kArenaBytes = int64_t{1} << 36;  // addresses only
+constexpr std::array<int64_t, 4> kLengths{256, 1024, 2048, 4096};
+constexpr std::array<int64_t, 4> kKeyRows{512, 2048, 8192, 32768};
+constexpr int64_t kQueryRows = 512;
+constexpr int kRepeats = 3;
+
+double median(std::vector<double> values) {
+  const auto middle = values.begin() + std::ssize(values) / 2;
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+/// The time of every call, by operation and size.
+class Stopwatch : public OpObserver {
+ public:
+  void on_call(const OpCall& call, std::chrono::nanoseconds took) override {
+    double work = call.work;
+    if (is_attention(call.op)) work *= double(visible_pairs(Mask{}, call.queries, call.keys));
+    if (work == 0 || took.count() <= 0) return;
+    // Calls of one size may differ in their work: half of the pairs on the diagonal, all of them before it.
+    Calls& calls = calls_[{call.op, call.size}];
+    calls.work.push_back(work);
+    calls.seconds_per_work.push_back(1e-9 * double(took.count()) / work);
+  }
+  void on_wait(Event) override {}
+  void clear() { calls_.clear(); }
+
+  void put_into(Rates& rates) const {
+    for (const auto& [key, calls] : calls_) {
+      const double work = median(calls.work);
+      rates.put(key.first, {key.second, work, work * median(calls.seconds_per_work)});
+    }
+  }
+
+ private:
+  struct Calls {
+    std::vector<double> work, seconds_per_work;
+  };
+  std::map<std::pair<Op, Size>, Calls> calls_;
+};
+
+/// Queries at the end of long keys, as on a ring with long pieces.
+void time_long_attention(Backend& device, const HeadShape& shape, int64_t key_rows) {
+  const ArenaScope scope(device.arena());
+  const auto allocate = [&](Shape size) {
+    const Tensor tensor = device.arena().allocate("calibration", Dtype::f32, size);
+    device.fill(0.01f, tensor);
+    return tensor;
+  };
+  const Tensor visible = device.arena().allocate("calibration", Dtype::i64, {kQueryRows, 1, 1, 1});
+  const std::vector<int64_t> from_first(size_t(kQueryRows), 0);
+  upload<int64_t>(device, from_first, visible);
+  const AttentionStep step{shape, {key_rows, 1, 0, kQueryRows}, {0, 1, 0, key_rows}, visible};
+  const Tensor q = allocate({shape.heads, kQueryRows, shape.head_dim, 1});
+  const Tensor kv = allocate({2, shape.kv_heads, key_rows, shape.head_dim});
+  const AttentionState state{allocate(q.shape), allocate({shape.heads, kQueryRows, 1, 1}),
+                             allocate({shape.heads, kQueryRows, 1, 1})};
+  const AttentionGradient gradient{allocate({kQueryRows, shape.q_width(), 1, 1}), state.maximum, state.sum};
+  const Tensor dq = allocate(q.shape), dkv = allocate(kv.shape);
+  device.attention_start(state);
+  device.attention_forward(step, q, kv, state);
+  device.attention_backward(step, q, kv, gradient, dq, dkv);
+}
+
+/// Bandwidth and latency of messages round a ring of two.
+Link time_messages() {
+  Link link{.name = "between threads of this machine"};
+  ThreadsOptions options;
+  options.ranks = 2;
+  run_ranks(options, [&](Comm& ring, Trace& trace) {
+    const std::unique_ptr<Backend> device = make_cpu_backend(kArenaBytes, trace);
+    const auto seconds_of = [&](int64_t elements, int repeats) {
+      const Tensor out = device->arena().allocate("calibration", Dtype::f32, {elements, 1, 1, 1});
+      const Tensor in = device->arena().allocate("calibration", Dtype::f32, {elements, 1, 1, 1});
+      device->fill(1, out);
+      device->fill(1, in);
+      std::vector<double> seconds;
+      for (int i = 0; i < repeats; ++i) {
+        ring.barrier();
+        const auto start = std::chrono::steady_clock::now();
+        const int peer = 1 - ring.rank();
+        const Message send{peer, out}, receive{peer, in};
+        device->wait(ring.exchange({&send, 1}, {&receive, 1}, device->record()));
+        seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+      }
+      return median(seconds);
+    };
+    const int64_t elements = int64_t{1} << 22;
+    const double latency = seconds_of(1, 101), large = seconds_of(elements, 9);
+    if (ring.rank() != 0) return;
+    link.latency_seconds = latency;
+    link.bytes_per_second = 4.0 * double(elements) / std::max(1e-9, large - latency);
+  });
+  return link;
+}
+
+Json to_json(const Rates& rates) {
+  Json json{{"device", rates.device}, {"source", rates.source}, {"foreign_bytes", rates.foreign_bytes},
+            {"link", {{"bytes_per_second", rates.link.bytes_per_second},
+                      {"latency_seconds", rates.link.latency_seconds}, {"name", rates.link.name}}}};
+  for (int op = 0; op < kOpCount; ++op) {
+    for (const Rates::Sample& sample : rates.samples(Op(op))) {
+      json["samples"][name_of(Op(op))].push_back({sample.size[0], sample.size[1], sample.size[2], sample.work, sample.seconds});
+    }
+  }
+  return json;
+}
+
+Rates from_json(const Json& json) {
+  Rates rates;
+  rates.device = json.at("device");
+  rates.source = json.at("source");
+  rates.foreign_bytes = json.at("foreign_bytes");
+  const Json& link = json.at("link");
+  rates.link = {link.at("bytes_per_second"), link.at("latency_seconds"), link.at("name")};
+  for (int op = 0; op < kOpCount; ++op) {
+    const auto samples = json.at("samples").find(name_of(Op(op)));
+    if (samples == json.at("samples").end()) continue;
+    for (const Json& sample : *samples) {
+      rates.put(Op(op), {{sample.at(0), sample.at(1), sample.at(2)}, sample.at(3), sample.at(4)});
+    }
+  }
+  return rates;
+}
+
+}  // namespace
+
+Rates calibrate(const Config& config, const GptConfig& gpt, int threads) {
+  ThreadsOptions options;
+  options.ranks = std::max(1, usable_cores() / threads);
+  Config one_layer = config;
+  one_layer.model.layers = 1;
+  one_layer.run.ranks = options.ranks;
+  one_layer.run.ring = 1;
+  GptConfig layer = gpt;
+  layer.layers = 1;
+  Rates rates;
+  rates.device = device_name(threads);
+  rates.source = "measured on this machine";
+  run_ranks(options, [&](Comm& world, Trace& trace) {
+    const std::unique_ptr<Backend> device = make_cpu_backend(kArenaBytes, trace, threads);
+    const std::unique_ptr<Comm> ring = world.split(world.rank());
+    Stopwatch stopwatch;
+    ObservedBackend observed(*device, stopwatch);
+    for (const int64_t length : kLengths) {
+      const SequenceLayout layout = make_layout(config.run.layout, length, 1);
+      for (int repeat = 0; repeat <= kRepeats; ++repeat) {
+        const bool last_warm_up = repeat == 0 && length == kLengths.front();
+        rehearse_step({one_layer, layer}, {observed, *ring, trace}, world, layout, 1,
+                      [](Parameters& parameters) { parameters.initialise(1); });
+        if (last_warm_up) stopwatch.clear();
+      }
+    }
+    for (const int64_t key_rows : kKeyRows) time_long_attention(observed, gpt.heads, key_rows);
+    if (world.rank() != 0) return;
+    stopwatch.put_into(rates);
+    rates.foreign_bytes = double(resident_bytes() - options.ranks * device->arena().peak_bytes());
+  });
+  rates.link = time_messages();
+  return rates;
+}
+
+std::filesystem::path rates_file(int threads) {
+  const char* cache = std::getenv("XDG_CACHE_HOME");
+  const char* home = std::getenv("HOME");
+  const std::filesystem::path base = cache != nullptr && *cache != 0 ? std::filesystem::path(cache)
+                                     : home != nullptr              ? std::filesystem::path(home) / ".cache"
+                                                                    : std::filesystem::temp_directory_path();
+  std::string name = device_name(threads);
+  for (char& letter : name) {
+    if (std::isalnum(static_cast<unsigned char>(letter)) == 0) letter = '-';
+  }
+  return base / "ringlet" / (name + ".json");
+}
+
+std::optional<Rates> load_rates(int threads) {
+  const std::filesystem::path file = rates_file(threads);
+  std::ifstream stream(file);
+  if (!stream) return {};
+  try {
+    return from_json(Json::parse(stream));
+  } catch (const Json::exception&) {
+    throw Error("'" + file.string() + "' does not hold rates", "delete it and calibrate anew: ringlet plan ... --calibrate");
+  }
+}
+
+void save_rates(const Rates& rates, int threads) {
+  Rates all = load_rates(threads).value_or(Rates{});
+  for (int op = 0; op < kOpCount; ++op) {
+    for (const Rates::Sample& sample : rates.samples(Op(op))) all.put(Op(op), sample);
+  }
+  all.device = rates.device;
+  all.source = rates.source;
+  all.foreign_bytes = rates.foreign_bytes;
+  all.link = rates.link;
+  const std::filesystem::path file = rates_file(threads);
+  std::error_code failure;
+  std::filesystem::create_directories(file.parent_path(), failure);
+  const std::filesystem::path temporary = file.string() + fmt::format(".{}", getpid());
+  std::ofstream stream(temporary);
+  stream << to_json(all).dump(1) << '\n';
+  stream.close();
+  if (stream) std::filesystem::rename(temporary, file, failure);
+  if (!stream || failure) {
+    throw Error("'" + file.string() + "' cannot be written",
+                "set XDG_CACHE_HOME to a folder that can be");
+  }
+}
+
+}  // namespace ringlet

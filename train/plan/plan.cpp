@@ -1,0 +1,198 @@
+#include "train/plan/plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "train/window_share.h"
+
+namespace ringlet {
+namespace {
+
+constexpr int64_t kGrain = 1024;
+constexpr int64_t kLongest = int64_t{1} << 31;
+
+SequenceLayout layout_of(const Config& config) {
+  return make_layout(config.run.layout, config.run.seq_len, int(config.run.ring_size()));
+}
+
+/// Ranks that differ in what they hold, and the first, middle and last of a ring.
+std::vector<int> kinds_of_ranks(const Config& config, const SequenceLayout& layout) {
+  const int ring_size = layout.ring_size(), world = int(config.run.ranks);
+  std::set<int> ranks{0, ring_size / 2, ring_size - 1};
+  std::set<std::pair<int64_t, int64_t>> seen;
+  for (int rank = 0; rank < world; ++rank) {
+    const WindowShare share{config.train.batch_windows, world / ring_size, rank / ring_size};
+    if (seen.insert({layout.rows(rank % ring_size), share.per_step()}).second) ranks.insert(rank);
+  }
+  return {ranks.begin(), ranks.end()};
+}
+
+StepFlops flops_of(const DryRun& run, const Plan& plan) {
+  const GptConfig& gpt = run.gpt;
+  const double length = double(run.config.run.seq_len), windows = double(run.config.train.batch_windows);
+  double matrix_parameters = gpt.tied_head ? 0 : -double(gpt.vocabulary * gpt.width);  // the embedding is looked up
+  for (const ParameterShape& shape : parameter_shapes(gpt)) {
+    if (shape.shape.size() == 2) matrix_parameters += double(shape.size());
+  }
+  const Piece whole{0, 1, 0, run.config.run.seq_len};
+  const double pairs = double(visible_pairs(run.mask, whole, whole));
+  const double attention = 12.0 * double(gpt.layers * gpt.heads.q_width());
+  StepFlops flops;
+  flops.model = windows * (6 * matrix_parameters * length + attention * pairs);
+  flops.palm = windows * (6 * matrix_parameters * length + attention * length * length);
+  double executed = 0;
+  for (const DryStep& rank : plan.ranks) executed += rank.matmul_flops + rank.attention_flops;
+  flops.executed = executed * double(run.config.run.ranks) / double(plan.ranks.size());
+  return flops;
+}
+
+}  // namespace
+
+const DryStep& Plan::fullest() const { return *std::ranges::max_element(ranks, {}, &DryStep::peak_bytes); }
+
+double Plan::bubble_percent() const {
+  double exposed = 0;
+  for (const RankTime& time : times) exposed += time.exposed_seconds;
+  return step_seconds > 0 ? 100 * exposed / (step_seconds * double(times.size())) : 0;
+}
+
+Plan make_plan(const DryRun& run, const Rates* rates, int threads_per_rank, int cores) {
+  const Config& config = run.config;
+  const SequenceLayout layout = layout_of(config);
+  Plan plan;
+  plan.every_rank = config.run.ranks <= kEveryRank;
+  plan.tokens_per_step = config.run.seq_len * config.train.batch_windows;
+  std::vector<int> chosen = kinds_of_ranks(config, layout);
+  if (plan.every_rank) {
+    chosen.resize(size_t(config.run.ranks));
+    for (size_t i = 0; i < chosen.size(); ++i) chosen[i] = int(i);
+  }
+  std::vector<DryRank> dry;
+  for (const int rank : chosen) {
+    dry.emplace_back(run, layout, rank, rates);
+    plan.ranks.push_back(dry.back().step());
+  }
+  plan.flops = flops_of(run, plan);
+  if (rates == nullptr) return plan;
+
+  if (plan.every_rank) {
+    plan.timed_ranks = chosen;
+  } else {
+    const auto work = [](const DryStep& step) { return step.attention_flops + step.matmul_flops; };
+    const auto busiest = std::ranges::max_element(plan.ranks, {}, work);
+    plan.timed_ranks = {busiest->rank};
+    std::swap(dry.front(), dry[size_t(busiest - plan.ranks.begin())]);
+    dry.erase(dry.begin() + 1, dry.end());
+  }
+  const double threads = double(config.run.ranks * threads_per_rank);
+  Replay replay{.tapes = {}, .world_size = int(config.run.ranks), .ring_size = layout.ring_size(), .link = rates->link,
+                .slowdown = cores > 0 ? std::max(1.0, threads / cores) : 1.0};
+  const auto play_windows = [&](int64_t windows) {
+    replay.tapes.clear();
+    for (const DryRank& rank : dry) replay.tapes.push_back(&rank.tape(windows));
+    return play(replay);
+  };
+  plan.times = play_windows(1);
+  const int64_t windows = std::ranges::max_element(plan.ranks, {}, &DryStep::windows)->windows;
+  if (windows > 1) {
+    const std::vector<RankTime> second = play_windows(2);
+    for (size_t i = 0; i < plan.times.size(); ++i) extend(plan.times[i], second[i], windows);
+  }
+  for (const RankTime& time : plan.times) plan.step_seconds = std::max(plan.step_seconds, time.end_seconds);
+  return plan;
+}
+
+int64_t peak_bytes(const DryRun& run) {
+  const SequenceLayout layout = layout_of(run.config);
+  int64_t peak = 0;
+  for (const int rank : kinds_of_ranks(run.config, layout)) {
+    peak = std::max(peak, DryRank(run, layout, rank).step().peak_bytes);
+  }
+  return peak;
+}
+
+int64_t longest_context(const DryRun& run, double budget_bytes) {
+  Config config = run.config;
+  const auto fits = [&](int64_t grains) {
+    config.run.seq_len = grains * kGrain;
+    return double(peak_bytes({config, run.gpt, run.mask})) <= budget_bytes;
+  };
+  if (!fits(1)) return 0;
+  int64_t good = 1, bad = 2;
+  while (bad * kGrain <= kLongest && fits(bad)) {
+    good = bad;
+    bad *= 2;
+  }
+  while (bad - good > 1) {
+    const int64_t middle = good + (bad - good) / 2;
+    (fits(middle) ? good : bad) = middle;
+  }
+  return good * kGrain;
+}
+
+std::optional<Recompute> cheapest_policy(const DryRun& run, double budget_bytes) {
+  Config config = run.config;
+  for (const Recompute policy : {Recompute::none, Recompute::selective, Recompute::full}) {
+    config.memory.recompute = policy;
+    if (double(peak_bytes({config, run.gpt, run.mask})) <= budget_bytes) return policy;
+  }
+  return {};
+}
+
+std::vector<Knob> knobs_of(const DryRun& run, double budget_bytes) {
+  std::vector<Knob> knobs;
+  const auto add = [&](std::string name, const Config& config, const GptConfig& gpt) {
+    const DryRun changed{config, gpt, run.mask};
+    const Plan plan = make_plan(changed);
+    Knob knob{std::move(name), plan.fullest().peak_bytes, plan.flops.executed};
+    for (const DryStep& rank : plan.ranks) knob.sent_bytes = std::max(knob.sent_bytes, rank.traffic.bytes());
+    if (budget_bytes > 0) knob.longest_context = longest_context(changed, budget_bytes);
+    knobs.push_back(std::move(knob));
+  };
+  const Config& config = run.config;
+  add("as configured", config, run.gpt);
+  for (const Recompute policy : {Recompute::none, Recompute::selective, Recompute::full}) {
+    if (policy == config.memory.recompute) continue;
+    Config changed = config;
+    changed.memory.recompute = policy;
+    add(fmt::format("recompute {}", name_of(policy)), changed, run.gpt);
+  }
+  for (const auto& [name, chunk] : {std::pair{"head chunk", &Config::Memory::head_chunk},
+                                    std::pair{"mlp chunk", &Config::Memory::mlp_chunk}}) {
+    for (const bool half : {true, false}) {
+      Config changed = config;
+      int64_t& tokens = changed.memory.*chunk;
+      tokens = half ? std::max<int64_t>(1, tokens / 4) : tokens * 4;
+      add(fmt::format("{} {}", name, tokens), changed, run.gpt);
+    }
+  }
+  if (config.run.ranks <= kEveryRank / 2) {
+    Config changed = config;
+    changed.run.ranks *= 2;
+    changed.run.ring = 2 * config.run.ring_size();
+    add(fmt::format("ring {} on {} ranks", changed.run.ring, changed.run.ranks), changed, run.gpt);
+  }
+  if (run.gpt.heads.kv_heads % 2 == 0) {
+    GptConfig gpt = run.gpt;
+    gpt.heads.kv_heads /= 2;
+    add(fmt::format("{} KV heads (another model)", gpt.heads.kv_heads), config, gpt);
+  }
+  return knobs;
+}
+
+HideThreshold hide_threshold(const HeadShape& shape, const Rates& rates, int64_t rows) {
+  // a c^2 = latency + b c, in seconds, for the positive c.
+  const auto solve = [&](Op op, double flops, double bytes) {
+    const int64_t piece = std::max<int64_t>(1, rows / 2);
+    const double seconds_per_flop = rates.seconds(op, {piece, piece, shape.head_dim}, 1);
+    const double a = flops * double(shape.q_width()) * seconds_per_flop;
+    const double b = bytes * double(shape.kv_heads * shape.head_dim) / rates.link.bytes_per_second;
+    return (b + std::sqrt(b * b + 4 * a * rates.link.latency_seconds)) / (2 * a);
+  };
+  return {solve(Op::attention_forward, 2, 8), solve(Op::attention_backward, 5, 16)};
+}
+
+}  // namespace ringlet

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <array>
+#include <string>
+#include <vector>
+
+#include "kernels/op_call.h"
+
+namespace ringlet {
+
+/// What messages between ranks cost: latency_seconds + bytes / bytes_per_second, one after the other in each direction.
+struct Link {
+  double bytes_per_second = 0, latency_seconds = 0;
+  std::string name;
+};
+
+/// How fast a device computes: measured operations, by size. An operation of another size runs at a rate between those
+/// of the nearest sizes (inverse squared distance, sizes and rates on logarithmic scales).
+class Rates {
+ public:
+  struct Sample {
+    std::array<int64_t, 3> size;
+    double work, seconds;  // as in OpCall; attention: flops
+  };
+
+  std::string device, source;  // "AMD EPYC, AVX2, 1 thread", where the rates come from
+  Link link;
+  double memory_bytes = 0;     // of one device; 0: not known
+  double peak_flops = 0;       // the denominator of MFU; 0: not known
+
+  double foreign_bytes = 0;    // of a process, beside the arenas: program, libraries, stacks; 0: not known
+
+  /// In place of a sample of the same size, if there is one.
+  void put(Op op, const Sample& sample);
+  const std::vector<Sample>& samples(Op op) const { return samples_[size_t(op)]; }
+  /// `work`: in flops for attention. Operations without a sample take no time.
+  double seconds(Op op, const std::array<int64_t, 3>& size, double work) const;
+
+ private:
+  std::array<std::vector<Sample>, size_t(kOpCount)> samples_;
+};
+
+}  // namespace ringlet

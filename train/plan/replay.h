@@ -1,0 +1,41 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "train/plan/tape.h"
+
+namespace ringlet {
+
+/// Time that a rank computed and stood still for messages, on the way through one hop of all layers.
+struct HopTime {
+  double compute_seconds = 0, exposed_seconds = 0;
+  int64_t sent_bytes = 0;
+};
+
+struct RankTime {
+  double end_seconds = 0, compute_seconds = 0, exposed_seconds = 0;
+  std::map<std::pair<std::string, int>, HopTime> hops;  // by phase and hop; -1: outside the ring
+};
+
+/// What is played: the tapes of a world's ranks in their order, or of one rank whose neighbours are taken to be as busy as
+/// itself.
+struct Replay {
+  std::vector<const Tape*> tapes;
+  int world_size = 1, ring_size = 1;
+  Link link;
+  double slowdown = 1;  // of compute: threads per core, where there are more threads than cores
+};
+
+/// Runs the tapes against a clock. A message starts when both sides have asked for it and the one before it in its
+/// direction is through; a rank's wait ends when every message up to that one is. Collectives start when all ranks
+/// have, and take (world - 1) latencies and their bytes' time. Throws Error when ranks wait for each other for ever.
+std::vector<RankTime> play(const Replay& replay);
+
+/// Makes of the times of a step with one window, and of one with two, those of a step with `windows`.
+void extend(RankTime& one, const RankTime& two, int64_t windows);
+
+}  // namespace ringlet
