@@ -9,16 +9,17 @@ const char* name_of(Recompute policy) {
     case Recompute::none: return "none";
     case Recompute::selective: return "selective";
     case Recompute::full: return "full";
+    case Recompute::automatic: return "auto";
   }
   return "?";
 }
 
 Recompute recompute_named(std::string_view name) {
-  for (const Recompute policy : {Recompute::none, Recompute::selective, Recompute::full}) {
+  for (const Recompute policy : {Recompute::none, Recompute::selective, Recompute::full, Recompute::automatic}) {
     if (name == name_of(policy)) return policy;
   }
   throw UsageError("memory.recompute = \"" + std::string(name) + "\" is not a policy",
-                   "choose \"none\", \"selective\" or \"full\"");
+                   "choose \"none\", \"selective\", \"full\" or \"auto\"");
 }
 
 Step::Step(RankContext context, const StepSettings& step_settings, Pass step_pass,
@@ -33,6 +34,7 @@ Step::Step(RankContext context, const StepSettings& step_settings, Pass step_pas
       mask(std::move(step_mask)),
       schedule(layout, mask) {
   const int64_t row_count = layout.rows(ring.rank());
+  CHECK(settings.recompute != Recompute::automatic, "no recompute policy was chosen");
   CHECK(layout.ring_size() == ring.size(), "layout for ", layout.ring_size(), " ranks on a ring of ",
         ring.size());
   CHECK(int64_t(host_tokens.size()) == row_count && int64_t(host_labels.size()) == row_count,

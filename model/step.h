@@ -13,7 +13,8 @@ namespace ringlet {
 
 /// What the forward pass keeps for the backward pass. Block inputs are always kept, norms always recomputed.
 /// none: all else is kept too; selective: the ring's output and LSE; full: nothing.
-enum class Recompute : uint8_t { none, selective, full };
+/// automatic: whichever a budget allows; whoever makes a Step has chosen by then (train/plan/plan.h).
+enum class Recompute : uint8_t { none, selective, full, automatic };
 
 const char* name_of(Recompute policy);
 /// Throws UsageError that lists the names.

@@ -11,7 +11,7 @@ constexpr std::array<std::string_view, 2> kMasks{"document", "causal"};
 constexpr std::array<std::string_view, 3> kLayouts{"contiguous", "zigzag", "striped"};
 constexpr std::array<std::string_view, 1> kDevices{"cpu"};
 constexpr std::array<std::string_view, 2> kVerify{"start", "off"};
-constexpr std::array<std::string_view, 3> kPolicies{"none", "selective", "full"};
+constexpr std::array<std::string_view, 4> kPolicies{"none", "selective", "full", "auto"};
 constexpr std::array<std::string_view, 3> kSchedules{"cosine", "constant", "wsd"};
 
 constexpr int64_t kMany = int64_t(1) << 48;  // products with sizes of the model stay inside int64

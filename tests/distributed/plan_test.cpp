@@ -1,9 +1,10 @@
 // What a dry run says of a step is what a real step does: bytes of memory and of messages, on every rank.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "kernels/check.h"
 #include "tests/support/training_case.h"
-#include "train/plan/dry_run.h"
+#include "train/plan/plan.h"
 
 namespace ringlet::test {
 namespace {
@@ -48,6 +49,142 @@ TEST(PlanTest, BytesOfMemoryAndMessagesAreThoseOfTrainingOnEveryRank) {
         }
       }
     }
+  }
+}
+
+Config causal_training(const std::string& corpus, int64_t ranks) {
+  Config config = tiny_training(corpus, ranks, ranks);
+  config.data.mask = MaskRule::causal;
+  config.train.steps = 2;
+  config.train.warmup_steps = 0;
+  config.train.decay_steps = 1;
+  return config;
+}
+
+// The longest context that plan names trains in that memory; 1,024 tokens more do not.
+TEST(PlanTest, LongestContextIsTheLongestThatRuns) {
+  const TemporaryFolder folder;
+  const std::string corpus = make_corpus(folder, 1);
+  for (const int64_t ranks : {1, 3}) {
+    Config config = causal_training(corpus, ranks);
+    config.train.steps = config.train.warmup_steps + 1;
+    config.memory.arena_bytes = int64_t{5} << 20;
+    const GptConfig gpt = config.gpt(257);
+    const int64_t longest = longest_context({config, gpt}, double(config.memory.arena_bytes));
+    ASSERT_GT(longest, 1024);
+    ASSERT_LT(longest, 15'000);
+    config.run.seq_len = longest;
+    const int64_t peak = peak_bytes({config, gpt});
+    EXPECT_EQ(std::ranges::max(train_case(config).records.back().peak_bytes), peak);
+    EXPECT_LE(peak, config.memory.arena_bytes);
+    config.run.seq_len = longest + 1024;
+    try {
+      train_case(config);
+      ADD_FAILURE() << "T = " << config.run.seq_len << " trains in " << config.memory.arena_bytes;
+    } catch (const Error& error) {
+      EXPECT_THAT(error.what(), testing::HasSubstr("bytes")) << error.what();
+    }
+  }
+}
+
+TEST(PlanTest, AutoChoosesTheFirstPolicyThatFits) {
+  Config config = causal_training("", 2);
+  config.run.seq_len = 4096;
+  const GptConfig gpt = config.gpt(257);
+  std::vector<int64_t> peaks;
+  for (const Recompute policy : {Recompute::none, Recompute::selective, Recompute::full}) {
+    config.memory.recompute = policy;
+    peaks.push_back(peak_bytes({config, gpt}));
+    EXPECT_EQ(resolved_recompute(config, gpt).memory.recompute, policy);
+  }
+  ASSERT_GT(peaks[0], peaks[1]);
+  ASSERT_GT(peaks[1], peaks[2]);
+  config.memory.recompute = Recompute::automatic;
+  for (size_t i = 0; i < peaks.size(); ++i) {
+    config.memory.arena_bytes = peaks[i];
+    EXPECT_EQ(resolved_recompute(config, gpt).memory.recompute, Recompute(i));
+  }
+  config.memory.arena_bytes = peaks[2] - 1;
+  EXPECT_THROW(resolved_recompute(config, gpt), Error);
+}
+
+// Of a world too large to run every rank, the few that are run are those of the whole.
+TEST(PlanTest, LargeWorldsAreToldFromAFewRanks) {
+  Config config = causal_training("", 128);
+  config.run.seq_len = 10'000;  // some ranks hold fewer rows
+  const DryRun run{config, config.gpt(257)};
+  const Plan plan = make_plan(run);
+  EXPECT_FALSE(plan.every_rank);
+  EXPECT_LT(plan.ranks.size(), 8u);
+  const SequenceLayout layout = make_layout(config.run.layout, config.run.seq_len, 128);
+  int64_t peak = 0;
+  for (int rank = 0; rank < 128; ++rank) peak = std::max(peak, DryRank(run, layout, rank).step().peak_bytes);
+  EXPECT_EQ(plan.fullest().peak_bytes, peak);
+  EXPECT_EQ(peak_bytes(run), peak);
+}
+
+/// Every operation takes work / rate seconds.
+Rates flat_rates(double flops, double elements, Link link) {
+  Rates rates;
+  rates.link = std::move(link);
+  for (int op = 0; op < kOpCount; ++op) {
+    const double rate = is_matmul(Op(op)) || is_attention(Op(op)) ? flops : elements;
+    rates.put(Op(op), {{1, 1, 1}, rate, 1});
+  }
+  return rates;
+}
+
+TEST(PlanTest, TimeIsWorkOverRateWhereNothingIsWaitedFor) {
+  Config config = causal_training("", 1);
+  config.run.seq_len = 500;
+  const DryRun run{config, config.gpt(257)};
+  const Rates rates = flat_rates(1e6, 1e30, {1e9, 1e-6, "a link"});
+  const Plan plan = make_plan(run, &rates);
+  EXPECT_NEAR(plan.step_seconds, plan.flops.executed / 1e6, 1e-6 * plan.step_seconds);
+  EXPECT_EQ(plan.bubble_percent(), 0);
+  // Twice as many threads as cores: half as fast.
+  EXPECT_NEAR(make_plan(run, &rates, 4, 2).step_seconds, 2 * plan.step_seconds, 1e-6 * plan.step_seconds);
+}
+
+TEST(PlanTest, AContiguousRingWaitsForItsLastRankAndAZigzagOneDoesNot) {
+  Config config = causal_training("", 4);
+  config.run.seq_len = 4096;
+  const Rates rates = flat_rates(1e9, 1e30, {1e15, 0, "no obstacle"});
+  config.run.layout = Layout::zigzag;
+  const Plan zigzag = make_plan({config, config.gpt(257)}, &rates);
+  config.run.layout = Layout::contiguous;
+  const Plan contiguous = make_plan({config, config.gpt(257)}, &rates);
+  EXPECT_LT(zigzag.bubble_percent(), 1);
+  EXPECT_GT(contiguous.bubble_percent(), 10);
+  EXPECT_GT(contiguous.step_seconds, 1.1 * zigzag.step_seconds);
+}
+
+// With a link so slow that compute is nothing beside it, a step takes as long as its bytes; longer by as much as one rank
+// waits where the other one sends more.
+TEST(PlanTest, ASlowLinkTakesTheTimeOfItsBytes) {
+  Config config = causal_training("", 2);
+  config.run.seq_len = 512;
+  const Rates rates = flat_rates(1e30, 1e30, {1e3, 0, "a slow link"});
+  const Plan plan = make_plan({config, config.gpt(257)}, &rates);
+  double most = 0, all = 0;
+  for (const DryStep& rank : plan.ranks) {
+    most = std::max(most, double(rank.traffic.bytes()));
+    all += double(rank.traffic.bytes());
+  }
+  EXPECT_GE(plan.step_seconds, most / 1e3);
+  EXPECT_LE(plan.step_seconds, all / 1e3);
+  EXPECT_GT(plan.bubble_percent(), 99);
+}
+
+TEST(PlanTest, AHopHidesFromTheThresholdOn) {
+  const HeadShape shape{8, 2, 64};
+  const Rates rates = flat_rates(1e12, 1e30, {1e9, 1e-4, "a link"});
+  const HideThreshold hide = hide_threshold(shape, rates, 1000);
+  for (const double tokens : {hide.forward_tokens, 2 * hide.forward_tokens}) {
+    const double compute = 2 * 8 * 64 * tokens * tokens / 1e12;
+    const double message = 1e-4 + 8 * 2 * 64 * tokens / 1e9;
+    EXPECT_GE(compute * (1 + 1e-9), message);
+    EXPECT_EQ(compute < message * 1.001, tokens == hide.forward_tokens);
   }
 }
 

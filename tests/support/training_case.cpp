@@ -121,7 +121,8 @@ Trained train_case(const Config& config, const TrainingOptions& options) {
   std::vector<NamedValues> weights(threads.ranks);
   threads.timeout = options.timeout;
   run_ranks(threads, [&](Comm& all_ranks, Trace& trace) {
-    const auto device = options.backend_of(all_ranks.rank())(int64_t{1} << 32, trace);
+    const auto device = options.backend_of(all_ranks.rank())(
+        config.memory.arena_bytes > 0 ? config.memory.arena_bytes : int64_t{1} << 32, trace);
     const std::unique_ptr<Comm> own_world = all_ranks.split(0);  // dies before the device
     Comm& world = *own_world;
     const std::unique_ptr<Comm> ring = world.split(world.rank() / int(config.run.ring_size()));

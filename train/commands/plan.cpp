@@ -43,7 +43,7 @@ std::optional<Rates> rates_for(const PlanOptions& options, const Config& config,
 double budget_of(const PlanOptions& options, const Config& config, const std::optional<Rates>& rates) {
   if (!options.budget.empty()) return parse_bytes(options.budget);
   if (rates && rates->memory_bytes > 0) return rates->memory_bytes;
-  return double(physical_memory_bytes()) / double(config.run.ranks);
+  return budget_bytes(config);
 }
 
 /// What no knob makes smaller.
@@ -67,9 +67,14 @@ void check_budget(const Plan& plan, double budget_bytes) {
 }  // namespace
 
 void plan_command(const PlanOptions& options) {
-  const Config config = load_config(options.config, options.overrides);
+  Config config = load_config(options.config, options.overrides);
   const GptConfig gpt = config.gpt(vocabulary_of(options, config));
   gpt.validate();
+  const bool automatic = config.memory.recompute == Recompute::automatic;
+  if (automatic) {
+    if (!options.budget.empty()) config.memory.arena_bytes = int64_t(parse_bytes(options.budget));
+    config = resolved_recompute(config, gpt);
+  }
   const DryRun run{config, gpt, Mask{{0}, config.data.window}};
   const std::optional<Rates> rates = rates_for(options, config, gpt);
   const bool here = options.device == "this";
@@ -94,10 +99,10 @@ void plan_command(const PlanOptions& options) {
     fmt::print("{}\n", json.dump());
     return;
   }
-  fmt::print("plan of {}: {} parameters, T = {} in {} layout on {} rank{} (rings of {}), recompute {}\n\n",
+  fmt::print("plan of {}: {} parameters, T = {} in {} layout on {} rank{} (rings of {}), recompute {}{}\n\n",
              options.config, human_count(double(parameter_count(gpt))), config.run.seq_len,
              name_of(config.run.layout), config.run.ranks, config.run.ranks == 1 ? "" : "s", config.run.ring_size(),
-             name_of(config.memory.recompute));
+             name_of(config.memory.recompute), automatic ? " (chosen for the budget)" : "");
   fmt::print("{}\n", memory_text(plan, rates ? &*rates : nullptr));
   fmt::print("budget {} a rank: {}\n\n", human_bytes(budget),
              fits     ? "fits"

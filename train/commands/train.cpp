@@ -7,6 +7,7 @@
 #include "data/corpus.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "train/console.h"
+#include "train/plan/prediction.h"
 #include "train/resume.h"
 #include "train/signals.h"
 #include "train/trainer.h"
@@ -75,10 +76,11 @@ int finish(Console& console, RunEnd end, const Config& config) {
 }  // namespace
 
 int train(const TrainOptions& options) {
-  const Config config = load_config(options.config, options.overrides);
+  Config config = load_config(options.config, options.overrides);
   const RunData data(config);
   const GptConfig gpt = config.gpt(data.corpus.vocabulary());
   gpt.validate();
+  config = resolved_recompute(config, gpt);
   Console console;
   // First of all: a run whose ring is wrong leaves nothing behind.
   if (config.run.verify != Config::Run::kVerifyOff) {
@@ -95,6 +97,7 @@ int train(const TrainOptions& options) {
   folder.write_config(to_toml(config));
   say_start(console, config, data, gpt);
 
+  Prediction prediction(config, gpt);
   const SequenceLayout layout =
       make_layout(config.run.layout, config.run.seq_len, int(config.run.ring_size()));
   const TrainingRun run{config,
@@ -111,6 +114,7 @@ int train(const TrainOptions& options) {
                           const bool shown = record.step % config.train.log_every == 0 ||
                                              record.step == 1 || record.step == record.steps;
                           if (shown) console.progress(record);
+                          prediction.add(record);
                         },
                         [&](const std::string& line) { console.say(line); }};
   RunEnd end = RunEnd::finished;
@@ -119,6 +123,7 @@ int train(const TrainOptions& options) {
     const RunEnd rank_end = trainer.run();
     if (world.rank() == 0) end = rank_end;
   });
+  if (const std::string compared = prediction.text(); !compared.empty()) console.say(compared);
   return finish(console, end, config);
 }
 

@@ -70,7 +70,7 @@ bool split_number(std::string_view text, double& number, std::string_view& unit)
 double unit_factor(std::string_view unit) {
   constexpr std::string_view kPrefixes = "kMGTP";
   if (unit.empty() || unit == "B") return 1;
-  const size_t power = kPrefixes.find(unit[0]);
+  const size_t power = kPrefixes.find(unit[0] == 'K' ? 'k' : unit[0]);
   if (power == std::string_view::npos) return 0;
   if (unit.substr(1) == "iB") return std::pow(1024.0, double(power + 1));
   if (unit.substr(1) == "B") return std::pow(1000.0, double(power + 1));

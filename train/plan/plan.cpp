@@ -6,6 +6,8 @@
 #include <cmath>
 #include <set>
 
+#include "train/console.h"
+#include "train/machine.h"
 #include "train/window_share.h"
 
 namespace ringlet {
@@ -140,6 +142,27 @@ std::optional<Recompute> cheapest_policy(const DryRun& run, double budget_bytes)
     if (double(peak_bytes({config, run.gpt, run.mask})) <= budget_bytes) return policy;
   }
   return {};
+}
+
+double budget_bytes(const Config& config) {
+  if (config.memory.arena_bytes > 0) return double(config.memory.arena_bytes);
+  return 0.8 * double(physical_memory_bytes()) / double(config.run.ranks);
+}
+
+Config resolved_recompute(const Config& config, const GptConfig& gpt) {
+  if (config.memory.recompute != Recompute::automatic) return config;
+  Config resolved = config;
+  const DryRun run{resolved, gpt, Mask{{0}, config.data.window}};
+  const double budget = budget_bytes(config);
+  const std::optional<Recompute> policy = cheapest_policy(run, budget);
+  if (!policy) {
+    resolved.memory.recompute = Recompute::full;
+    throw Error(fmt::format("no recompute policy fits {} a rank: \"full\" needs {}", human_bytes(budget),
+                            human_bytes(double(peak_bytes(run)))),
+                "use more ranks or a shorter run.seq_len; `ringlet plan` tells what each setting buys");
+  }
+  resolved.memory.recompute = *policy;
+  return resolved;
 }
 
 std::vector<Knob> knobs_of(const DryRun& run, double budget_bytes) {

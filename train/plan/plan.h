@@ -49,6 +49,12 @@ int64_t longest_context(const DryRun& run, double budget_bytes);
 /// The policy that recomputes least and whose fullest rank fits; absent: none does.
 std::optional<Recompute> cheapest_policy(const DryRun& run, double budget_bytes);
 
+/// The bytes that a config gives each rank: memory.arena_bytes, or four fifths of the machine's memory, shared out.
+double budget_bytes(const Config& config);
+
+/// The config with a policy in place of "auto". Throws Error that says how much is missing when none fits.
+Config resolved_recompute(const Config& config, const GptConfig& gpt);
+
 /// What one setting in place of the config's own would change.
 struct Knob {
   std::string name;      // "memory.recompute = full"

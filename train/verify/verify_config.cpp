@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "kernels/check.h"
+#include "train/plan/plan.h"
 
 namespace ringlet {
 namespace {
@@ -76,7 +77,7 @@ VerifyMatrix start_matrix(const Config& config) {
   matrix.worlds.clear();
   restrict_to(config, matrix);
   matrix.layouts = {config.run.layout};
-  matrix.policies = {config.memory.recompute};
+  if (config.memory.recompute != Recompute::automatic) matrix.policies = {config.memory.recompute};
   matrix.lengths = {61, 193};
   return matrix;
 }
@@ -101,6 +102,7 @@ std::string verify_start(const Config& config, const RingParts& parts) {
 OwnSizeCheck verify_own_size(const Config& config, int64_t vocabulary, const RingParts& parts,
                              OwnSizeBudget budget) {
   const GptConfig gpt = config.gpt(vocabulary);
+  const StepSettings settings = resolved_recompute(config, gpt).step_settings();
   const VerifyMatrix::World world = own_world(config.run);
   const double cores = std::min(2.0, double(std::max(1u, std::thread::hardware_concurrency())));
   const double flops = double(world.rings) * step_flops(gpt, config.run.seq_len);
@@ -114,12 +116,12 @@ OwnSizeCheck verify_own_size(const Config& config, int64_t vocabulary, const Rin
   const VerifyProblem problem = make_problem(gpt, config.run.seq_len, world.rings, mask,
                                              config.data.window, uint64_t(config.run.seed));
   VerifyCase result{model_name(gpt), mask, config.run.seq_len,
-                    {config.run.layout, world.ring_size, world.rings, config.step_settings()},
+                    {config.run.layout, world.ring_size, world.rings, settings},
                     VerifyAgainst::samples, {}};
   const RingStep actual = ring_step(problem, result.setup, parts, Watch::samples);
   result.deviations = sampled_deviations(actual);
   if (check.estimated_seconds <= budget.seconds) {
-    const RingSetup alone{config.run.layout, 1, 1, config.step_settings()};
+    const RingSetup alone{config.run.layout, 1, 1, settings};
     const StepValues expected = ring_step(problem, alone, parts, Watch::samples).values;
     result.against = VerifyAgainst::one_rank;
     result.deviations = deviations(problem, result.setup, actual, expected);

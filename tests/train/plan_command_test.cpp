@@ -1,0 +1,121 @@
+// `ringlet plan` as a user meets it.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "kernels/check.h"
+#include "tests/support/program.h"
+#include "tests/support/training_case.h"
+#include "train/plan/calibration.h"
+#include "train/plan/device_profiles.h"
+
+namespace ringlet::test {
+namespace {
+
+using testing::HasSubstr;
+
+/// Runs `ringlet plan` on configs/tiny.toml with a cache of its own.
+struct PlanProgram {
+  TemporaryFolder folder;
+  std::filesystem::path cache() const { return folder.path() / "cache"; }
+  ProgramResult operator()(const std::string& words) const {
+    std::vector<std::string> arguments{"XDG_CACHE_HOME=" + cache().string(), RINGLET_PROGRAM, "plan",
+                                       RINGLET_SOURCE_DIR "/configs/tiny.toml"};
+    std::istringstream stream(words);
+    for (std::string word; stream >> word;) arguments.push_back(word);
+    return run_program("/usr/bin/env", arguments, folder.path());
+  }
+};
+
+TEST(PlanCommand, TellsMemoryTrafficAndWorkAndTimesOnceCalibrated) {
+  const PlanProgram plan;
+  const ProgramResult before = plan("--json");
+  ASSERT_EQ(before.exit_code, 0) << before.errors;
+  const auto json = nlohmann::json::parse(before.output);
+  ASSERT_EQ(json["memory"].size(), 2u);
+  int64_t sum = 0;
+  for (const auto& [name, bytes] : json["memory"][0]["regions"].items()) sum += bytes.get<int64_t>();
+  EXPECT_EQ(sum, json["memory"][0]["peak_bytes"]);
+  EXPECT_GT(json["traffic"][1]["ring_bytes"], 0);
+  EXPECT_FALSE(json.contains("step_seconds"));
+  EXPECT_THAT(plan("").output, HasSubstr("--calibrate"));
+
+  ASSERT_EQ(plan("--calibrate --json").exit_code, 0);
+  const auto calibrated = nlohmann::json::parse(plan("--json").output);
+  EXPECT_GT(calibrated["step_seconds"], 0);
+  EXPECT_GT(calibrated["rates"]["foreign_bytes"], 0);
+  EXPECT_THAT(plan("").output, HasSubstr("predicted step"));
+
+  for (const auto& file : std::filesystem::recursive_directory_iterator(plan.cache())) {
+    if (file.is_regular_file()) std::ofstream(file.path()) << "{";
+  }
+  const ProgramResult damaged = plan("");
+  EXPECT_EQ(damaged.exit_code, 1);
+  EXPECT_THAT(damaged.errors, HasSubstr("delete it"));
+}
+
+TEST(PlanCommand, BadInputIsOneLineAndAdvice) {
+  const PlanProgram plan;
+  const auto expect = [&](const std::string& arguments, int code, const std::string& cause, const std::string& advice) {
+    const ProgramResult result = plan(arguments);
+    EXPECT_EQ(result.exit_code, code) << arguments;
+    EXPECT_THAT(result.errors, HasSubstr(cause)) << arguments;
+    EXPECT_THAT(result.errors, HasSubstr(advice)) << arguments;
+    EXPECT_EQ(std::ranges::count(result.errors, '\n'), 2) << result.errors;
+  };
+  expect("--device tpu9", 2, "no device is called \"tpu9\"", "\"h200\", \"h100\", \"a100\"");
+  expect("--device h200 --link fast", 2, "\"fast\" is not a link", "450GB/s,3us");
+  expect("--budget plenty", 2, "\"plenty\" is not a number of bytes", "80GiB");
+  expect("--budget 100KiB", 1, "below the weights", "give at least");
+  expect("--budget 1700KiB --max-context", 1, "not even T = 1024 fits", "--budget");
+  expect("--budget 1700KiB --set memory.recompute=auto --seq-len 1048576", 1, "no recompute policy fits", "more ranks");
+  expect("--ranks 3 --ring 2", 2, "run.ring", "choose");
+}
+
+TEST(PlanCommand, AThousandRanksAreSecondsAndMegabytes) {
+  const PlanProgram plan;
+  const ProgramResult large =
+      plan("--ranks 1024 --seq-len 16777216 --set model.layers=32 --device h200 --json");
+  ASSERT_EQ(large.exit_code, 0) << large.errors;
+  const auto json = nlohmann::json::parse(large.output);
+  EXPECT_FALSE(json["every_rank"]);
+  EXPECT_GT(json["tokens_per_second"], 0);
+}
+
+TEST(Rates, AMeasuredSizeSpeaksAloneAndOthersStandBetween) {
+  Rates rates;
+  rates.put(Op::copy, {{1000, 10, 1}, 1000, 1});      // 1000 a second
+  rates.put(Op::copy, {{1'000'000, 10, 1}, 1e6, 10});  // 100,000 a second
+  EXPECT_NEAR(rates.seconds(Op::copy, {1000, 10, 1}, 1000), 1, 1e-3);
+  EXPECT_NEAR(rates.seconds(Op::copy, {1'000'000, 10, 1}, 1e6), 10, 1e-2);
+  const double between = rates.seconds(Op::copy, {31'623, 10, 1}, 31'623);  // the middle of both
+  EXPECT_NEAR(31'623 / between, 10'000, 10);
+  EXPECT_EQ(rates.seconds(Op::add, {1, 1, 1}, 1), 0);
+  rates.put(Op::copy, {{1000, 10, 1}, 1000, 2});  // measured again
+  EXPECT_EQ(rates.samples(Op::copy).size(), 2u);
+}
+
+TEST(Links, AreReadInEveryUnit) {
+  const Link link = parse_link("450GB/s,3us");
+  EXPECT_DOUBLE_EQ(link.bytes_per_second, 450e9);
+  EXPECT_DOUBLE_EQ(link.latency_seconds, 3e-6);
+  EXPECT_DOUBLE_EQ(parse_link("1GiB/s").bytes_per_second, 1024.0 * 1024 * 1024);
+  EXPECT_DOUBLE_EQ(parse_link("5MB/s,2ms").latency_seconds, 2e-3);
+  EXPECT_GT(parse_link("nvlink4").bytes_per_second, 1e11);
+  for (const char* wrong : {"", "450", "450GB", "GB/s", "-1GB/s", "0GB/s", "1XB/s", "1GB/s,", "1GB/s,3", "nanGB/s"}) {
+    EXPECT_THROW(parse_link(wrong), UsageError) << wrong;
+  }
+  EXPECT_DOUBLE_EQ(parse_bytes("80GiB"), 80 * 1024.0 * 1024 * 1024);
+  EXPECT_DOUBLE_EQ(parse_bytes("2GB"), 2e9);
+  EXPECT_DOUBLE_EQ(parse_bytes("1000"), 1000);
+  for (const char* wrong : {"", "GiB", "-1GiB", "1 furlong", "1e30GB", "inf"}) {
+    EXPECT_THROW(parse_bytes(wrong), UsageError) << wrong;
+  }
+}
+
+}  // namespace
+}  // namespace ringlet::test

@@ -1,0 +1,72 @@
+#include "train/plan/prediction.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "train/console.h"
+#include "train/machine.h"
+#include "train/plan/calibration.h"
+#include "train/world.h"
+
+namespace ringlet {
+namespace {
+
+std::string ratio(double predicted, double measured) {
+  return measured > 0 ? fmt::format("{:.3f}", predicted / measured) : "";
+}
+
+}  // namespace
+
+int64_t host_bytes(const Plan& plan) {
+  // Of each row: its loss and first visible position, and token and label of the batch in use and of four ahead.
+  int64_t rows = 0;
+  for (const DryStep& rank : plan.ranks) rows += rank.rows;
+  return rows * (4 + 8 + 5 * 8) + std::ssize(plan.ranks) * (int64_t{4} << 20);
+}
+
+Prediction::Prediction(const Config& config, const GptConfig& gpt) : config_(config) {
+  const int threads = threads_per_rank(config.run);
+  const std::optional<Rates> rates = load_rates(threads);
+  if (rates) foreign_bytes_ = rates->foreign_bytes;
+  plan_ = make_plan({config, gpt, Mask{{0}, config.data.window}}, rates ? &*rates : nullptr, threads, usable_cores());
+}
+
+void Prediction::add(const MetricsRecord& record) {
+  step_ms_.push_back(record.step_ms);
+  last_ = record;
+}
+
+std::string Prediction::text() const {
+  if (step_ms_.size() < 2 || !plan_.every_rank) return "";
+  std::vector<std::vector<std::string>> table{{"predicted beside measured", "predicted", "measured", "ratio"}};
+  const auto most = [](const std::vector<int64_t>& values) { return *std::ranges::max_element(values); };
+  const auto add_bytes = [&](const char* name, int64_t predicted, int64_t measured) {
+    table.push_back({name, fmt::format("{} B", predicted), fmt::format("{} B", measured),
+                     ratio(double(predicted), double(measured))});
+  };
+  add_bytes("arena of the fullest rank", plan_.fullest().peak_bytes, most(last_.peak_bytes));
+  int64_t sent = 0;
+  for (const DryStep& rank : plan_.ranks) sent = std::max(sent, rank.traffic.bytes());
+  const bool exact = config_.data.mask == MaskRule::causal;
+  add_bytes(exact ? "sent in a step, at most by a rank" : "sent in a step, at most by a rank (one document)", sent,
+            most(last_.sent_bytes));
+  if (foreign_bytes_ > 0) {
+    int64_t arenas = 0;
+    for (const DryStep& rank : plan_.ranks) arenas += rank.peak_bytes;
+    add_bytes("memory of the process", arenas + host_bytes(plan_) + int64_t(foreign_bytes_), peak_resident_bytes());
+  }
+  if (plan_.step_seconds > 0) {
+    std::vector<double> steps(step_ms_.begin() + 1, step_ms_.end());
+    const auto middle = steps.begin() + std::ssize(steps) / 2;
+    std::nth_element(steps.begin(), middle, steps.end());
+    table.push_back({"a step", fmt::format("{:.4g} ms", 1e3 * plan_.step_seconds), fmt::format("{:.4g} ms", *middle),
+                     ratio(1e3 * plan_.step_seconds, *middle)});
+  }
+  std::string text = format_table(table);
+  while (text.ends_with('\n')) text.pop_back();
+  if (plan_.step_seconds == 0) text += "\ntimes are predicted too once `ringlet plan CONFIG --calibrate` has run here";
+  return text;
+}
+
+}  // namespace ringlet

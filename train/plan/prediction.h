@@ -1,0 +1,33 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "train/metrics.h"
+#include "train/plan/plan.h"
+
+namespace ringlet {
+
+/// What was predicted of a run before it began, to stand beside what was measured when it ends.
+class Prediction {
+ public:
+  /// Runs the config's step dry; with times where this machine is calibrated.
+  Prediction(const Config& config, const GptConfig& gpt);
+  /// A step was trained.
+  void add(const MetricsRecord& record);
+  /// Predicted beside measured: memory of each arena, messages, time, memory of the process. Empty before the second step.
+  std::string text() const;
+
+ private:
+  const Config& config_;
+  Plan plan_;
+  double foreign_bytes_ = 0;  // 0: not known
+  std::vector<double> step_ms_;
+  MetricsRecord last_;
+};
+
+/// Bytes of the process beside its arenas and its program: rows on the host, batches read ahead; of each rank the panels
+/// that products are packed into and the part of a huge page that its arena does not fill, 2 MiB each.
+int64_t host_bytes(const Plan& plan);
+
+}  // namespace ringlet
