@@ -116,6 +116,7 @@ void add_train(CLI::App& main, TrainOptions& options) {
   add_key(app, "--steps", "train.steps", options.overrides, "Optimizer steps");
   add_key(app, "--name", "run.name", options.overrides, "Name of the run");
   add_key(app, "--device", "run.device", options.overrides, "What computes");
+  add_key(app, "--link", "run.link", options.overrides, "Emulate a link between the ranks, as in 1GB/s,50us");
   app.footer(
       "Examples:\n"
       "  ringlet train configs/quickstart.toml --ranks 4\n"
@@ -174,7 +175,7 @@ void add_generate(CLI::App& main, GenerateOptions& options) {
 
 void add_plan(CLI::App& main, PlanOptions& options) {
   CLI::App& app = *main.add_subcommand("plan", "Tell what a run will need and do, before it starts");
-  app.add_option("CONFIG", options.config, "A config, such as configs/quickstart.toml")->required();
+  app.add_option("CONFIG", options.config, "A config, such as configs/quickstart.toml");
   add_settings(app, options.overrides);
   add_key(app, "--ranks", "run.ranks", options.overrides, "Ranks in all");
   add_key(app, "--ring", "run.ring", options.overrides, "Ranks of one ring");
@@ -186,6 +187,8 @@ void add_plan(CLI::App& main, PlanOptions& options) {
   app.add_option("--budget", options.budget, "Memory of a rank, as in 80GiB (default: the device's)");
   add_count(app, "--vocabulary", options.vocabulary, "Of the model (default: the corpus's; 257 where there is none)");
   app.add_flag("--max-context", options.max_context, "Also the longest T in the budget, for each knob");
+  app.add_flag("--paper", options.paper,
+               "The block-size and activation tables of the ring attention paper, by its formulas and by ours");
   app.add_flag("--calibrate", options.calibrate,
                "Measure this machine first (about ten seconds); kept for later plans");
   add_json(app, options.format);

@@ -7,6 +7,7 @@
 #include "kernels/check.h"
 #include "train/config_keys.h"
 #include "train/config_resolve.h"
+#include "train/units.h"
 
 namespace ringlet {
 namespace {
@@ -25,6 +26,10 @@ void check_run(const Config& config) {
   require(run.ranks % run.ring_size() == 0,
           fmt::format("run.ring = {} does not divide run.ranks = {}", run.ring_size(), run.ranks),
           "choose a ring that divides the ranks, or 0 for a ring of all ranks");
+}
+
+void check_link(const Config::Run& run) {
+  if (!run.link.empty()) parse_link(run.link);
 }
 
 void check_train(const Config::Train& train) {
@@ -113,6 +118,7 @@ void check_config(const Config& config) {
   // The vocabulary comes from the corpus later; any will do here.
   config.gpt(1).validate();
   check_run(config);
+  check_link(config.run);
   check_train(config.train);
   require(config.train.eval_every == 0 || !config.data.validation.empty(),
           fmt::format("train.eval_every = {} needs a validation corpus", config.train.eval_every),

@@ -46,6 +46,7 @@ struct Config {
     int64_t threads_per_rank = 0;  // 0: the cores, shared out (train/world.h)
     Layout layout = Layout::zigzag;
     double timeout_seconds = 120;
+    std::string link;  // emulated between the ranks; empty: none
     DeviceKind device = DeviceKind::cpu;
     static constexpr int64_t kVerifyOff = -1, kVerifyStart = 0;  // else: every so many steps
     int64_t verify = kVerifyStart;

@@ -60,6 +60,7 @@ std::vector<ConfigKey> run_keys(Config::Run& run) {
       {"run.threads_per_rank", IntegerKey{&run.threads_per_rank, 0, 1024}},
       {"run.layout", choice(run.layout, kLayouts)},
       {"run.timeout_seconds", NumberKey{&run.timeout_seconds, 0.01, 1e6}},
+      {"run.link", TextKey{&run.link}},
       {"run.device", choice(run.device, kDevices)},
       {"run.verify", IntegerOrWordKey{&run.verify, 1, kMany, kVerify}},
   };

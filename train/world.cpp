@@ -5,6 +5,7 @@
 #include "kernels/comm/threads.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "train/machine.h"
+#include "train/units.h"
 
 namespace ringlet {
 
@@ -24,8 +25,13 @@ void run_world(const Config& config, const RankMain& rank_main) {
   run_ranks(options, [&](Comm& all_ranks, Trace& trace) {
     const std::unique_ptr<Backend> device = make_cpu_backend(arena_bytes, trace, threads_per_rank(config.run));
     // Comms that die before the device: a rank that fails gives up the messages in its memory first.
-    const std::unique_ptr<Comm> world = all_ranks.split(0);
-    const std::unique_ptr<Comm> ring = world->split(world->rank() / int(config.run.ring_size()));
+    std::unique_ptr<Comm> world = all_ranks.split(0);
+    std::unique_ptr<Comm> ring = world->split(world->rank() / int(config.run.ring_size()));
+    if (!config.run.link.empty()) {
+      const Link link = parse_link(config.run.link);
+      world = std::make_unique<EmulatedLink>(std::move(world), link);
+      ring = std::make_unique<EmulatedLink>(std::move(ring), link);
+    }
     rank_main({*device, *ring, trace}, *world);
     device->synchronize();
   });

@@ -11,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "kernels/comm/emulated_link.h"
 #include "kernels/comm/threads.h"
 #include "kernels/random.h"
 #include "tests/distributed/vector_view.h"
@@ -306,6 +307,33 @@ TEST_P(CommTest, ThousandsOfRandomOperationsWithRandomDelays) {
       events[i].wait();
       cases[i].check(RandomStep(kPlan, i));
     }
+  });
+}
+
+// Messages, sums and gathers over an emulated link are what they are without it, and are not there before their time.
+TEST(EmulatedLinkTest, GivesTheSameAndNotBeforeItsTime) {
+  ThreadsOptions options;
+  options.ranks = 3;
+  run_ranks(options, [&](Comm& all, Trace&) {
+    EmulatedLink ring(all.split(0), {1e6, 1e-3, "1MB/s,1ms"});
+    std::vector<float> out(1000, float(ring.rank())), in(1000, -1);
+    const auto tensor = [](std::vector<float>& values) {
+      return make_tensor(reinterpret_cast<std::byte*>(values.data()), Dtype::f32, {std::ssize(values), 1, 1, 1});
+    };
+    const Message send{(ring.rank() + 1) % 3, tensor(out)}, receive{(ring.rank() + 2) % 3, tensor(in)};
+    const auto start = std::chrono::steady_clock::now();
+    const Event first = ring.exchange({&send, 1}, {&receive, 1}, {});
+    first.wait();
+    EXPECT_TRUE(first.reached());
+    EXPECT_GE(std::chrono::steady_clock::now() - start, std::chrono::milliseconds(5));
+    EXPECT_EQ(in, std::vector<float>(1000, float((ring.rank() + 2) % 3)));
+    ring.all_reduce(tensor(out), {}).wait();
+    EXPECT_EQ(out, std::vector<float>(1000, 3));
+    std::vector<float> gathered(3);
+    std::vector<float> own{float(10 + ring.rank())};
+    ring.all_gather(tensor(own), tensor(gathered), {}).wait();
+    EXPECT_EQ(gathered, (std::vector<float>{10, 11, 12}));
+    ring.exchange({}, {}, {}).wait();
   });
 }
 

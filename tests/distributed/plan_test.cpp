@@ -4,6 +4,7 @@
 
 #include "kernels/check.h"
 #include "tests/support/training_case.h"
+#include "train/plan/paper.h"
 #include "train/plan/plan.h"
 
 namespace ringlet::test {
@@ -31,6 +32,7 @@ TEST(PlanTest, BytesOfMemoryAndMessagesAreThoseOfTrainingOnEveryRank) {
     for (const Recompute policy : {Recompute::none, Recompute::selective, Recompute::full}) {
       for (const int64_t ranks : {1, 2, 4, 8}) {
         for (const int64_t ring : {ranks, std::max<int64_t>(1, ranks / 2)}) {
+          if (ring < ranks && policy != Recompute::selective) continue;
           config.memory.recompute = policy;
           config.run.ranks = ranks;
           config.run.ring = ring;
@@ -83,6 +85,32 @@ TEST(PlanTest, LongestContextIsTheLongestThatRuns) {
       ADD_FAILURE() << "T = " << config.run.seq_len << " trains in " << config.memory.arena_bytes;
     } catch (const Error& error) {
       EXPECT_THAT(error.what(), testing::HasSubstr("bytes")) << error.what();
+    }
+  }
+}
+
+// What one more layer keeps is what the formula says, to the byte.
+TEST(PlanTest, ALayerKeepsTheBytesOfItsFormula) {
+  for (const bool qk_norm : {false, true}) {
+    for (const Recompute policy : {Recompute::none, Recompute::selective, Recompute::full}) {
+      Config config = causal_training("", 1);
+      config.model.qk_norm = qk_norm;
+      config.memory.recompute = policy;
+      config.run.seq_len = 4096;
+      const auto activations = [&](int64_t layers) {
+        config.model.layers = layers;
+        const SequenceLayout layout = make_layout(config.run.layout, 4096, 1);
+        int64_t bytes = 0;
+        const DryRun run{config, config.gpt(257)};
+        const DryRank rank(run, layout, 0);
+        for (const Arena::Region& region : rank.step().regions) {
+          const std::string_view name = region.name;
+          if (name != "weights" && name != "gradients" && name != "optimizer") bytes += region.bytes;
+        }
+        return bytes;
+      };
+      EXPECT_EQ(activations(6) - activations(5), 4096 * kept_bytes_per_token(config.gpt(257), policy))
+          << name_of(policy) << qk_norm;
     }
   }
 }

@@ -11,7 +11,7 @@
 #include "tests/support/program.h"
 #include "tests/support/training_case.h"
 #include "train/plan/calibration.h"
-#include "train/plan/device_profiles.h"
+#include "train/units.h"
 
 namespace ringlet::test {
 namespace {
@@ -74,6 +74,27 @@ TEST(PlanCommand, BadInputIsOneLineAndAdvice) {
   expect("--budget 1700KiB --max-context", 1, "not even T = 1024 fits", "--budget");
   expect("--budget 1700KiB --set memory.recompute=auto --seq-len 1048576", 1, "no recompute policy fits", "more ranks");
   expect("--ranks 3 --ring 2", 2, "run.ring", "choose");
+}
+
+// Table 2 of arXiv:2310.01889 as printed there, within 5 %.
+TEST(PlanCommand, PaperTableIsThePapers) {
+  const PlanProgram plan;
+  const ProgramResult paper = run_program(RINGLET_PROGRAM, {"plan", "--paper"}, plan.folder.path());
+  ASSERT_EQ(paper.exit_code, 0) << paper.errors;
+  std::istringstream stream(paper.output);
+  int rows = 0;
+  for (std::string line; std::getline(stream, line) && !line.starts_with("block c:");) {
+    const size_t numbers = line.find_first_of("0123456789", 18);
+    double block = 0, paper_block = 0, sequence = 0, paper_sequence = 0;
+    if (numbers == std::string::npos ||
+        !(std::istringstream(line.substr(numbers)) >> block >> paper_block >> sequence >> paper_sequence)) {
+      continue;
+    }
+    EXPECT_NEAR(block, paper_block, 0.05 * paper_block) << line;
+    EXPECT_NEAR(sequence, paper_sequence, 0.05 * paper_sequence) << line;
+    ++rows;
+  }
+  EXPECT_EQ(rows, 5) << paper.output;
 }
 
 TEST(PlanCommand, AThousandRanksAreSecondsAndMegabytes) {

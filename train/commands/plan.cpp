@@ -11,7 +11,9 @@
 #include "train/machine.h"
 #include "train/plan/calibration.h"
 #include "train/plan/device_profiles.h"
+#include "train/plan/paper.h"
 #include "train/plan/plan_text.h"
+#include "train/units.h"
 #include "train/world.h"
 
 namespace ringlet {
@@ -36,7 +38,8 @@ std::optional<Rates> rates_for(const PlanOptions& options, const Config& config,
     if (options.calibrate) save_rates(calibrate(config, gpt, threads), threads);
     rates = load_rates(threads);
   }
-  if (rates && !options.link.empty()) rates->link = parse_link(options.link);
+  const std::string& link = options.link.empty() ? config.run.link : options.link;
+  if (rates && !link.empty()) rates->link = parse_link(link);
   return rates;
 }
 
@@ -67,6 +70,11 @@ void check_budget(const Plan& plan, double budget_bytes) {
 }  // namespace
 
 void plan_command(const PlanOptions& options) {
+  if (options.paper) {
+    fmt::print("{}\n", paper_text());
+    return;
+  }
+  if (options.config.empty()) throw UsageError("no config is given", "ringlet plan CONFIG.toml, or ringlet plan --paper");
   Config config = load_config(options.config, options.overrides);
   const GptConfig gpt = config.gpt(vocabulary_of(options, config));
   gpt.validate();

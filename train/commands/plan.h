@@ -13,7 +13,7 @@ struct PlanOptions {
   std::vector<std::string> overrides;
   std::string device = "this", link, budget;  // budget: bytes of a rank; empty: the device's
   int64_t vocabulary = 0;                     // 0: the corpus's, or 257 where that is not there
-  bool max_context = false, calibrate = false;
+  bool max_context = false, calibrate = false, paper = false;
   OutputFormat format = OutputFormat::text;
 };
 

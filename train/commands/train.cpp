@@ -53,6 +53,7 @@ void say_start(Console& console, const Config& config, const RunData& data, cons
                           human_count(double(data.corpus.token_count())),
                           human_count(double(data.corpus.document_count())),
                           data.windows.plan().window_count()));
+  if (!run.link.empty()) console.say("between the ranks an emulated link: " + run.link);
   if (const std::string warning = cpu_isa_warning(); !warning.empty()) console.say("warning: " + warning);
 }
 

@@ -7,6 +7,7 @@
 #include "train/console.h"
 #include "train/machine.h"
 #include "train/plan/calibration.h"
+#include "train/units.h"
 #include "train/world.h"
 
 namespace ringlet {
@@ -27,8 +28,9 @@ int64_t host_bytes(const Plan& plan) {
 
 Prediction::Prediction(const Config& config, const GptConfig& gpt) : config_(config) {
   const int threads = threads_per_rank(config.run);
-  const std::optional<Rates> rates = load_rates(threads);
+  std::optional<Rates> rates = load_rates(threads);
   if (rates) foreign_bytes_ = rates->foreign_bytes;
+  if (rates && !config.run.link.empty()) rates->link = parse_link(config.run.link);
   plan_ = make_plan({config, gpt, Mask{{0}, config.data.window}}, rates ? &*rates : nullptr, threads, usable_cores());
 }
 

@@ -4,15 +4,10 @@
 #include <string>
 #include <vector>
 
+#include "kernels/comm/emulated_link.h"
 #include "kernels/op_call.h"
 
 namespace ringlet {
-
-/// What messages between ranks cost: latency_seconds + bytes / bytes_per_second, one after the other in each direction.
-struct Link {
-  double bytes_per_second = 0, latency_seconds = 0;
-  std::string name;
-};
 
 /// How fast a device computes: measured operations, by size. An operation of another size runs at a rate between those
 /// of the nearest sizes (inverse squared distance, sizes and rates on logarithmic scales).

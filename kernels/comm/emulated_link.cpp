@@ -1,0 +1,106 @@
+#include "kernels/comm/emulated_link.h"
+
+#include <algorithm>
+#include <thread>
+
+namespace ringlet {
+
+Event EmulatedLink::exchange(std::span<const Message> sends, std::span<const Message> receives, Event after) {
+  auto transfer = std::make_unique<Transfer>();
+  transfer->asked_at = now();
+  const Link& link = timeline_.link();
+  // Beside the messages to a peer goes the time at which they were sent.
+  std::vector<Message> out(sends.begin(), sends.end()), in(receives.begin(), receives.end());
+  std::vector<int> to, from;
+  const auto add = [&](std::span<const Message> messages, std::vector<int>& peers, double& seconds) {
+    for (const Message& message : messages) {
+      if (message.tensor.size() == 0) continue;
+      seconds += link.latency_seconds + double(message.tensor.bytes()) / link.bytes_per_second;
+      if (std::ranges::find(peers, message.peer) == peers.end()) peers.push_back(message.peer);
+    }
+  };
+  add(sends, to, transfer->out_seconds);
+  add(receives, from, transfer->in_seconds);
+  transfer->peers_asked_at.assign(from.size(), 0);
+  const auto time_at = [](double& time) {
+    return make_tensor(reinterpret_cast<std::byte*>(&time), Dtype::f64, {1, 1, 1, 1});
+  };
+  for (const int peer : to) out.push_back({peer, time_at(transfer->asked_at)});
+  for (size_t i = 0; i < from.size(); ++i) in.push_back({from[i], time_at(transfer->peers_asked_at[i])});
+  transfer->inner = ForwardingComm::exchange(out, in, after);
+  return timeline_.add(std::move(transfer));
+}
+
+Event EmulatedLink::all_reduce(const Tensor& values, Event after) {
+  const double asked_at = now();
+  return start_collective(ForwardingComm::all_reduce(values, after), 2 * values.bytes() * (size() - 1) / size(),
+                          asked_at);
+}
+
+Event EmulatedLink::reduce_scatter(const Tensor& values, const Tensor& shard, Event after) {
+  const double asked_at = now();
+  return start_collective(ForwardingComm::reduce_scatter(values, shard, after), shard.bytes() * (size() - 1), asked_at);
+}
+
+Event EmulatedLink::all_gather(const Tensor& shard, const Tensor& values, Event after) {
+  const double asked_at = now();
+  return start_collective(ForwardingComm::all_gather(shard, values, after), shard.bytes() * (size() - 1), asked_at);
+}
+
+Event EmulatedLink::start_collective(Event inner, int64_t sent_bytes, double asked_at) {
+  auto transfer = std::make_unique<Transfer>();
+  transfer->inner = inner;
+  transfer->asked_at = asked_at;
+  if (size() > 1) {
+    transfer->out_seconds = double(size() - 1) * timeline_.link().latency_seconds +
+                            double(sent_bytes) / timeline_.link().bytes_per_second;
+    transfer->in_seconds = transfer->out_seconds;
+  }
+  return timeline_.add(std::move(transfer));
+}
+
+Event EmulatedLink::Arrivals::add(std::unique_ptr<Transfer> transfer) {
+  const std::lock_guard lock(mutex_);
+  under_way_.push_back(std::move(transfer));
+  return {this, ++posted_};
+}
+
+void EmulatedLink::Arrivals::arrive() const {
+  const Transfer& transfer = *under_way_.front();
+  double received_from = transfer.asked_at;
+  for (const double time : transfer.peers_asked_at) received_from = std::max(received_from, time);
+  if (transfer.out_seconds > 0) out_free_ = std::max(out_free_, transfer.asked_at) + transfer.out_seconds;
+  if (transfer.in_seconds > 0) in_free_ = std::max(in_free_, received_from) + transfer.in_seconds;
+  if (transfer.out_seconds > 0) through_at_ = std::max(through_at_, out_free_);
+  if (transfer.in_seconds > 0) through_at_ = std::max(through_at_, in_free_);
+  under_way_.pop_front();
+  ++arrived_;
+}
+
+bool EmulatedLink::Arrivals::reached(int64_t value) const {
+  const std::lock_guard lock(mutex_);
+  while (arrived_ < value && under_way_.front()->inner.reached()) arrive();
+  return arrived_ >= value && now() >= through_at_;
+}
+
+void EmulatedLink::Arrivals::wait(int64_t value) {
+  for (;;) {
+    Event next;
+    {
+      const std::lock_guard lock(mutex_);
+      if (arrived_ >= value) break;
+      next = under_way_.front()->inner;
+    }
+    next.wait();
+    const std::lock_guard lock(mutex_);
+    if (arrived_ < value && under_way_.front()->inner.reached()) arrive();
+  }
+  double through_at = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    through_at = through_at_;
+  }
+  std::this_thread::sleep_for(std::chrono::duration<double>(through_at - now()));
+}
+
+}  // namespace ringlet

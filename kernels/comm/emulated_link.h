@@ -1,0 +1,69 @@
+#pragma once
+
+#include <chrono>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "kernels/comm/forwarding_comm.h"
+
+namespace ringlet {
+
+/// What messages between ranks cost: latency_seconds + bytes / bytes_per_second, one after the other in each direction.
+struct Link {
+  double bytes_per_second = 0, latency_seconds = 0;
+  std::string name;
+};
+
+/// Ranks of one process as if a link of a given speed lay between them: what is sent arrives as always, but counts as
+/// arrived only when it would have come over the link. Each rank sends and receives one message at a time; one that is
+/// received starts when both ranks have asked for it. A collective takes (size - 1) latencies and the bytes that a rank
+/// sends. Nothing but time changes.
+class EmulatedLink final : public ForwardingComm {
+ public:
+  EmulatedLink(std::unique_ptr<Comm> inner, Link link)
+      : ForwardingComm(std::move(inner)), timeline_(std::move(link)) {}
+
+  Event exchange(std::span<const Message> sends, std::span<const Message> receives, Event after) override;
+  Event all_reduce(const Tensor& values, Event after) override;
+  Event reduce_scatter(const Tensor& values, const Tensor& shard, Event after) override;
+  Event all_gather(const Tensor& shard, const Tensor& values, Event after) override;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  struct Transfer {
+    Event inner;
+    double asked_at = 0;
+    std::vector<double> peers_asked_at;  // when the other side sent, from its own message
+    double out_seconds = 0, in_seconds = 0;
+  };
+
+  class Arrivals : public Timeline {
+   public:
+    explicit Arrivals(Link link) : link_(std::move(link)) {}
+    bool reached(int64_t value) const override;
+    void wait(int64_t value) override;
+    Event add(std::unique_ptr<Transfer> transfer);
+    const Link& link() const { return link_; }
+
+   private:
+    /// The next transfer is through in memory: when is it through on the link?
+    void arrive() const;
+
+    Link link_;
+    mutable std::mutex mutex_;
+    mutable std::deque<std::unique_ptr<Transfer>> under_way_;
+    mutable int64_t arrived_ = 0, posted_ = 0;
+    mutable double out_free_ = 0, in_free_ = 0, through_at_ = 0;  // through_at_: of `arrived_`
+  };
+
+  Event start_collective(Event inner, int64_t sent_bytes, double asked_at);
+  static double now() { return std::chrono::duration<double>(Clock::now().time_since_epoch()).count(); }
+
+  Arrivals timeline_;
+};
+
+}  // namespace ringlet
