@@ -41,13 +41,6 @@ double unit_factor(std::string_view unit) {
   return 0;
 }
 
-template <class Named>
-std::string list_of(const Named& all) {
-  std::string text;
-  for (const auto& each : all) text += fmt::format("{}\"{}\"", text.empty() ? "" : ", ", each.name);
-  return text;
-}
-
 }  // namespace
 
 Link parse_link(std::string_view text) {
@@ -69,7 +62,7 @@ Link parse_link(std::string_view text) {
   if (!good) {
     throw UsageError(fmt::format("\"{}\" is not a link", text),
                      fmt::format("give its bandwidth in each direction and its latency, as in 450GB/s,3us, or {}",
-                                 list_of(kLinks)));
+                                 name_list(kLinks)));
   }
   link.name = text;
   return link;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <string>
 #include <string_view>
 
 #include "kernels/comm/emulated_link.h"
@@ -12,5 +13,13 @@ Link parse_link(std::string_view text);
 
 /// "80GiB", "512MiB", "2GB", "1000000". Throws UsageError that shows the form.
 double parse_bytes(std::string_view text);
+
+/// "a", "b", "c": the names of things that have one, for advice.
+template <class Named>
+std::string name_list(const Named& all) {
+  std::string text;
+  for (const auto& each : all) text += (text.empty() ? "\"" : ", \"") + std::string(each.name) + '"';
+  return text;
+}
 
 }  // namespace ringlet

@@ -24,7 +24,7 @@ struct Link {
 class EmulatedLink final : public ForwardingComm {
  public:
   EmulatedLink(std::unique_ptr<Comm> inner, Link link)
-      : ForwardingComm(std::move(inner)), timeline_(std::move(link)) {}
+      : ForwardingComm(*inner), timeline_(std::move(link)), owned_(std::move(inner)) {}
 
   Event exchange(std::span<const Message> sends, std::span<const Message> receives, Event after) override;
   Event all_reduce(const Tensor& values, Event after) override;
@@ -64,6 +64,7 @@ class EmulatedLink final : public ForwardingComm {
   static double now() { return std::chrono::duration<double>(Clock::now().time_since_epoch()).count(); }
 
   Arrivals timeline_;
+  std::unique_ptr<Comm> owned_;  // goes first: its messages in flight are in the memory of timeline_
 };
 
 }  // namespace ringlet

@@ -48,27 +48,14 @@ double bytes_per_element(Op op) {
   }
 }
 
-template <class Named>
-std::string list_of(const Named& all) {
-  std::string text;
-  for (const auto& each : all) text += fmt::format("{}\"{}\"", text.empty() ? "" : ", ", each.name);
-  return text;
-}
-
 }  // namespace
-
-std::vector<std::string> device_names() {
-  std::vector<std::string> names;
-  for (const Profile& profile : kProfiles) names.push_back(profile.name);
-  return names;
-}
 
 Rates rates_of_device(std::string_view name) {
   const auto found = std::ranges::find(kProfiles, name, &Profile::name);
   if (found == kProfiles.end()) {
     throw UsageError(fmt::format("no device is called \"{}\"", name),
                      fmt::format("choose {} or \"this\"; --link and --budget change its link and memory",
-                                 list_of(kProfiles)));
+                                 name_list(kProfiles)));
   }
   Rates rates;
   rates.device = found->device;

@@ -1,8 +1,6 @@
 #pragma once
 
-#include <string>
 #include <string_view>
-#include <vector>
 
 #include "train/plan/rates.h"
 
@@ -11,6 +9,5 @@ namespace ringlet {
 /// A machine that the user need not have, from published figures: "h200", "h100", "a100". Throws UsageError that lists the
 /// names. Products in bf16; what else touches memory, at the device's measured or stated bandwidth.
 Rates rates_of_device(std::string_view name);
-std::vector<std::string> device_names();
 
 }  // namespace ringlet
