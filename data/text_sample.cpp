@@ -8,18 +8,18 @@ namespace ringlet {
 
 namespace {
 
-constexpr size_t kPartBytes = 64 << 10;
+constexpr size_t kSamplePartBytes = 64 << 10;
 constexpr size_t kParts = 256;
-constexpr size_t kMaxLineBytes = 4096;
+constexpr size_t kMaxSampleLineBytes = 4096;
 
 }  // namespace
 
 void TextSample::append(std::string_view text) {
   while (!text.empty()) {
-    const size_t room = kPartBytes - waiting_.size();
+    const size_t room = kSamplePartBytes - waiting_.size();
     waiting_ += text.substr(0, room);
     text.remove_prefix(std::min(room, text.size()));
-    if (waiting_.size() == kPartBytes) take();
+    if (waiting_.size() == kSamplePartBytes) take();
   }
 }
 
@@ -42,7 +42,7 @@ std::vector<std::string> TextSample::lines() const {
   std::vector<std::string> lines;
   for (std::string_view rest : parts_) {
     while (!rest.empty()) {
-      size_t end = std::min(rest.find('\n'), kMaxLineBytes - 1) + 1;
+      size_t end = std::min(rest.find('\n'), kMaxSampleLineBytes - 1) + 1;
       end = std::min(end, rest.size());
       // 10xxxxxx continues a character
       while (end > 1 && end < rest.size() && (rest[end] & 0xc0) == 0x80) --end;

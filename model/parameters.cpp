@@ -29,10 +29,16 @@ double initial_deviation(const std::string& name, int64_t layers) {
   return branch_output ? 0.02 / std::sqrt(2.0 * double(layers)) : 0.02;
 }
 
+Tensor allocate(Backend& device, const char* region, int64_t elements) {
+  const Tensor flat = device.arena().allocate(region, Dtype::f32, {elements, 1, 1, 1});
+  device.fill(0, flat);
+  return flat;
+}
+
 }  // namespace
 
 Parameters::Parameters(const GptConfig& config, Backend& device, int world_size, Gradients gradients)
-    : config_(config), device_(device) {
+    : config_(config), device_(device), gradients_(gradients) {
   for (const ParameterShape& shape : parameter_shapes(config)) {
     const std::string bucket = bucket_name(shape.name);
     if (buckets_.empty() || buckets_.back().name != bucket) buckets_.push_back({.name = bucket});
@@ -41,22 +47,31 @@ Parameters::Parameters(const GptConfig& config, Backend& device, int world_size,
                            .first_element = buckets_.back().used_elements});
     buckets_.back().used_elements += shape.size();
   }
-  const auto allocate = [&](const char* region, int64_t elements) {
-    const Tensor flat = device.arena().allocate(region, Dtype::f32, {elements, 1, 1, 1});
-    device.fill(0, flat);
-    return flat;
-  };
   for (Bucket& bucket : buckets_) {
     const int64_t even = (bucket.used_elements + world_size - 1) / world_size;
     bucket.shard_elements = (even + kShardAlignment - 1) / kShardAlignment * kShardAlignment;
-    bucket.weights = allocate("weights", bucket.shard_elements * world_size);
-    if (gradients == Gradients::present) {
-      bucket.gradients = allocate("gradients", bucket.shard_elements * world_size);
-    }
+    bucket.weights = allocate(device, "weights", bucket.shard_elements * world_size);
   }
+  if (gradients != Gradients::absent) allocate_gradients();
   for (Parameter& parameter : parameters_) {
     parameter.weight = view_of(buckets_[parameter.bucket].weights, parameter);
     parameter.gradient = view_of(buckets_[parameter.bucket].gradients, parameter);
+  }
+}
+
+void Parameters::allocate_gradients() {
+  std::vector<int64_t> buffer_elements;
+  for (int64_t i = 0; i < std::ssize(buckets_); ++i) {
+    const bool tied_embedding = i == 0 && config_.tied_head;
+    buckets_[i].gradient_buffer = gradients_ == Gradients::present ? i : tied_embedding ? 2 : i % 2;
+    const size_t buffer = size_t(buckets_[i].gradient_buffer);
+    if (buffer >= buffer_elements.size()) buffer_elements.resize(buffer + 1);
+    buffer_elements[buffer] = std::max(buffer_elements[buffer], buckets_[i].weights.size());
+  }
+  std::vector<Tensor> buffers;
+  for (const int64_t elements : buffer_elements) buffers.push_back(allocate(device_, "gradients", elements));
+  for (Bucket& bucket : buckets_) {
+    bucket.gradients = buffers[size_t(bucket.gradient_buffer)].slice(0, bucket.weights.size());
   }
 }
 
@@ -79,7 +94,7 @@ const Parameter& Parameters::find(std::string_view name) const {
   return *found;
 }
 
-void Parameters::zero_gradients() {
+void Parameters::zero_gradients() const {
   for (const Bucket& bucket : buckets_) device_.fill(0, bucket.gradients);
 }
 

@@ -26,6 +26,7 @@ struct Bucket {
   std::string name;  // "embedding", "blocks.3", "head"
   int64_t used_elements = 0;
   int64_t shard_elements = 0;  // per rank
+  int64_t gradient_buffer = 0;  // where its gradients stand; buckets with the same number take turns there
   Tensor weights{}, gradients{};  // f32 [world_size * shard_elements]
 };
 
@@ -33,7 +34,9 @@ struct Bucket {
 /// embedding, bucket 1 + i block i, the last one the final norm and the untied head.
 class Parameters {
  public:
-  enum class Gradients : uint8_t { absent, present };
+  /// present: each bucket has its own. in_turns: a bucket has its own only from the beginning to the end of its backward;
+  /// neighbours stand in two buffers by turns, a tied embedding, which the head begins and the embedding ends, in a third.
+  enum class Gradients : uint8_t { absent, present, in_turns };
 
   /// Allocates in regions "weights" and "gradients"; the content is unspecified but for the padding.
   Parameters(const GptConfig& config, Backend& device, int world_size, Gradients gradients);
@@ -46,14 +49,18 @@ class Parameters {
   const Parameter& find(std::string_view name) const;
   std::span<const Parameter> all() const { return parameters_; }
   std::span<const Bucket> buckets() const { return buckets_; }
-  void zero_gradients();
+  Gradients gradients() const { return gradients_; }
+  void zero_gradients() const;
 
   const GptConfig& config() const { return config_; }
   Backend& device() const { return device_; }
 
  private:
+  void allocate_gradients();
+
   GptConfig config_;
   Backend& device_;
+  Gradients gradients_;
   std::vector<Parameter> parameters_;
   std::vector<Bucket> buckets_;
 };

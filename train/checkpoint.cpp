@@ -17,7 +17,7 @@ namespace {
 constexpr int64_t kMaxManifestBytes = 1'000'000'000;
 constexpr const char* kAdvice = "use another checkpoint, or restore this one from a copy";
 
-[[noreturn]] void fail_damaged(const std::filesystem::path& file, const std::string& reason) {
+[[noreturn]] void fail_checkpoint(const std::filesystem::path& file, const std::string& reason) {
   throw Error(fmt::format("{} {}", file.string(), reason), kAdvice);
 }
 
@@ -28,7 +28,7 @@ void read_part(const std::filesystem::path& path, const SafetensorsFile& file,
                std::span<float> values) {
   const auto found = file.tensors().find(name);
   if (found == file.tensors().end() || found->second.elements != count) {
-    fail_damaged(path, fmt::format("has no tensor {} of {} elements", name, count));
+    fail_checkpoint(path, fmt::format("has no tensor {} of {} elements", name, count));
   }
   file.read(name, first_element, values);
 }
@@ -40,7 +40,7 @@ std::string shape_text(const std::vector<int64_t>& shape) {
 Checkpoint open_and_verify(const StepFolder& folder) {
   Checkpoint checkpoint = Checkpoint::open(folder.path);
   if (checkpoint.info().step != folder.step) {
-    fail_damaged(folder.path, fmt::format("holds step {}", checkpoint.info().step));
+    fail_checkpoint(folder.path, fmt::format("holds step {}", checkpoint.info().step));
   }
   checkpoint.verify();
   return checkpoint;
@@ -60,15 +60,15 @@ Checkpoint Checkpoint::open(const std::filesystem::path& folder) {
         "check the path: a checkpoint is a folder such as runs/NAME/checkpoints/step_00000100");
   }
   if (!std::filesystem::exists(manifest_path, error)) {
-    fail_damaged(folder, "has no manifest.json: half-written, or not a Ringlet checkpoint");
+    fail_checkpoint(folder, "has no manifest.json: half-written, or not a Ringlet checkpoint");
   }
   Manifest manifest = parse_manifest(read_text(manifest_path, kMaxManifestBytes), manifest_path);
   for (const FileRecord& file : manifest.files) {
     const auto path = folder / file.name;
     const auto bytes = std::filesystem::file_size(path, error);
-    if (error) fail_damaged(path, fmt::format("cannot be read: {}", error.message()));
+    if (error) fail_checkpoint(path, fmt::format("cannot be read: {}", error.message()));
     if (bytes != static_cast<uintmax_t>(file.bytes)) {
-      fail_damaged(path, fmt::format("has {} bytes instead of {}", bytes, file.bytes));
+      fail_checkpoint(path, fmt::format("has {} bytes instead of {}", bytes, file.bytes));
     }
   }
   return {folder, std::move(manifest)};
@@ -78,7 +78,7 @@ void Checkpoint::verify() const {
   for (const FileRecord& file : manifest_.files) {
     const Written found = read_back(folder_ / file.name);
     if (found.bytes != file.bytes || found.checksum != file.checksum) {
-      fail_damaged(folder_ / file.name, "is damaged: wrong checksum");
+      fail_checkpoint(folder_ / file.name, "is damaged: wrong checksum");
     }
   }
 }

@@ -24,7 +24,7 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(CheckpointInfo, step, tokens, seed, cursor, c
 
 namespace {
 
-using nlohmann::json;
+using Json = nlohmann::json;
 
 constexpr const char* kFormat = "ringlet checkpoint";
 constexpr int kVersion = 1;
@@ -91,7 +91,7 @@ std::optional<std::string_view> checked_body(std::string_view text) {
 std::string manifest_text(Manifest manifest) {
   check_names(manifest);
   check_coverage(manifest);
-  const json value = {{"format", kFormat},
+  const Json value = {{"format", kFormat},
                       {"version", kVersion},
                       {"info", manifest.info},
                       {"files", manifest.files},
@@ -99,7 +99,7 @@ std::string manifest_text(Manifest manifest) {
   std::string body;
   try {
     body = value.dump(1);
-  } catch (const json::exception&) {
+  } catch (const Json::exception&) {
     throw Error("a name or the config is not UTF-8", "use UTF-8 in names and config");
   }
   return fmt::format("{}{:016x}{}{}{}", kOpening, checksum_of(body), kMiddle, body, kClosing);
@@ -116,7 +116,7 @@ Manifest parse_manifest(std::string_view text, const std::filesystem::path& path
   Manifest manifest;
   int version = 0;
   try {
-    const json value = json::parse(*body);
+    const Json value = Json::parse(*body);
     if (value.at("format") != kFormat) throw Error("it is of another format");
     version = value.at("version").get<int>();
     if (version == kVersion) {
@@ -137,8 +137,8 @@ Manifest parse_manifest(std::string_view text, const std::filesystem::path& path
   return manifest;
 }
 
-std::string part_text(const Part& part) { return json(part).dump(); }
+std::string part_text(const Part& part) { return Json(part).dump(); }
 
-Part parse_part(const std::string& text) { return json::parse(text).get<Part>(); }
+Part parse_part(const std::string& text) { return Json::parse(text).get<Part>(); }
 
 }  // namespace ringlet

@@ -148,6 +148,10 @@ StepSettings Config::step_settings() const {
   return {memory.recompute, memory.head_chunk, memory.mlp_chunk};
 }
 
+Parameters::Gradients Config::gradients() const {
+  return memory.zero_stage == 2 ? Parameters::Gradients::in_turns : Parameters::Gradients::present;
+}
+
 GptConfig Config::gpt(int64_t vocabulary) const {
   GptConfig result;
   result.vocabulary = vocabulary;

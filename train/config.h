@@ -8,6 +8,7 @@
 
 #include "data/sampler.h"
 #include "model/gpt_config.h"
+#include "model/parameters.h"
 #include "model/sequence_layout.h"
 #include "model/step.h"
 #include "train/schedule.h"
@@ -56,6 +57,7 @@ struct Config {
 
   struct Memory {
     Recompute recompute = Recompute::selective;
+    int64_t zero_stage = 1;  // 1: the optimizer's state is sharded; 2: summed gradients too
     int64_t head_chunk = 512, mlp_chunk = 1024, arena_bytes = 0;
   } memory;
 
@@ -74,6 +76,7 @@ struct Config {
 
   ScheduleSettings schedule() const;
   StepSettings step_settings() const;
+  Parameters::Gradients gradients() const;
   GptConfig gpt(int64_t vocabulary) const;
 };
 

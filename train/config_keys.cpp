@@ -69,6 +69,7 @@ std::vector<ConfigKey> run_keys(Config::Run& run) {
 std::vector<ConfigKey> memory_keys(Config::Memory& memory) {
   return {
       {"memory.recompute", choice(memory.recompute, kPolicies)},
+      {"memory.zero_stage", IntegerKey{&memory.zero_stage, 1, 2}},
       {"memory.head_chunk", IntegerKey{&memory.head_chunk, 1, kMany}},
       {"memory.mlp_chunk", IntegerKey{&memory.mlp_chunk, 1, kMany}},
       {"memory.arena_bytes", IntegerKey{&memory.arena_bytes, 0, kMany}},

@@ -4,6 +4,7 @@
 #include <sched.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
 #include <thread>
@@ -40,7 +41,10 @@ int usable_cores() {
 }
 
 int64_t physical_memory_bytes() {
-  return int64_t(sysconf(_SC_PHYS_PAGES)) * int64_t(sysconf(_SC_PAGESIZE));
+  const int64_t installed = int64_t(sysconf(_SC_PHYS_PAGES)) * int64_t(sysconf(_SC_PAGESIZE));
+  int64_t allowed = installed;
+  std::ifstream("/sys/fs/cgroup/memory.max") >> allowed;  // of a container; "max", or no such file: all
+  return allowed > 0 ? std::min(installed, allowed) : installed;
 }
 
 int64_t resident_bytes() { return 1024 * std::atoll(field_of("/proc/self/status", "VmRSS").c_str()); }

@@ -5,17 +5,22 @@
 namespace ringlet {
 
 ShardedAdamW::ShardedAdamW(const Parameters& parameters, Comm& world)
-    : parameters_(parameters), world_(world), reduced_(parameters.buckets().size()) {
+    : parameters_(parameters),
+      world_(world),
+      under_way_(parameters.buckets().size(), kNone),
+      reduced_(parameters.buckets().size()) {
   Backend& device = parameters.device();
-  const auto allocate = [&](int64_t elements) {
-    const Tensor moment = device.arena().allocate("optimizer", Dtype::f32, {elements, 1, 1, 1});
-    device.fill(0, moment);
-    return moment;
+  const auto allocate = [&](const char* region, int64_t elements) {
+    const Tensor flat = device.arena().allocate(region, Dtype::f32, {elements, 1, 1, 1});
+    device.fill(0, flat);
+    return flat;
   };
   std::vector<Tensor> first, second;
   for (const Bucket& bucket : parameters.buckets()) {
-    first.push_back(allocate(bucket.shard_elements));
-    second.push_back(allocate(bucket.shard_elements));
+    first.push_back(allocate("optimizer", bucket.shard_elements));
+    second.push_back(allocate("optimizer", bucket.shard_elements));
+    summed_.push_back(reduces_every_window() ? allocate("gradients", bucket.shard_elements)
+                                             : shard_of(bucket.gradients, bucket));
   }
   sum_ = device.arena().allocate("optimizer", Dtype::f64, {1, 1, 1, 1});
   for (const Parameter& parameter : parameters.all()) {
@@ -27,8 +32,8 @@ ShardedAdamW::ShardedAdamW(const Parameters& parameters, Comm& world)
     if (begin >= end) continue;
     const auto part = [&](const Tensor& shard) { return shard.slice(begin - shard_begin, end - begin); };
     segments_.push_back({&parameter, begin - parameter.first_element,
-                         part(shard_of(bucket.gradients, bucket)),
-                         part(shard_of(bucket.weights, bucket)), part(first[parameter.bucket]),
+                         part(summed_[parameter.bucket]), part(shard_of(bucket.weights, bucket)),
+                         part(first[parameter.bucket]),
                          part(second[parameter.bucket])});
   }
 }
@@ -43,15 +48,43 @@ void ShardedAdamW::start_reduce(int64_t index) {
   reduced_[index] = world_.reduce_scatter(bucket.gradients, shard_of(bucket.gradients, bucket),
                                           device.record());
   device.arena().hold(bucket.gradients, reduced_[index]);
+  under_way_[bucket.gradient_buffer] = index;
+  const bool next_stands = index == 0 || (index == 1 && parameters_.config().tied_head);
+  if (reduces_every_window() && !next_stands) make_room(index - 1);
+}
+
+void ShardedAdamW::zero_gradients() {
+  if (!reduces_every_window()) return parameters_.zero_gradients();
+  for (const Tensor& shard : summed_) parameters_.device().fill(0, shard);
+}
+
+void ShardedAdamW::begin_window() {
+  if (!reduces_every_window()) return;
+  make_room(std::ssize(summed_) - 1);
+  if (parameters_.config().tied_head) make_room(0);
+}
+
+void ShardedAdamW::make_room(int64_t index) {
+  const Bucket& bucket = parameters_.buckets()[index];
+  settle(under_way_[bucket.gradient_buffer]);
+  parameters_.device().fill(0, bucket.gradients);
+}
+
+void ShardedAdamW::settle(int64_t& index) {
+  if (index == kNone) return;
+  Backend& device = parameters_.device();
+  device.wait(reduced_[index]);
+  const Bucket& bucket = parameters_.buckets()[index];
+  if (reduces_every_window()) device.add(shard_of(bucket.gradients, bucket), summed_[index]);
+  index = kNone;
 }
 
 double ShardedAdamW::finish_reduce() {
   Backend& device = parameters_.device();
+  for (int64_t& bucket : under_way_) settle(bucket);
   double total = 0;
-  for (size_t i = 0; i < reduced_.size(); ++i) {
-    device.wait(reduced_[i]);
-    const Bucket& bucket = parameters_.buckets()[i];
-    device.sum_of_squares(shard_of(bucket.gradients, bucket), sum_);
+  for (const Tensor& shard : summed_) {
+    device.sum_of_squares(shard, sum_);
     double sum = 0;
     read<double>(device, sum_, {&sum, 1});
     total += sum;

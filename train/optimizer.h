@@ -7,15 +7,24 @@
 
 namespace ringlet {
 
-/// AdamW whose moments, and whose work, are cut over all ranks of the world (ZeRO-1, arXiv:1910.02054).
-/// Each bucket is reduce-scattered as soon as its backward ends, each rank updates its own shard of the f32 weights,
-/// and an all-gather brings every rank the new weights. Weight decay applies to matrices only.
+/// AdamW whose moments, and whose work, are cut over all ranks of the world (ZeRO-1, arXiv:1910.02054), and whose summed
+/// gradients are too where the parameters' gradients stand in turns (ZeRO-2). Each bucket is reduce-scattered as soon as its
+/// backward ends, each rank updates its own shard of the f32 weights, and an all-gather brings every rank the new weights.
+/// Weight decay applies to matrices only.
 class ShardedAdamW {
  public:
-  /// Allocates the moments in region "optimizer", zeroed. Both references must outlive the optimizer.
+  /// Allocates the moments in region "optimizer", and in region "gradients" the shards of ZeRO-2, zeroed. Both references
+  /// must outlive the optimizer.
   ShardedAdamW(const Parameters& parameters, Comm& world);
 
-  /// Starts the sum of this bucket's gradients over the world. Every rank, every bucket, the same order.
+  /// A new sum of gradients begins. The one before must have been finished.
+  void zero_gradients();
+  /// Are gradients summed over the world after every window (ZeRO-2), or once, after the last?
+  bool reduces_every_window() const { return parameters_.gradients() == Parameters::Gradients::in_turns; }
+  /// Before a window whose gradients will be reduced, or added to those that will be.
+  void begin_window();
+  /// Starts the sum of this bucket's gradients over the world, and makes room for those of the bucket before it. Every
+  /// rank, every bucket, from the last to the first.
   void start_reduce(int64_t bucket);
 
   /// Waits for all sums. Returns the sum of squares of this rank's shards: over all ranks they add up to the
@@ -35,12 +44,17 @@ class ShardedAdamW {
   std::span<const Segment> segments() const { return segments_; }
 
  private:
+  static constexpr int64_t kNone = -1;
   Tensor shard_of(const Tensor& flat, const Bucket& bucket) const;
+  void make_room(int64_t bucket);
+  void settle(int64_t& bucket);
 
   const Parameters& parameters_;
   Comm& world_;
   std::vector<Segment> segments_;
-  std::vector<Event> reduced_;  // by bucket
+  std::vector<Tensor> summed_;      // by bucket: this rank's shard of the summed gradient
+  std::vector<int64_t> under_way_;  // by gradient buffer: the bucket whose sum is, or kNone
+  std::vector<Event> reduced_;      // by bucket
   Tensor sum_;                  // f64 [1]
 };
 

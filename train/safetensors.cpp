@@ -17,7 +17,7 @@
 namespace ringlet {
 namespace {
 
-using nlohmann::json;
+using Json = nlohmann::json;
 
 static_assert(std::endian::native == std::endian::little, "the format is little-endian");
 
@@ -44,7 +44,7 @@ void read_at(const Descriptor& file, std::span<std::byte> bytes, int64_t offset,
 }
 
 std::string header_text(std::span<const NamedValues> tensors, const Metadata& metadata) {
-  json header = json::object();
+  Json header = Json::object();
   if (!metadata.empty()) header[kMetadataKey] = metadata;
   int64_t offset = 0;
   for (const NamedValues& tensor : tensors) {
@@ -62,33 +62,33 @@ std::string header_text(std::span<const NamedValues> tensors, const Metadata& me
 }
 
 /// Header to JSON; a name that comes twice and deep nesting are refused while they are read.
-json parse_header(const std::string& text, const std::filesystem::path& path) {
+Json parse_header(const std::string& text, const std::filesystem::path& path) {
   std::set<std::string> names;
-  const auto watch = [&](int depth, json::parse_event_t event, json& parsed) {
+  const auto watch = [&](int depth, Json::parse_event_t event, Json& parsed) {
     if (depth > kMaxNesting) fail_damaged(path, "its header is nested too deeply");
-    if (depth == 1 && event == json::parse_event_t::key &&
+    if (depth == 1 && event == Json::parse_event_t::key &&
         !names.insert(parsed.get<std::string>()).second) {
       fail_damaged(path, "a name comes twice in its header");
     }
     return true;
   };
   try {
-    json header = json::parse(text, watch);
+    Json header = Json::parse(text, watch);
     if (!header.is_object()) fail_damaged(path, "its header is not a JSON object");
     return header;
-  } catch (const json::exception&) {
+  } catch (const Json::exception&) {
     fail_damaged(path, "its header is not JSON");
   }
 }
 
-SafetensorsFile::Entry parse_entry(const std::string& name, const json& value, int64_t data_bytes,
+SafetensorsFile::Entry parse_entry(const std::string& name, const Json& value, int64_t data_bytes,
                                    const std::filesystem::path& path) {
   try {
     if (value.at("dtype") != "F32") fail_damaged(path, fmt::format("{} is not F32", name));
     SafetensorsFile::Entry entry;
-    const json& offsets = value.at("data_offsets");
+    const Json& offsets = value.at("data_offsets");
     if (!value.at("shape").is_array()) fail_damaged(path, fmt::format("the shape of {}", name));
-    for (const json& size : value.at("shape")) {
+    for (const Json& size : value.at("shape")) {
       if (!size.is_number_unsigned()) fail_damaged(path, fmt::format("the shape of {}", name));
       entry.shape.push_back(size.get<int64_t>());
     }
@@ -104,7 +104,7 @@ SafetensorsFile::Entry parse_entry(const std::string& name, const json& value, i
     entry.first_byte = static_cast<int64_t>(begin);
     entry.elements = *elements;
     return entry;
-  } catch (const json::exception&) {
+  } catch (const Json::exception&) {
     fail_damaged(path, fmt::format("the description of {}", name));
   }
 }
@@ -161,12 +161,12 @@ SafetensorsFile::SafetensorsFile(std::filesystem::path path) : path_(std::move(p
   std::string text(header_bytes, '\0');
   read_at(file, std::as_writable_bytes(std::span(text)), 8, path_);
   const int64_t data_begin = 8 + int64_t(header_bytes);
-  const json header = parse_header(text, path_);
+  const Json header = parse_header(text, path_);
   for (const auto& [name, value] : header.items()) {
     if (name == kMetadataKey) {
       try {
         metadata_ = value.get<Metadata>();
-      } catch (const json::exception&) {
+      } catch (const Json::exception&) {
         fail_damaged(path_, "its metadata");
       }
     } else {

@@ -1,5 +1,6 @@
 #include "train/train_step.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace ringlet {
@@ -14,28 +15,32 @@ TrainStep::TrainStep(const ModelRank& rank, Parameters& parameters, ShardedAdamW
       rules_(std::move(rules)) {}
 
 double TrainStep::accumulate(const StepWindows& windows, Backend& device, const Losses& losses) {
-  parameters_.zero_gradients();
+  optimizer_.zero_gradients();
   const RankContext context{device, rank_.context.ring, rank_.context.trace};
   const GptConfig& gpt = rank_.gpt.config();
   const auto scale = float(rules_.loss_scale(windows.scored_tokens));
-  for (int64_t i = 0; i < windows.count; ++i) {
+  // Sums are collective: who has no window, or none left, adds nothing to them.
+  const int64_t rounds = optimizer_.reduces_every_window() ? windows.most : std::max<int64_t>(windows.count, 1);
+  for (int64_t i = 0; i < rounds; ++i) {
+    const bool reduce = optimizer_.reduces_every_window() || i + 1 == rounds;
+    optimizer_.begin_window();
+    if (i >= windows.count) {
+      for (int64_t bucket = std::ssize(parameters_.buckets()) - 1; bucket >= 0; --bucket) {
+        optimizer_.start_reduce(bucket);
+      }
+      continue;
+    }
     const ArenaScope scope(device.arena());
     const Batch batch = windows.next();
     Step step(context, rank_.settings, Pass::training, rank_.layout,
               mask_of(batch.window, mask_, sliding_window_), gpt.rope_base, gpt.heads.head_dim,
               batch.tokens, batch.labels);
-    const bool last = i + 1 == windows.count;
     rank_.gpt.train(step, scale, [&](int64_t bucket) {
-      if (last) optimizer_.start_reduce(bucket);
+      if (reduce) optimizer_.start_reduce(bucket);
     });
     std::vector<float> values(step.rows());
     read<float>(device, step.losses, values);
     losses(values, batch);
-  }
-  if (windows.count == 0) {  // nothing to add, but the sums are collective
-    for (int64_t bucket = std::ssize(parameters_.buckets()) - 1; bucket >= 0; --bucket) {
-      optimizer_.start_reduce(bucket);
-    }
   }
   return optimizer_.finish_reduce();
 }

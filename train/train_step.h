@@ -27,6 +27,7 @@ struct StepRules {
 /// What one ring trains in a step.
 struct StepWindows {
   int64_t count = 0;            // of this ring; may be 0
+  int64_t most = 0;             // of the ring that has the most
   int64_t scored_tokens = 0;    // of all rings together
   std::function<Batch()> next;  // this rank's rows of the next window
 };

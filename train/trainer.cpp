@@ -34,7 +34,7 @@ Trainer::Trainer(const TrainingRun& run, RankContext context, Comm& world,
     : run_(run),
       config_(run.config),
       settings_(run.config.step_settings()),
-      parameters_(run.gpt, context.device, world.size(), Parameters::Gradients::present),
+      parameters_(run.gpt, context.device, world.size(), run.config.gradients()),
       gpt_(parameters_),
       counted_ring_(context.ring, traffic_),
       counted_world_(world, traffic_),
@@ -83,7 +83,7 @@ StepWindows Trainer::next_windows() {
                                            plan.window_count(), config_.data.order))
                          .token_count;
   }
-  return {share().per_step(), scored_tokens, [this] { return prefetcher_->next(); }};
+  return {share().per_step(), share().most_per_step(), scored_tokens, [this] { return prefetcher_->next(); }};
 }
 
 /// The gradient as always, on a device that recomputes random rows of each attention layer.

@@ -53,7 +53,7 @@ Link parse_link(std::string_view text) {
               split_number(bandwidth.substr(0, bandwidth.size() - 2), link.bytes_per_second, unit);
   const double factor = good ? unit_factor(unit) : 0;
   link.bytes_per_second *= factor;
-  good = good && factor > 0;
+  good = good && factor > 0 && link.bytes_per_second >= 1;
   if (good && comma != std::string_view::npos) {
     double latency = 0;
     good = split_number(text.substr(comma + 1), latency, unit) && (unit == "us" || unit == "ms" || unit == "ns");

@@ -29,8 +29,8 @@ void run_world(const Config& config, const RankMain& rank_main) {
     std::unique_ptr<Comm> ring = world->split(world->rank() / int(config.run.ring_size()));
     if (!config.run.link.empty()) {
       const Link link = parse_link(config.run.link);
-      world = std::make_unique<EmulatedLink>(std::move(world), link);
-      ring = std::make_unique<EmulatedLink>(std::move(ring), link);
+      world = std::make_unique<EmulatedLink>(std::move(world), link, trace);
+      ring = std::make_unique<EmulatedLink>(std::move(ring), link, trace);
     }
     rank_main({*device, *ring, trace}, *world);
     device->synchronize();

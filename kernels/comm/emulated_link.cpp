@@ -3,7 +3,14 @@
 #include <algorithm>
 #include <thread>
 
+#include "kernels/comm/traffic.h"
+
 namespace ringlet {
+namespace {
+
+constexpr double kSleepSeconds = 0.05;
+
+}  // namespace
 
 Event EmulatedLink::exchange(std::span<const Message> sends, std::span<const Message> receives, Event after) {
   auto transfer = std::make_unique<Transfer>();
@@ -15,7 +22,7 @@ Event EmulatedLink::exchange(std::span<const Message> sends, std::span<const Mes
   const auto add = [&](std::span<const Message> messages, std::vector<int>& peers, double& seconds) {
     for (const Message& message : messages) {
       if (message.tensor.size() == 0) continue;
-      seconds += link.latency_seconds + double(message.tensor.bytes()) / link.bytes_per_second;
+      seconds += link.message_seconds(message.tensor.bytes());
       if (std::ranges::find(peers, message.peer) == peers.end()) peers.push_back(message.peer);
     }
   };
@@ -33,29 +40,25 @@ Event EmulatedLink::exchange(std::span<const Message> sends, std::span<const Mes
 
 Event EmulatedLink::all_reduce(const Tensor& values, Event after) {
   const double asked_at = now();
-  return start_collective(ForwardingComm::all_reduce(values, after), 2 * values.bytes() * (size() - 1) / size(),
-                          asked_at);
+  return start_collective(ForwardingComm::all_reduce(values, after), Traffic::of_all_reduce(values, size()), asked_at);
 }
 
 Event EmulatedLink::reduce_scatter(const Tensor& values, const Tensor& shard, Event after) {
   const double asked_at = now();
-  return start_collective(ForwardingComm::reduce_scatter(values, shard, after), shard.bytes() * (size() - 1), asked_at);
+  return start_collective(ForwardingComm::reduce_scatter(values, shard, after), Traffic::of_shards(shard, size()),
+                          asked_at);
 }
 
 Event EmulatedLink::all_gather(const Tensor& shard, const Tensor& values, Event after) {
   const double asked_at = now();
-  return start_collective(ForwardingComm::all_gather(shard, values, after), shard.bytes() * (size() - 1), asked_at);
+  return start_collective(ForwardingComm::all_gather(shard, values, after), Traffic::of_shards(shard, size()), asked_at);
 }
 
 Event EmulatedLink::start_collective(Event inner, int64_t sent_bytes, double asked_at) {
   auto transfer = std::make_unique<Transfer>();
   transfer->inner = inner;
   transfer->asked_at = asked_at;
-  if (size() > 1) {
-    transfer->out_seconds = double(size() - 1) * timeline_.link().latency_seconds +
-                            double(sent_bytes) / timeline_.link().bytes_per_second;
-    transfer->in_seconds = transfer->out_seconds;
-  }
+  transfer->out_seconds = transfer->in_seconds = timeline_.link().collective_seconds(sent_bytes, size());
   return timeline_.add(std::move(transfer));
 }
 
@@ -100,7 +103,11 @@ void EmulatedLink::Arrivals::wait(int64_t value) {
     const std::lock_guard lock(mutex_);
     through_at = through_at_;
   }
-  std::this_thread::sleep_for(std::chrono::duration<double>(through_at - now()));
+  // A slow link is no rank that hangs.
+  for (double left = through_at - now(); left > 0; left = through_at - now()) {
+    std::this_thread::sleep_for(std::chrono::duration<double>(std::min(left, kSleepSeconds)));
+    trace_.sign_of_life();
+  }
 }
 
 }  // namespace ringlet

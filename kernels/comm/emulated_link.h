@@ -8,23 +8,31 @@
 #include <vector>
 
 #include "kernels/comm/forwarding_comm.h"
+#include "kernels/trace.h"
 
 namespace ringlet {
 
-/// What messages between ranks cost: latency_seconds + bytes / bytes_per_second, one after the other in each direction.
+/// What messages between ranks cost, one after the other in each direction.
 struct Link {
   double bytes_per_second = 0, latency_seconds = 0;
   std::string name;
+
+  double message_seconds(int64_t bytes) const { return latency_seconds + double(bytes) / bytes_per_second; }
+  /// Of a collective of `size` ranks, each of which sends so many bytes, in steps round the ring.
+  double collective_seconds(int64_t sent_bytes, int size) const {
+    return size > 1 ? double(size - 1) * latency_seconds + double(sent_bytes) / bytes_per_second : 0;
+  }
 };
 
 /// Ranks of one process as if a link of a given speed lay between them: what is sent arrives as always, but counts as
 /// arrived only when it would have come over the link. Each rank sends and receives one message at a time; one that is
-/// received starts when both ranks have asked for it. A collective takes (size - 1) latencies and the bytes that a rank
-/// sends. Nothing but time changes.
+/// received starts when both ranks have asked for it. A collective takes its time from this rank's own call
+/// on, but is never through before all have called; broadcasts and barriers take none. Nothing but time changes.
 class EmulatedLink final : public ForwardingComm {
  public:
-  EmulatedLink(std::unique_ptr<Comm> inner, Link link)
-      : ForwardingComm(*inner), timeline_(std::move(link)), owned_(std::move(inner)) {}
+  /// trace: of the rank, which must outlive this.
+  EmulatedLink(std::unique_ptr<Comm> inner, Link link, Trace& trace)
+      : ForwardingComm(*inner), timeline_(std::move(link), trace), owned_(std::move(inner)) {}
 
   Event exchange(std::span<const Message> sends, std::span<const Message> receives, Event after) override;
   Event all_reduce(const Tensor& values, Event after) override;
@@ -43,7 +51,7 @@ class EmulatedLink final : public ForwardingComm {
 
   class Arrivals : public Timeline {
    public:
-    explicit Arrivals(Link link) : link_(std::move(link)) {}
+    Arrivals(Link link, Trace& trace) : link_(std::move(link)), trace_(trace) {}
     bool reached(int64_t value) const override;
     void wait(int64_t value) override;
     Event add(std::unique_ptr<Transfer> transfer);
@@ -54,6 +62,7 @@ class EmulatedLink final : public ForwardingComm {
     void arrive() const;
 
     Link link_;
+    Trace& trace_;
     mutable std::mutex mutex_;
     mutable std::deque<std::unique_ptr<Transfer>> under_way_;
     mutable int64_t arrived_ = 0, posted_ = 0;

@@ -18,7 +18,9 @@ struct Traffic {
   int64_t bytes() const {
     return exchange_bytes + all_reduce_bytes + reduce_scatter_bytes + all_gather_bytes + broadcast_bytes;
   }
-  bool operator==(const Traffic&) const = default;
+  static int64_t of_all_reduce(const Tensor& values, int size) { return 2 * values.bytes() * (size - 1) / size; }
+  /// reduce_scatter, all_gather.
+  static int64_t of_shards(const Tensor& shard, int size) { return shard.bytes() * (size - 1); }
 
   void count_exchange(std::span<const Message> sends, std::span<const Message> receives) {
     bool any = false;
@@ -30,12 +32,12 @@ struct Traffic {
     exchanges += any ? 1 : 0;
   }
   void count_all_reduce(const Tensor& values, int size) {
-    all_reduce_bytes += 2 * values.bytes() * (size - 1) / size;
+    all_reduce_bytes += of_all_reduce(values, size);
   }
   void count_reduce_scatter(const Tensor& shard, int size) {
-    reduce_scatter_bytes += shard.bytes() * (size - 1);
+    reduce_scatter_bytes += of_shards(shard, size);
   }
-  void count_all_gather(const Tensor& shard, int size) { all_gather_bytes += shard.bytes() * (size - 1); }
+  void count_all_gather(const Tensor& shard, int size) { all_gather_bytes += of_shards(shard, size); }
   void count_broadcast(const Tensor& values, int size, bool is_root) {
     if (is_root) broadcast_bytes += values.bytes() * (size - 1);
   }

@@ -314,8 +314,8 @@ TEST_P(CommTest, ThousandsOfRandomOperationsWithRandomDelays) {
 TEST(EmulatedLinkTest, GivesTheSameAndNotBeforeItsTime) {
   ThreadsOptions options;
   options.ranks = 3;
-  run_ranks(options, [&](Comm& all, Trace&) {
-    EmulatedLink ring(all.split(0), {1e6, 1e-3, "1MB/s,1ms"});
+  run_ranks(options, [&](Comm& all, Trace& trace) {
+    EmulatedLink ring(all.split(0), {1e6, 1e-3, "1MB/s,1ms"}, trace);
     std::vector<float> out(1000, float(ring.rank())), in(1000, -1);
     const auto tensor = [](std::vector<float>& values) {
       return make_tensor(reinterpret_cast<std::byte*>(values.data()), Dtype::f32, {std::ssize(values), 1, 1, 1});
@@ -323,17 +323,40 @@ TEST(EmulatedLinkTest, GivesTheSameAndNotBeforeItsTime) {
     const Message send{(ring.rank() + 1) % 3, tensor(out)}, receive{(ring.rank() + 2) % 3, tensor(in)};
     const auto start = std::chrono::steady_clock::now();
     const Event first = ring.exchange({&send, 1}, {&receive, 1}, {});
+    const bool early = first.reached();
+    EXPECT_TRUE(!early || std::chrono::steady_clock::now() - start >= std::chrono::milliseconds(5));
+    const Event second = ring.exchange({&send, 1}, {&receive, 1}, {});  // after the first, in both directions
     first.wait();
     EXPECT_TRUE(first.reached());
     EXPECT_GE(std::chrono::steady_clock::now() - start, std::chrono::milliseconds(5));
+    second.wait();
+    EXPECT_GE(std::chrono::steady_clock::now() - start, std::chrono::milliseconds(10));
     EXPECT_EQ(in, std::vector<float>(1000, float((ring.rank() + 2) % 3)));
+    const auto sum_start = std::chrono::steady_clock::now();
     ring.all_reduce(tensor(out), {}).wait();
+    EXPECT_GE(std::chrono::steady_clock::now() - sum_start, std::chrono::microseconds(7333));  // 2 ms, 2/3 of 8000 B
     EXPECT_EQ(out, std::vector<float>(1000, 3));
     std::vector<float> gathered(3);
     std::vector<float> own{float(10 + ring.rank())};
     ring.all_gather(tensor(own), tensor(gathered), {}).wait();
     EXPECT_EQ(gathered, (std::vector<float>{10, 11, 12}));
     ring.exchange({}, {}, {}).wait();
+  });
+}
+
+TEST(EmulatedLinkTest, ASlowMessageIsNoLostRank) {
+  run_ranks({2, std::chrono::milliseconds(150)}, [&](Comm& all, Trace& trace) {
+    EmulatedLink ring(all.split(0), {1e4, 0, "10kB/s"}, trace);
+    std::vector<float> out(1000, 1), in(1000);
+    const auto tensor = [](std::vector<float>& values) {
+      return make_tensor(reinterpret_cast<std::byte*>(values.data()), Dtype::f32, {std::ssize(values), 1, 1, 1});
+    };
+    const Message send{1 - ring.rank(), tensor(out)}, receive{1 - ring.rank(), tensor(in)};
+    const Event event = ring.exchange({&send, 1}, {&receive, 1}, {});
+    if (ring.rank() == 1) event.wait();  // 0.4 s, while rank 0 waits for this one
+    ring.barrier();
+    event.wait();
+    EXPECT_EQ(in, out);
   });
 }
 

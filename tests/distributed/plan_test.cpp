@@ -37,7 +37,8 @@ TEST(PlanTest, BytesOfMemoryAndMessagesAreThoseOfTrainingOnEveryRank) {
           config.run.ranks = ranks;
           config.run.ring = ring;
           config.run.threads_per_rank = 1;
-          config.train.batch_windows = 3;  // uneven shares
+          config.train.batch_windows = ring < ranks ? 5 : 3;  // of two rings: three windows and two
+          config.memory.zero_stage = policy == Recompute::full || ring < ranks ? 2 : 1;
           const MetricsRecord step = train_case(config).records.back();
           const SequenceLayout layout = make_layout(config.run.layout, config.run.seq_len, int(ring));
           for (int rank = 0; rank < ranks; ++rank) {
@@ -149,6 +150,13 @@ TEST(PlanTest, LargeWorldsAreToldFromAFewRanks) {
   for (int rank = 0; rank < 128; ++rank) peak = std::max(peak, DryRank(run, layout, rank).step().peak_bytes);
   EXPECT_EQ(plan.fullest().peak_bytes, peak);
   EXPECT_EQ(peak_bytes(run), peak);
+  // Four windows on sixteen rings are four windows on four.
+  config.run.ring = 8;
+  config.train.batch_windows = 4;
+  const double sixteen = make_plan({config, config.gpt(257)}).flops.executed;
+  config.run.ranks = 32;
+  const double four = make_plan({config, config.gpt(257)}).flops.executed;
+  EXPECT_NEAR(sixteen, four, 0.05 * four);
 }
 
 /// Every operation takes work / rate seconds.

@@ -121,6 +121,7 @@ TEST_F(TrainerTest, EveryWorldTrainsTheSameModel) {
       other.run.ranks = ranks;
       other.run.ring = ring;
       other.run.layout = layout;
+      other.memory.zero_stage = layout == Layout::striped ? 2 : 1;
       const Trained trained = train_case(other);
       for (size_t i = 0; i < alone.records.size(); ++i) {
         EXPECT_NEAR(trained.losses()[i], alone.losses()[i], 1e-5 * alone.losses()[i]) << i;
@@ -184,12 +185,36 @@ TEST_F(TrainerTest, RecomputePoliciesTrainTheSameBits) {
   }
 }
 
+// With one window for each ring the same numbers are added in the same order.
+TEST_F(TrainerTest, ShardedGradientsTrainTheSameBits) {
+  for (const bool tied : {true, false}) {
+    for (const auto& [ranks, ring] : {std::pair{1, 1}, {3, 3}, {4, 2}}) {
+      Config base = config(ranks, ring);
+      base.train.steps = 3;
+      base.train.batch_windows = ranks / ring;
+      base.model.tied_head = tied;
+      base.model.layers = 6;  // of which two have whole gradients at a time
+      const Trained whole = train_case(base);
+      base.memory.zero_stage = 2;
+      const Trained sharded = train_case(base);
+      EXPECT_EQ(sharded.weights, whole.weights);
+      EXPECT_EQ(sharded.gradient_norms(), whole.gradient_norms());
+      if (ranks == 1) continue;
+      EXPECT_LT(sharded.records[0].peak_bytes[0], whole.records[0].peak_bytes[0]);
+    }
+  }
+}
+
 TEST_F(TrainerTest, ALateDeviceTrainsTheSameBits) {
   Config base = config(4, 2);
   base.train.steps = 4;
+  base.train.batch_windows = 3;
   TrainingOptions late;
   late.backend_of = [](int) { return MakeBackend(late_backend); };
-  EXPECT_EQ(train_case(base, late).weights, train_case(base).weights);
+  for (const int64_t stage : {1, 2}) {
+    base.memory.zero_stage = stage;
+    EXPECT_EQ(train_case(base, late).weights, train_case(base).weights);
+  }
 }
 
 /// Spoils the loss gradient of one call of cross_entropy, or of all from it on.

@@ -55,7 +55,7 @@ TEST(PlanCommand, TellsMemoryTrafficAndWorkAndTimesOnceCalibrated) {
   }
   const ProgramResult damaged = plan("");
   EXPECT_EQ(damaged.exit_code, 1);
-  EXPECT_THAT(damaged.errors, HasSubstr("delete it"));
+  EXPECT_THAT(damaged.errors, HasSubstr("measure anew"));
 }
 
 TEST(PlanCommand, BadInputIsOneLineAndAdvice) {
@@ -68,7 +68,9 @@ TEST(PlanCommand, BadInputIsOneLineAndAdvice) {
     EXPECT_EQ(std::ranges::count(result.errors, '\n'), 2) << result.errors;
   };
   expect("--device tpu9", 2, "no device is called \"tpu9\"", "\"h200\", \"h100\", \"a100\"");
-  expect("--device h200 --link fast", 2, "\"fast\" is not a link", "450GB/s,3us");
+  expect("--link fast", 2, "\"fast\" is not a link", "450GB/s,3us");
+  expect("--link 0.5B/s", 2, "is not a link", "450GB/s,3us");
+  expect("--device h200 --calibrate", 2, "--calibrate measures this machine", "leave --device out");
   expect("--budget plenty", 2, "\"plenty\" is not a number of bytes", "80GiB");
   expect("--budget 100KiB", 1, "below the weights", "give at least");
   expect("--budget 1700KiB --max-context", 1, "not even T = 1024 fits", "--budget");

@@ -30,6 +30,13 @@ int64_t vocabulary_of(const PlanOptions& options, const Config& config) {
 }
 
 std::optional<Rates> rates_for(const PlanOptions& options, const Config& config, const GptConfig& gpt) {
+  const std::string& text = options.link.empty() ? config.run.link : options.link;
+  std::optional<Link> link;
+  if (!text.empty()) link = parse_link(text);
+  if (options.calibrate && options.device != "this") {
+    throw UsageError(fmt::format("--calibrate measures this machine, not \"{}\"", options.device),
+                     "leave --device out, or --calibrate");
+  }
   std::optional<Rates> rates;
   if (options.device != "this") {
     rates = rates_of_device(options.device);
@@ -38,8 +45,7 @@ std::optional<Rates> rates_for(const PlanOptions& options, const Config& config,
     if (options.calibrate) save_rates(calibrate(config, gpt, threads), threads);
     rates = load_rates(threads);
   }
-  const std::string& link = options.link.empty() ? config.run.link : options.link;
-  if (rates && !link.empty()) rates->link = parse_link(link);
+  if (rates && link) rates->link = *link;
   return rates;
 }
 

@@ -17,7 +17,8 @@ struct PlanOptions {
   OutputFormat format = OutputFormat::text;
 };
 
-/// Runs the config's step dry and prints what it needs and does. Throws Error when the budget does not hold it.
+/// Runs the config's step dry and prints what it needs and does. Throws Error when the budget is below the weights, their
+/// gradients and moments.
 void plan_command(const PlanOptions& options);
 
 }  // namespace ringlet

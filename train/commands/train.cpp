@@ -98,7 +98,12 @@ int train(const TrainOptions& options) {
   folder.write_config(to_toml(config));
   say_start(console, config, data, gpt);
 
-  Prediction prediction(config, gpt);
+  std::optional<Prediction> prediction;
+  try {
+    prediction.emplace(config, gpt);
+  } catch (const Error& error) {  // trains all the same
+    console.say(fmt::format("nothing is predicted: {}; {}", error.what(), error.advice));
+  }
   const SequenceLayout layout =
       make_layout(config.run.layout, config.run.seq_len, int(config.run.ring_size()));
   const TrainingRun run{config,
@@ -115,7 +120,7 @@ int train(const TrainOptions& options) {
                           const bool shown = record.step % config.train.log_every == 0 ||
                                              record.step == 1 || record.step == record.steps;
                           if (shown) console.progress(record);
-                          prediction.add(record);
+                          if (prediction) prediction->add(record);
                         },
                         [&](const std::string& line) { console.say(line); }};
   RunEnd end = RunEnd::finished;
@@ -124,7 +129,7 @@ int train(const TrainOptions& options) {
     const RunEnd rank_end = trainer.run();
     if (world.rank() == 0) end = rank_end;
   });
-  if (const std::string compared = prediction.text(); !compared.empty()) console.say(compared);
+  if (prediction && !prediction->text().empty()) console.say(prediction->text());
   return finish(console, end, config);
 }
 

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -11,6 +12,7 @@
 #include "kernels/comm/threads.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "train/machine.h"
+#include "train/plan/prediction.h"
 #include "train/world.h"
 
 namespace ringlet {
@@ -24,6 +26,8 @@ constexpr std::array<int64_t, 4> kLengths{256, 1024, 2048, 4096};
 constexpr std::array<int64_t, 4> kKeyRows{512, 2048, 8192, 32768};
 constexpr int64_t kQueryRows = 512;
 constexpr int kRepeats = 5;
+constexpr double kPatienceSeconds = 15;  // large models are repeated less often
+constexpr int kVersion = 2;              // of the file of rates
 
 double median(std::vector<double> values) {
   const auto middle = values.begin() + std::ssize(values) / 2;
@@ -77,10 +81,11 @@ void time_long_attention(Backend& device, const HeadShape& shape, int64_t key_ro
   const AttentionState state{allocate(q.shape), allocate({shape.heads, kQueryRows, 1, 1}),
                              allocate({shape.heads, kQueryRows, 1, 1})};
   const AttentionGradient gradient{allocate({kQueryRows, shape.q_width(), 1, 1}), state.maximum, state.sum};
-  const Tensor dq = allocate(q.shape), dkv = allocate(kv.shape);
+  const Tensor dq = allocate(q.shape), dkv = allocate(kv.shape), arrived = allocate(kv.shape);
   device.attention_start(state);
   device.attention_forward(step, q, kv, state);
   device.attention_backward(step, q, kv, gradient, dq, dkv);
+  device.add(arrived, dkv);  // what a ring of one never does
 }
 
 /// Bandwidth and latency of messages round a ring of two.
@@ -116,7 +121,7 @@ Link time_messages() {
 }
 
 Json to_json(const Rates& rates) {
-  Json json{{"device", rates.device}, {"source", rates.source}, {"foreign_bytes", rates.foreign_bytes},
+  Json json{{"version", kVersion}, {"device", rates.device}, {"source", rates.source}, {"foreign_bytes", rates.foreign_bytes},
             {"link", {{"bytes_per_second", rates.link.bytes_per_second},
                       {"latency_seconds", rates.link.latency_seconds}, {"name", rates.link.name}}}};
   for (int op = 0; op < kOpCount; ++op) {
@@ -127,18 +132,25 @@ Json to_json(const Rates& rates) {
   return json;
 }
 
+/// A number that times can be made of.
+double positive(const Json& json) {
+  const double value = json;
+  if (!(value > 0) || !std::isfinite(value)) throw std::out_of_range("not above 0");
+  return value;
+}
+
 Rates from_json(const Json& json) {
   Rates rates;
   rates.device = json.at("device");
   rates.source = json.at("source");
-  rates.foreign_bytes = json.at("foreign_bytes");
+  rates.foreign_bytes = positive(json.at("foreign_bytes"));
   const Json& link = json.at("link");
-  rates.link = {link.at("bytes_per_second"), link.at("latency_seconds"), link.at("name")};
+  rates.link = {positive(link.at("bytes_per_second")), positive(link.at("latency_seconds")), link.at("name")};
   for (int op = 0; op < kOpCount; ++op) {
     const auto samples = json.at("samples").find(name_of(Op(op)));
     if (samples == json.at("samples").end()) continue;
     for (const Json& sample : *samples) {
-      rates.put(Op(op), {{sample.at(0), sample.at(1), sample.at(2)}, sample.at(3), sample.at(4)});
+      rates.put(Op(op), {{sample.at(0), sample.at(1), sample.at(2)}, positive(sample.at(3)), positive(sample.at(4))});
     }
   }
   return rates;
@@ -156,6 +168,7 @@ Rates calibrate(const Config& config, const GptConfig& gpt, int threads) {
   GptConfig layer = gpt;
   layer.layers = 1;
   Rates rates;
+  int repeats = kRepeats;  // written by rank 0 between barriers
   rates.device = device_name(threads);
   rates.source = "measured on this machine";
   run_ranks(options, [&](Comm& world, Trace& trace) {
@@ -163,20 +176,33 @@ Rates calibrate(const Config& config, const GptConfig& gpt, int threads) {
     const std::unique_ptr<Comm> ring = world.split(world.rank());
     Stopwatch stopwatch;
     ObservedBackend observed(*device, stopwatch);
+    const auto start = std::chrono::steady_clock::now();
     // Machines have fast and slow seconds: the repeats of a size stand apart.
-    for (int repeat = 0; repeat <= kRepeats; ++repeat) {
+    for (int repeat = 0; repeat <= repeats; ++repeat) {
       for (const int64_t length : kLengths) {
         const SequenceLayout layout = make_layout(config.run.layout, length, 1);
-        rehearse_step({one_layer, layer}, {observed, *ring, trace}, world, layout, 1,
+        rehearse_step({one_layer, layer}, {observed, *ring, trace}, world, layout, {},
                       [](Parameters& parameters) { parameters.initialise(1); });
       }
       for (const int64_t key_rows : kKeyRows) time_long_attention(observed, gpt.heads, key_rows);
-      if (repeat == 0) stopwatch.clear();
+      if (repeat > 0) continue;
+      stopwatch.clear();
+      world.barrier();
+      if (world.rank() == 0) {
+        const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+        repeats = std::clamp(int(kPatienceSeconds / took.count()), 1, kRepeats);
+      }
+      world.barrier();
     }
-    if (world.rank() != 0) return;
-    stopwatch.put_into(rates);
-    rates.foreign_bytes = double(resident_bytes() - options.ranks * device->arena().peak_bytes());
+    world.barrier();  // all arenas are still there
+    if (world.rank() == 0) {
+      stopwatch.put_into(rates);
+      rates.foreign_bytes = double(resident_bytes()) -
+                            double(options.ranks) * double(device->arena().peak_bytes() + kHostBytesOfRank);
+    }
+    world.barrier();
   });
+  rates.foreign_bytes = std::max(rates.foreign_bytes, 1.0);
   rates.link = time_messages();
   return rates;
 }
@@ -199,14 +225,20 @@ std::optional<Rates> load_rates(int threads) {
   std::ifstream stream(file);
   if (!stream) return {};
   try {
-    return from_json(Json::parse(stream));
-  } catch (const Json::exception&) {
-    throw Error("'" + file.string() + "' does not hold rates", "delete it and calibrate anew: ringlet plan ... --calibrate");
+    const Json json = Json::parse(stream);
+    if (json.at("version") != kVersion) return {};
+    return from_json(json);
+  } catch (const std::exception&) {
+    throw Error("'" + file.string() + "' does not hold rates", "measure anew: ringlet plan CONFIG --calibrate");
   }
 }
 
 void save_rates(const Rates& rates, int threads) {
-  Rates all = load_rates(threads).value_or(Rates{});
+  Rates all;
+  try {
+    all = load_rates(threads).value_or(Rates{});
+  } catch (const Error&) {  // damaged: what was measured now takes its place
+  }
   for (int op = 0; op < kOpCount; ++op) {
     for (const Rates::Sample& sample : rates.samples(Op(op))) all.put(Op(op), sample);
   }

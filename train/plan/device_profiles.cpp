@@ -37,9 +37,9 @@ double bytes_per_element(Op op) {
   switch (op) {
     case Op::fill: case Op::upload: case Op::read: case Op::sum_of_squares: case Op::rotary_table:
     case Op::attention_start: return 4;
-    case Op::add: case Op::attention_delta: case Op::qkv_split_forward: case Op::qkv_split_backward:
+    case Op::attention_delta: case Op::qkv_split_forward: case Op::qkv_split_backward:
     case Op::rms_norm_forward: case Op::copy: case Op::attention_finish: case Op::embedding_forward: return 8;
-    case Op::cross_entropy: case Op::embedding_backward: return 12;
+    case Op::add: case Op::cross_entropy: case Op::embedding_backward: return 12;
     case Op::rms_norm_backward: return 16;
     case Op::swiglu_forward: return 6;
     case Op::swiglu_backward: return 10;
@@ -59,7 +59,7 @@ Rates rates_of_device(std::string_view name) {
   }
   Rates rates;
   rates.device = found->device;
-  rates.source = found->source;
+  rates.source = std::string(found->source) + "; tensors and messages are f32, as the trainer's";
   rates.link = parse_link(found->link);
   rates.memory_bytes = found->memory_bytes;
   rates.peak_flops = found->peak_flops;

@@ -11,7 +11,7 @@
 namespace ringlet {
 namespace {
 
-constexpr int64_t kArenaBytes = int64_t{1} << 54;  // addresses only
+constexpr int64_t kDryBytes = int64_t{1} << 54;  // addresses only
 
 Batch made_up_batch(const DryRun& run, const SequenceLayout& layout, int rank) {
   Batch batch;
@@ -25,11 +25,11 @@ Batch made_up_batch(const DryRun& run, const SequenceLayout& layout, int rank) {
   return batch;
 }
 
-/// A step of `windows` windows on a rank whose every part is dry, but the trainer's.
+/// A step of these windows on a rank whose every part is dry, but the trainer's.
 struct Rehearsal {
-  Rehearsal(const DryRun& run, const SequenceLayout& layout, int world_rank, int64_t windows,
+  Rehearsal(const DryRun& run, const SequenceLayout& layout, int world_rank, RehearsedWindows windows,
             const Rates* rates)
-      : device(make_dry_backend(kArenaBytes, counts)),
+      : device(make_dry_backend(kDryBytes, counts)),
         tape(std::make_unique<Tape>(rates, run.mask, trace, device->arena())) {
     const int ring_size = layout.ring_size();
     DryComm dry_world({world_rank, int(run.config.run.ranks)}, {}, traffic);
@@ -46,7 +46,7 @@ struct Rehearsal {
     const Traffic trained = traffic;
     const int64_t peak_bytes = device->arena().peak_bytes();
     const StepSettings settings = run.config.step_settings();
-    Parameters parameters(run.gpt, *device, world.size(), Parameters::Gradients::present);
+    Parameters parameters(run.gpt, *device, world.size(), run.config.gradients());
     Gpt gpt(parameters);
     const ShardedAdamW optimizer(parameters, world);
     score({context, world, layout, settings, gpt}, made_up_batch(run, layout, context.ring.rank()), run.mask);
@@ -62,28 +62,21 @@ struct Rehearsal {
   PeakMoment moment;
 };
 
-/// first + (windows - 1) * (second - first).
-template <class Number>
-Number extended(Number first, Number second, int64_t windows) {
-  return first + Number(windows - 1) * (second - first);
-}
-
-Traffic extended(const Traffic& first, const Traffic& second, int64_t windows) {
-  Traffic result;
+/// sum += times * (more - less).
+void add_difference(Traffic& sum, int64_t times, const Traffic& more, const Traffic& less) {
   for (const auto field : {&Traffic::exchange_bytes, &Traffic::all_reduce_bytes, &Traffic::reduce_scatter_bytes,
                            &Traffic::all_gather_bytes, &Traffic::broadcast_bytes, &Traffic::exchanges}) {
-    result.*field = extended(first.*field, second.*field, windows);
+    sum.*field += times * (more.*field - less.*field);
   }
-  return result;
 }
 
 }  // namespace
 
 void rehearse_step(const DryRun& run, RankContext context, Comm& world, const SequenceLayout& layout,
-                   int64_t windows, const std::function<void(Parameters&)>& initialise) {
+                   RehearsedWindows windows, const std::function<void(Parameters&)>& initialise) {
   const ArenaScope scope(context.device.arena());
   const StepSettings settings = run.config.step_settings();
-  Parameters parameters(run.gpt, context.device, world.size(), Parameters::Gradients::present);
+  Parameters parameters(run.gpt, context.device, world.size(), run.config.gradients());
   if (initialise) initialise(parameters);
   Gpt gpt(parameters);
   const ModelRank rank{context, world, layout, settings, gpt};
@@ -91,7 +84,7 @@ void rehearse_step(const DryRun& run, RankContext context, Comm& world, const Se
   TrainStep step(rank, parameters, optimizer, MaskRule::document, run.mask.window);
   const Batch batch = made_up_batch(run, layout, context.ring.rank());
   context.trace.enter_step(1, "step");
-  step.accumulate({windows, layout.length, [&] { return batch; }}, context.device, [](auto, auto&) {});
+  step.accumulate({windows.own, windows.most, layout.length, [&] { return batch; }}, context.device, [](auto, auto&) {});
   context.trace.enter_phase("optimizer");
   StepSums(layout.length, world.size()).reduce(rank);
   step.update(1, run.config.train.clip_norm,
@@ -99,12 +92,19 @@ void rehearse_step(const DryRun& run, RankContext context, Comm& world, const Se
                .gradient_scale = 1, .step = 1});
 }
 
+int64_t dry_peak_bytes(const DryRun& run, const SequenceLayout& layout, int world_rank) {
+  const int ring_size = layout.ring_size();
+  const WindowShare share{run.config.train.batch_windows, run.config.run.ranks / ring_size, world_rank / ring_size};
+  const Rehearsal one(run, layout, world_rank, {std::min<int64_t>(share.per_step(), 1), 1}, nullptr);
+  return one.device->arena().peak_bytes();
+}
+
 DryRank::DryRank(const DryRun& run, const SequenceLayout& layout, int world_rank, const Rates* rates) {
   const int ring_size = layout.ring_size();
   const int64_t rings = run.config.run.ranks / ring_size;
-  const int64_t windows =
-      WindowShare{run.config.train.batch_windows, rings, world_rank / ring_size}.per_step();
-  Rehearsal first(run, layout, world_rank, std::min<int64_t>(windows, 1), rates);
+  const WindowShare share{run.config.train.batch_windows, rings, world_rank / ring_size};
+  const int64_t windows = share.per_step(), most = share.most_per_step();
+  Rehearsal first(run, layout, world_rank, {std::min<int64_t>(windows, 1), 1}, rates);
   const Arena& arena = first.device->arena();
   step_ = {.rank = world_rank,
            .rows = layout.rows(world_rank % ring_size),
@@ -115,12 +115,16 @@ DryRank::DryRank(const DryRun& run, const SequenceLayout& layout, int world_rank
            .traffic = first.traffic,
            .matmul_flops = first.tape->matmul_flops(),
            .attention_flops = first.tape->attention_flops()};
-  if (windows > 1) {
-    Rehearsal second(run, layout, world_rank, 2, rates);
-    step_.traffic = extended(first.traffic, second.traffic, windows);
-    step_.matmul_flops = extended(first.tape->matmul_flops(), second.tape->matmul_flops(), windows);
-    step_.attention_flops =
-        extended(first.tape->attention_flops(), second.tape->attention_flops(), windows);
+  if (most > 1) {
+    Rehearsal second(run, layout, world_rank, {std::min<int64_t>(windows, 2), 2}, rates);
+    const int64_t more = std::max<int64_t>(windows - 1, 0);
+    add_difference(step_.traffic, more, second.traffic, first.traffic);
+    step_.matmul_flops += double(more) * (second.tape->matmul_flops() - first.tape->matmul_flops());
+    step_.attention_flops += double(more) * (second.tape->attention_flops() - first.tape->attention_flops());
+    if (most > windows) {  // it joins the last sums without a window
+      const Rehearsal joined(run, layout, world_rank, {1, 2}, nullptr);
+      add_difference(step_.traffic, 1, joined.traffic, first.traffic);
+    }
     tapes_[1] = std::move(second.tape);
   }
   tapes_[0] = std::move(first.tape);

@@ -28,11 +28,19 @@ struct DryRun {
   Mask mask{};  // of every window
 };
 
-/// One step of one rank on made-up text, `windows` windows of it, through the trainer's own parts; nothing is allocated
-/// before, nothing stays allocated after. Collective.
+/// Windows of a step: of the rank's own ring, and of the ring that has the most.
+struct RehearsedWindows {
+  int64_t own = 1, most = 1;
+};
+
+/// One step of one rank on made-up text, through the trainer's own parts; nothing is allocated before, nothing stays
+/// allocated after. Collective.
 /// initialise: gives the weights their values; absent: they are 0.
 void rehearse_step(const DryRun& run, RankContext context, Comm& world, const SequenceLayout& layout,
-                   int64_t windows, const std::function<void(Parameters&)>& initialise = {});
+                   RehearsedWindows windows, const std::function<void(Parameters&)>& initialise = {});
+
+/// The peak alone, which every window of a step has.
+int64_t dry_peak_bytes(const DryRun& run, const SequenceLayout& layout, int world_rank);
 
 /// rates absent: no tape is kept. Takes time and memory for the rank's rows, the ring's size squared and the layers
 /// times the ring's size, not for the model. A step of several windows is taken for one that goes on as its second.

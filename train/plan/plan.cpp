@@ -15,24 +15,31 @@ namespace {
 
 constexpr int64_t kGrain = 1024;
 constexpr int64_t kLongest = int64_t{1} << 31;
+constexpr int64_t kSlopeGrains = 64;  // where the slope of memory in T is taken
 
 SequenceLayout layout_of(const Config& config) {
   return make_layout(config.run.layout, config.run.seq_len, int(config.run.ring_size()));
+}
+
+/// Tokens that a rank trains in a step.
+double tokens_of(const Config& config, const SequenceLayout& layout, int rank) {
+  const int ring_size = layout.ring_size();
+  const WindowShare share{config.train.batch_windows, config.run.ranks / ring_size, rank / ring_size};
+  return double(layout.rows(rank % ring_size)) * double(share.per_step());
 }
 
 /// Ranks that differ in what they hold, and the first, middle and last of a ring.
 std::vector<int> kinds_of_ranks(const Config& config, const SequenceLayout& layout) {
   const int ring_size = layout.ring_size(), world = int(config.run.ranks);
   std::set<int> ranks{0, ring_size / 2, ring_size - 1};
-  std::set<std::pair<int64_t, int64_t>> seen;
+  std::set<std::pair<int64_t, double>> seen;
   for (int rank = 0; rank < world; ++rank) {
-    const WindowShare share{config.train.batch_windows, world / ring_size, rank / ring_size};
-    if (seen.insert({layout.rows(rank % ring_size), share.per_step()}).second) ranks.insert(rank);
+    if (seen.insert({layout.rows(rank % ring_size), tokens_of(config, layout, rank)}).second) ranks.insert(rank);
   }
   return {ranks.begin(), ranks.end()};
 }
 
-StepFlops flops_of(const DryRun& run, const Plan& plan) {
+StepFlops flops_of(const DryRun& run, const SequenceLayout& layout, const Plan& plan) {
   const GptConfig& gpt = run.gpt;
   const double length = double(run.config.run.seq_len), windows = double(run.config.train.batch_windows);
   double matrix_parameters = gpt.tied_head ? 0 : -double(gpt.vocabulary * gpt.width);  // the embedding is looked up
@@ -45,9 +52,13 @@ StepFlops flops_of(const DryRun& run, const Plan& plan) {
   StepFlops flops;
   flops.model = windows * (6 * matrix_parameters * length + attention * pairs);
   flops.palm = windows * (6 * matrix_parameters * length + attention * length * length);
-  double executed = 0;
-  for (const DryStep& rank : plan.ranks) executed += rank.matmul_flops + rank.attention_flops;
-  flops.executed = executed * double(run.config.run.ranks) / double(plan.ranks.size());
+  double executed = 0, tokens = 0;
+  for (const DryStep& rank : plan.ranks) {
+    executed += rank.matmul_flops + rank.attention_flops;
+    tokens += tokens_of(run.config, layout, rank.rank);
+  }
+  // Of a large world: what some ranks do for their tokens, all do for all.
+  flops.executed = executed * length * windows / tokens;
   return flops;
 }
 
@@ -77,7 +88,7 @@ Plan make_plan(const DryRun& run, const Rates* rates, int threads_per_rank, int 
     dry.emplace_back(run, layout, rank, rates);
     plan.ranks.push_back(dry.back().step());
   }
-  plan.flops = flops_of(run, plan);
+  plan.flops = flops_of(run, layout, plan);
   if (rates == nullptr) return plan;
 
   if (plan.every_rank) {
@@ -111,26 +122,28 @@ int64_t peak_bytes(const DryRun& run) {
   const SequenceLayout layout = layout_of(run.config);
   int64_t peak = 0;
   for (const int rank : kinds_of_ranks(run.config, layout)) {
-    peak = std::max(peak, DryRank(run, layout, rank).step().peak_bytes);
+    peak = std::max(peak, dry_peak_bytes(run, layout, rank));
   }
   return peak;
 }
 
 int64_t longest_context(const DryRun& run, double budget_bytes) {
   Config config = run.config;
-  const auto fits = [&](int64_t grains) {
+  const auto peak_at = [&](int64_t grains) {
     config.run.seq_len = grains * kGrain;
-    return double(peak_bytes({config, run.gpt, run.mask})) <= budget_bytes;
+    return double(peak_bytes({config, run.gpt, run.mask}));
   };
+  const auto fits = [&](int64_t grains) { return peak_at(grains) <= budget_bytes; };
   if (!fits(1)) return 0;
-  int64_t good = 1, bad = 2;
-  while (bad * kGrain <= kLongest && fits(bad)) {
-    good = bad;
-    bad *= 2;
-  }
-  while (bad - good > 1) {
-    const int64_t middle = good + (bad - good) / 2;
-    (fits(middle) ? good : bad) = middle;
+  int64_t good = 1, bad = kLongest / kGrain + 1;
+  // Memory is nearly a line in T: a guess from its slope, then steps round it that double.
+  const double first = peak_at(kSlopeGrains), second = peak_at(2 * kSlopeGrains);
+  const double slope = std::max(1.0, (second - first) / double(kSlopeGrains));
+  int64_t guess = std::clamp(int64_t(double(kSlopeGrains) + (budget_bytes - first) / slope), good + 1, bad - 1);
+  for (int64_t step = 1; bad - good > 1; step *= 2) {
+    (fits(guess) ? good : bad) = guess;
+    const int64_t beside = good == guess ? guess + step : guess - step;
+    guess = beside > good && beside < bad ? beside : good + (bad - good) / 2;
   }
   return good * kGrain;
 }
@@ -182,6 +195,11 @@ std::vector<Knob> knobs_of(const DryRun& run, double budget_bytes) {
     Config changed = config;
     changed.memory.recompute = policy;
     add(fmt::format("recompute {}", name_of(policy)), changed, run.gpt);
+  }
+  {
+    Config changed = config;
+    changed.memory.zero_stage = 3 - config.memory.zero_stage;
+    add(fmt::format("ZeRO-{}", changed.memory.zero_stage), changed, run.gpt);
   }
   for (const auto& [name, chunk] : {std::pair{"head chunk", &Config::Memory::head_chunk},
                                     std::pair{"mlp chunk", &Config::Memory::mlp_chunk}}) {

@@ -42,8 +42,8 @@ Plan make_plan(const DryRun& run, const Rates* rates = nullptr, int threads_per_
 /// Bytes of the fullest rank, from as few dry runs as tell it.
 int64_t peak_bytes(const DryRun& run);
 
-/// The longest T, in multiples of 1,024, whose fullest rank needs at most `budget_bytes`, by bisection over dry runs; 0: not
-/// even 1,024.
+/// The longest T, in multiples of 1,024, whose fullest rank needs at most `budget_bytes`, by dry runs; 0: not even
+/// 1,024.
 int64_t longest_context(const DryRun& run, double budget_bytes);
 
 /// The policy that recomputes least and whose fullest rank fits; absent: none does.

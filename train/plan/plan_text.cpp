@@ -32,7 +32,6 @@ std::string change(double value, double base) {
   return fmt::format("{:+.1f} %", 100 * (value / base - 1));
 }
 
-/// Sums over phases that begin alike: "forward", "backward".
 struct HopRow {
   std::string phase;
   int hop;
@@ -73,7 +72,7 @@ std::string memory_text(const Plan& plan, const Rates* rates) {
     text += fmt::format("\nforeign memory (program, libraries, stacks; measured by --calibrate): {} in the process",
                         human_bytes(rates->foreign_bytes));
   }
-  if (!plan.every_rank) text += fmt::format("\n{} ranks of each kind were run dry", plan.ranks.size());
+  if (!plan.every_rank) text += fmt::format("\n{} ranks, among them one of each kind, were run dry", plan.ranks.size());
   return text;
 }
 

@@ -23,7 +23,7 @@ int64_t host_bytes(const Plan& plan) {
   // Of each row: its loss and first visible position, and token and label of the batch in use and of four ahead.
   int64_t rows = 0;
   for (const DryStep& rank : plan.ranks) rows += rank.rows;
-  return rows * (4 + 8 + 5 * 8) + std::ssize(plan.ranks) * (int64_t{4} << 20);
+  return rows * (4 + 8 + 5 * 8) + std::ssize(plan.ranks) * kHostBytesOfRank;
 }
 
 Prediction::Prediction(const Config& config, const GptConfig& gpt) : config_(config) {
@@ -35,6 +35,8 @@ Prediction::Prediction(const Config& config, const GptConfig& gpt) : config_(con
 }
 
 void Prediction::add(const MetricsRecord& record) {
+  const int64_t verify_every = config_.run.verify;
+  if (verify_every > 0 && record.step % verify_every == 0) return;
   step_ms_.push_back(record.step_ms);
   last_ = record;
 }

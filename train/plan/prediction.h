@@ -13,7 +13,7 @@ class Prediction {
  public:
   /// Runs the config's step dry; with times where this machine is calibrated.
   Prediction(const Config& config, const GptConfig& gpt);
-  /// A step was trained.
+  /// A step was trained. One that is verified (run.verify) does more than was predicted, and does not count.
   void add(const MetricsRecord& record);
   /// Predicted beside measured: memory of each arena, messages, time, memory of the process. Empty before the second step.
   std::string text() const;
@@ -26,8 +26,11 @@ class Prediction {
   MetricsRecord last_;
 };
 
-/// Bytes of the process beside its arenas and its program: rows on the host, batches read ahead; of each rank the panels
-/// that products are packed into and the part of a huge page that its arena does not fill, 2 MiB each.
+/// Bytes of a rank on the host whatever it holds: the panels that products are packed into, and the part of a huge page
+/// that its arena does not fill, 2 MiB each.
+inline constexpr int64_t kHostBytesOfRank = int64_t{4} << 20;
+
+/// Bytes of the process beside its arenas and its program: rows on the host, batches read ahead, kHostBytesOfRank.
 int64_t host_bytes(const Plan& plan);
 
 }  // namespace ringlet

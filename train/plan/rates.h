@@ -10,7 +10,7 @@
 namespace ringlet {
 
 /// How fast a device computes: measured operations, by size. An operation of another size runs at a rate between those
-/// of the nearest sizes (inverse squared distance, sizes and rates on logarithmic scales).
+/// of all sizes measured (weights: distance^-4; sizes and rates on logarithmic scales).
 class Rates {
  public:
   struct Sample {

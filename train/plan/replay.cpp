@@ -110,7 +110,7 @@ class Player {
       const Half half{index, entry.operation, rank.clock, message.bytes};
       if (alone()) {
         double& free = out ? rank.out_free : rank.in_free;
-        free = std::max(free, rank.clock) + seconds_of(message.bytes);
+        free = std::max(free, rank.clock) + replay_.link.message_seconds(message.bytes);
         operation.done_at = std::max(operation.done_at, free);
         continue;
       }
@@ -130,7 +130,7 @@ class Player {
     CHECK(send.bytes == receive.bytes, send.bytes, " bytes sent, ", receive.bytes, " expected");
     Rank &from = ranks_[send.rank], &to = ranks_[receive.rank];
     const double start = std::max({send.asked_at, receive.asked_at, from.out_free, to.in_free});
-    const double end = start + seconds_of(send.bytes);
+    const double end = start + replay_.link.message_seconds(send.bytes);
     from.out_free = to.in_free = end;
     for (const Half& half : {send, receive}) {
       Operation& operation = ranks_[half.rank].operations[channel].at(half.operation);
@@ -146,14 +146,10 @@ class Player {
     meeting.here += 1;
     meeting.begins_at = std::max({meeting.begins_at, rank.clock, collectives_free_});
     if (meeting.here < ranks_.size()) return;
-    const double steps = double(replay_.world_size - 1) * replay_.link.latency_seconds;
-    const double end = meeting.begins_at + (replay_.world_size > 1 ? steps + bandwidth_seconds(entry.bytes) : 0);
+    const double end = meeting.begins_at + replay_.link.collective_seconds(entry.bytes, replay_.world_size);
     collectives_free_ = end;
     for (Rank& each : ranks_) each.operations[entry.channel].at(entry.operation) = {0, end};
   }
-
-  double bandwidth_seconds(int64_t bytes) const { return double(bytes) / replay_.link.bytes_per_second; }
-  double seconds_of(int64_t bytes) const { return replay_.link.latency_seconds + bandwidth_seconds(bytes); }
 
   struct Pair {
     std::deque<Half> sends, receives;

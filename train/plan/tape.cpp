@@ -91,19 +91,19 @@ Event TapeComm::exchange(std::span<const Message> sends, std::span<const Message
 
 Event TapeComm::all_reduce(const Tensor& values, Event after) {
   const Event event = ForwardingComm::all_reduce(values, after);
-  tape_.on_collective(channel_, event, 2 * values.bytes() * (size() - 1) / size());
+  tape_.on_collective(channel_, event, Traffic::of_all_reduce(values, size()));
   return event;
 }
 
 Event TapeComm::reduce_scatter(const Tensor& values, const Tensor& shard, Event after) {
   const Event event = ForwardingComm::reduce_scatter(values, shard, after);
-  tape_.on_collective(channel_, event, shard.bytes() * (size() - 1));
+  tape_.on_collective(channel_, event, Traffic::of_shards(shard, size()));
   return event;
 }
 
 Event TapeComm::all_gather(const Tensor& shard, const Tensor& values, Event after) {
   const Event event = ForwardingComm::all_gather(shard, values, after);
-  tape_.on_collective(channel_, event, shard.bytes() * (size() - 1));
+  tape_.on_collective(channel_, event, Traffic::of_shards(shard, size()));
   return event;
 }
 

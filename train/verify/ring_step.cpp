@@ -30,7 +30,7 @@ class RankStep {
                     .ranks[size_t(context.ring.rank())]),
         layout_(parts.layout(setup.layout, problem.length(), setup.ring_size)),
         settings_(setup.settings),
-        parameters_(problem.gpt, context.device, world.size(), Parameters::Gradients::present),
+        parameters_(problem.gpt, context.device, world.size(), setup.gradients),
         gpt_(parameters_),
         rank_{context, world, layout_, settings_, gpt_},
         optimizer_(parameters_, world) {
@@ -143,7 +143,8 @@ class RankStep {
     const Batch first = own_windows_.empty() ? Batch{} : batch_of(own_windows_.front());
     TrainStep step(rank_, parameters_, optimizer_, problem_.rule, problem_.sliding_window,
                    parts_.rules(first));
-    const StepWindows windows{std::ssize(own_windows_), problem_.scored_tokens(),
+    const StepWindows windows{std::ssize(own_windows_), (std::ssize(problem_.windows) + setup_.rings - 1) / setup_.rings,
+                              problem_.scored_tokens(),
                               [&] {
                                 const int64_t window = own_windows_[next];
                                 samples.begin_window(problem_.mask(problem_.windows[size_t(window)]));

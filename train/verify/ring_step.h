@@ -19,6 +19,7 @@ struct RingSetup {
   int ring_size = 1;
   int rings = 1;  // data-parallel: window i goes to ring i % rings
   StepSettings settings;
+  Parameters::Gradients gradients = Parameters::Gradients::present;
   int ranks() const { return ring_size * rings; }
 };
 

@@ -18,7 +18,7 @@ constexpr double kForwardTolerance = 5e-5;
 constexpr double kBackwardTolerance = 1e-3;
 // Of a row, root mean square. Rounding to f32 gives 2e-8; an angle in f32, 1e-5 at position 1000.
 constexpr double kRotaryTolerance = 2e-7;
-constexpr double kVanishing = 1e-2;  // of dV, below which dQ and dK are noise
+constexpr double kVanishingNorm = 1e-2;  // of dV, below which dQ and dK are noise
 constexpr double kNothing = -1e300;  // the maximum of no scores
 
 using Vector = std::vector<double>;
@@ -381,7 +381,7 @@ void SpotCheck::check(int layer, const Layer& tensors, const Tensor& dq, const T
   };
   double squares = squares_of_value_gradients(own);
   sum_over_ring({&squares, 1});
-  const double floor = kVanishing * std::sqrt(squares / double(layout_.length * shape.kv_heads));
+  const double floor = kVanishingNorm * std::sqrt(squares / double(layout_.length * shape.kv_heads));
   compare("attention output", rows.queries, rows.output, rows.true_output, dim, kForwardTolerance, 0);
   compare("LSE", rows.queries, rows.lse, rows.true_lse, 1, kForwardTolerance, 0);
   compare("dV", rows.keys, rows.dv, rows.true_dv, dim, kBackwardTolerance, 0);

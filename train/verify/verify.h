@@ -15,9 +15,11 @@ struct VerifyMatrix {
     std::string name;  // "MHA", "GQA", ...
     GptConfig gpt;
   };
-  /// Ranks of a ring, and rings beside each other.
+  /// Ranks of a ring, rings beside each other, and how gradients are sharded.
   struct World {
     int ring_size = 1, rings = 1;
+    Parameters::Gradients gradients = Parameters::Gradients::present;
+    bool operator==(const World&) const = default;
   };
   std::vector<Model> models;
   std::vector<VerifyMask> masks;
@@ -32,8 +34,8 @@ struct VerifyMatrix {
 };
 
 /// Everything: MHA, GQA, MQA (with QK-norm and an untied head among them), the masks, lengths that are odd, prime,
-/// shorter than the ring and not divisible by it, the three layouts, rings of 1, 2, 3, 4, 8 and two rings of two, all
-/// policies.
+/// shorter than the ring and not divisible by it, the three layouts, rings of 1, 2, 3, 4, 8 and two rings of two,
+/// ZeRO-2 on a ring of four and two rings of two, all policies.
 VerifyMatrix full_matrix();
 /// Seconds instead of minutes: one length, one policy, fewer rings.
 VerifyMatrix quick_matrix();

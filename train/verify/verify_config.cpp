@@ -19,17 +19,19 @@ constexpr int64_t kShortWindow = 19;         // a sliding window that lengths of
 constexpr double kBytesOfRank = 12, kBytesOfComparison = 64;
 constexpr double kCautiousFlops = 1.5e10;    // per second and core, f32, the ring's waits included
 
-VerifyMatrix::World own_world(const Config::Run& run) {
+VerifyMatrix::World own_world(const Config& config) {
+  const Config::Run& run = config.run;
   const int rings = run.ranks > run.ring_size() ? 2 : 1;
-  return {int(std::min<int64_t>(run.ring_size(), kMostThreads / rings)), rings};
+  return {int(std::min<int64_t>(run.ring_size(), kMostThreads / rings)), rings, config.gradients()};
 }
 
 /// "a ring of 4", and which world it stands for where that is another.
-std::string describe_world(const Config::Run& run) {
+std::string describe_world(const Config& config) {
+  const Config::Run& run = config.run;
   const auto describe = [](int64_t rings, int64_t ring_size) {
     return rings > 1 ? fmt::format("{} rings of {}", rings, ring_size) : fmt::format("a ring of {}", ring_size);
   };
-  const VerifyMatrix::World verified = own_world(run);
+  const VerifyMatrix::World verified = own_world(config);
   const int64_t rings = run.ranks / run.ring_size();
   const std::string line = describe(verified.rings, verified.ring_size);
   const bool same = verified.rings == rings && verified.ring_size == run.ring_size();
@@ -65,11 +67,8 @@ void restrict_to(const Config& config, VerifyMatrix& matrix) {
   if (config.data.window > 0) {
     matrix.sliding_window = std::min<int64_t>(config.data.window, kShortWindow);
   }
-  const VerifyMatrix::World own = own_world(config.run);
-  const auto same = [&](const VerifyMatrix::World& world) {
-    return world.ring_size == own.ring_size && world.rings == own.rings;
-  };
-  if (std::ranges::none_of(matrix.worlds, same)) matrix.worlds.push_back(own);
+  const VerifyMatrix::World own = own_world(config);
+  if (std::ranges::find(matrix.worlds, own) == matrix.worlds.end()) matrix.worlds.push_back(own);
 }
 
 VerifyMatrix start_matrix(const Config& config) {
@@ -96,14 +95,13 @@ std::string verify_start(const Config& config, const RingParts& parts) {
   });
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   return fmt::format("verify: {} cases on {} equal one device in double; worst {} {:.1e} of {:.0e} allowed; {:.2f} s",
-                     cases, describe_world(config.run), worst.quantity, worst.error, worst.tolerance, seconds.count());
+                     cases, describe_world(config), worst.quantity, worst.error, worst.tolerance, seconds.count());
 }
 
 OwnSizeCheck verify_own_size(const Config& config, int64_t vocabulary, const RingParts& parts,
                              OwnSizeBudget budget) {
   const GptConfig gpt = config.gpt(vocabulary);
-  const StepSettings settings = resolved_recompute(config, gpt).step_settings();
-  const VerifyMatrix::World world = own_world(config.run);
+  const VerifyMatrix::World world = own_world(config);
   const double cores = std::min(2.0, double(std::max(1u, std::thread::hardware_concurrency())));
   const double flops = double(world.rings) * step_flops(gpt, config.run.seq_len);
   const double ring_seconds = flops / (kCautiousFlops * cores), one_seconds = flops / kCautiousFlops;
@@ -112,11 +110,12 @@ OwnSizeCheck verify_own_size(const Config& config, int64_t vocabulary, const Rin
   const int ranks = world.ring_size * world.rings;
   check.estimated_bytes = double(parameter_count(gpt)) * (kBytesOfRank * ranks + kBytesOfComparison);
   if (ring_seconds > budget.seconds || check.estimated_bytes > budget.bytes) return check;
+  const StepSettings settings = resolved_recompute(config, gpt).step_settings();
   const VerifyMask mask = masks_of(config.data).back();
   const VerifyProblem problem = make_problem(gpt, config.run.seq_len, world.rings, mask,
                                              config.data.window, uint64_t(config.run.seed));
   VerifyCase result{model_name(gpt), mask, config.run.seq_len,
-                    {config.run.layout, world.ring_size, world.rings, settings},
+                    {config.run.layout, world.ring_size, world.rings, settings, world.gradients},
                     VerifyAgainst::samples, {}};
   const RingStep actual = ring_step(problem, result.setup, parts, Watch::samples);
   result.deviations = sampled_deviations(actual);
