@@ -57,7 +57,7 @@ Event RingPass::start_sum_hop(int hop, int index, const Tensor& sum, const Tenso
     return index < piece_count(owner) && step_.schedule.kv_travels(owner, index, hop);
   };
   const auto goes_home = [&](int owner) {
-    return index < piece_count(owner) && hop > 0 && step_.schedule.last_hop(owner, index) == hop;
+    return index < piece_count(owner) && step_.schedule.sum_goes_home(owner, index, hop);
   };
   std::vector<Message> sends, receives;
   if (moves_on(mine)) sends.push_back({next(), sum});

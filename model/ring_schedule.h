@@ -23,9 +23,9 @@ class RingSchedule {
     const Span& span = spans_[owner][piece];
     return span.first > 0 && span.first <= hop;
   }
-  /// The hop at which the last visitor has this piece, from where a running sum of its gradient goes straight
-  /// home; 0: nobody but its owner needs it. Until then the sum moves on where the keys and values do.
-  int last_hop(int owner, int piece) const { return spans_[owner][piece].last; }
+  /// Does a running sum of its gradient go straight home after this hop? (Had the last visitor the piece?) Until then
+  /// it moves on where the keys and values do.
+  bool sum_goes_home(int owner, int piece, int hop) const { return hop > 0 && hop == spans_[owner][piece].last; }
 
  private:
   struct Span {

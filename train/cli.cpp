@@ -6,6 +6,7 @@
 #include <map>
 
 #include "kernels/check.h"
+#include "train/units.h"
 
 namespace ringlet {
 namespace {
@@ -38,6 +39,17 @@ void add_key(CLI::App& app, const char* name, const char* key,
       name,
       [key, &overrides](const std::string& value) {
         overrides.push_back(fmt::format("{}={}", key, value));
+      },
+      fmt::format("{} (the key {})", meaning, key));
+}
+
+/// The same for a number of tokens, which may be written as 16k.
+void add_tokens_key(CLI::App& app, const char* name, const char* key, std::vector<std::string>& overrides,
+                    const char* meaning) {
+  app.add_option_function<std::string>(
+      name,
+      [key, &overrides](const std::string& value) {
+        overrides.push_back(fmt::format("{}={}", key, parse_tokens(value)));
       },
       fmt::format("{} (the key {})", meaning, key));
 }
@@ -224,6 +236,37 @@ void add_verify(CLI::App& main, VerifyOptions& options) {
       "  ringlet verify --ranks 5,7 --lengths 13,1000");
 }
 
+void add_explain(CLI::App& main, ExplainOptions& options) {
+  CLI::App& app = *main.add_subcommand("explain", "Draw the ring: who holds, computes and sends what, hop by hop");
+  app.add_option("CONFIG", options.config, "A config to take ranks, ring, length, layout, window and heads from");
+  add_settings(app, options.overrides);
+  add_key(app, "--ranks", "run.ranks", options.overrides, "Ranks in all");
+  add_key(app, "--ring", "run.ring", options.overrides, "Ranks of one ring");
+  add_tokens_key(app, "--seq-len", "run.seq_len", options.overrides,
+                 "Tokens of a window, over the whole ring; 16k is 16,384");
+  add_choice<std::vector<Layout>>(app, "--layout", options.layouts,
+                                  {{"contiguous", {Layout::contiguous}},
+                                   {"zigzag", {Layout::zigzag}},
+                                   {"striped", {Layout::striped}},
+                                   {"all", {Layout::contiguous, Layout::zigzag, Layout::striped}}},
+                                  "Who holds which positions (default: the config's; all without a config)");
+  app.add_option("--documents", options.documents,
+                 "Lengths of the window's documents in tokens, in their order, as in 3000,500,16k; what they leave of the "
+                 "window is one more (default: one document)");
+  add_tokens_key(app, "--window", "data.window", options.overrides, "Sliding window: a token sees at most so many");
+  app.add_option("--svg", options.svg, "Also draw a picture into this file");
+  add_json(app, options.format);
+  app.footer(
+      "Computed from the layout, the schedule and the mask of the trainer itself. A block is what one rank holds: its keys\n"
+      "and values go round the ring, one rank further at each hop, and visit those whose queries see them. The work is the\n"
+      "pairs of a query and a key that it sees. The JSON has every rank and hop, and for rings of up to 64 every rank at\n"
+      "every hop.\n"
+      "Examples:\n"
+      "  ringlet explain --ranks 4 --seq-len 4k\n"
+      "  ringlet explain --ranks 8 --seq-len 64k --layout zigzag --documents 3000,500,16k --svg ring.svg\n"
+      "  ringlet explain configs/long-64k.toml --layout all --window 4k");
+}
+
 void add_doctor(CLI::App& main, DoctorCommand& command) {
   CLI::App& app = *main.add_subcommand("doctor", "Show what this machine has and what is missing");
   add_json(app, command.format);
@@ -239,6 +282,7 @@ struct Commands {
   GenerateOptions generate;
   PlanOptions plan;
   VerifyOptions verify;
+  ExplainOptions explain;
   DoctorCommand doctor;
 
   Command chosen(const std::string& name) const {
@@ -249,6 +293,7 @@ struct Commands {
     if (name == "generate") return generate;
     if (name == "plan") return plan;
     if (name == "verify") return verify;
+    if (name == "explain") return explain;
     return doctor;
   }
 };
@@ -268,6 +313,7 @@ Command parse_command_line(int argument_count, const char* const* arguments) {
   add_generate(app, commands.generate);
   add_plan(app, commands.plan);
   add_verify(app, commands.verify);
+  add_explain(app, commands.explain);
   add_doctor(app, commands.doctor);
   try {
     app.parse(argument_count, arguments);

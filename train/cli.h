@@ -5,6 +5,7 @@
 
 #include "train/commands/doctor.h"
 #include "train/commands/eval.h"
+#include "train/commands/explain.h"
 #include "train/commands/generate.h"
 #include "train/commands/inspect.h"
 #include "train/commands/plan.h"
@@ -28,7 +29,7 @@ struct DoctorCommand {
 };
 
 using Command = std::variant<HelpText, PrepareCommand, InspectOptions, TrainOptions, EvalOptions,
-                             GenerateOptions, PlanOptions, VerifyOptions, DoctorCommand>;
+                             GenerateOptions, PlanOptions, VerifyOptions, ExplainOptions, DoctorCommand>;
 
 /// What the command line asks for. Throws UsageError with one line of why and one of what to do.
 Command parse_command_line(int argument_count, const char* const* arguments);

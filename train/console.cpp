@@ -24,6 +24,11 @@ std::string with_unit(double value, double base, std::span<const char* const> un
   return fmt::format("{:.{}f}{}", value, value < 99.95 ? 1 : 0, units[unit]);
 }
 
+/// Of a text in UTF-8, none of whose characters is wide.
+size_t columns_of(std::string_view text) {
+  return size_t(std::ranges::count_if(text, [](char byte) { return (byte & 0xC0) != 0x80; }));
+}
+
 /// A step's share in the mean of the step times, from which the ETA is made.
 constexpr double kNewest = 0.1;
 
@@ -52,7 +57,7 @@ std::string format_table(const std::vector<std::vector<std::string>>& rows) {
   std::vector<size_t> widths;
   for (const auto& row : rows) {
     widths.resize(std::max(widths.size(), row.size()));
-    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], columns_of(row[i]));
   }
   std::string text;
   for (const auto& row : rows) {
