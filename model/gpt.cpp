@@ -1,5 +1,7 @@
 #include "model/gpt.h"
 
+#include "model/block_inputs.h"
+
 namespace ringlet {
 
 KvCache::KvCache(const GptConfig& config, int64_t capacity_tokens, Backend& device) {
@@ -26,21 +28,25 @@ void Gpt::train(Step& step, float gradient_scale, const BucketReady& bucket_read
   const ArenaScope scope(step.arena());
   const int layers = int(blocks_.size());
   step.trace.enter_phase("forward");
-  std::vector<Tensor> inputs{stream("checkpoints", step)};
-  step.device.embedding_forward(step.tokens, embedding_.weight, inputs[0]);
+  BlockInputs inputs(step, layers, config().width);
+  Tensor x = inputs.room_for_next();
+  step.device.embedding_forward(step.tokens, embedding_.weight, x);
+  inputs.written();
   for (int i = 0; i < layers; ++i) {
     step.trace.enter_layer(i);
-    inputs.push_back(stream("checkpoints", step));
-    blocks_[i].forward(inputs[i], inputs[i + 1], step);
+    const Tensor y = inputs.room_for_next();
+    blocks_[i].forward(x, y, step);
+    inputs.written();
+    x = y;
   }
   step.trace.enter_phase("backward");
   const Tensor gradient = stream("activation gradients", step);
-  head_.loss_and_gradient(inputs[layers], gradient_scale, gradient, step);
+  head_.loss_and_gradient(x, gradient_scale, gradient, step);
   bucket_ready(layers + 1);
   for (int i = layers - 1; i >= 0; --i) {
     step.trace.enter_layer(i);
     const ArenaScope layer_scope(step.arena());
-    blocks_[i].restore(inputs[i], step);
+    blocks_[i].restore(inputs.back(i), step);
     blocks_[i].backward(gradient, gradient, step);
     bucket_ready(i + 1);
   }

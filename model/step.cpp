@@ -28,6 +28,7 @@ Step::Step(RankContext context, const StepSettings& step_settings, Pass step_pas
     : device(context.device),
       ring(context.ring),
       trace(context.trace),
+      offload(context.offload),
       settings(step_settings),
       pass(step_pass),
       layout(sequence_layout),

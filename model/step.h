@@ -5,6 +5,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/comm.h"
+#include "kernels/offload.h"
 #include "kernels/trace.h"
 #include "model/ring_schedule.h"
 #include "model/sequence_layout.h"
@@ -34,6 +35,7 @@ struct RankContext {
   Backend& device;
   Comm& ring;
   Trace& trace;
+  Offload* offload = nullptr;  // where block inputs wait for the backward pass; absent: in the arena
 };
 
 /// One window of tokens as this rank sees it, and how to run it: what every layer gets to know.
@@ -49,6 +51,7 @@ class Step {
   Backend& device;
   Comm& ring;
   Trace& trace;
+  Offload* const offload;
   const StepSettings settings;
   const Pass pass;
   const SequenceLayout& layout;

@@ -69,6 +69,7 @@ std::vector<ConfigKey> run_keys(Config::Run& run) {
 std::vector<ConfigKey> memory_keys(Config::Memory& memory) {
   return {
       {"memory.recompute", choice(memory.recompute, kPolicies)},
+      {"memory.offload", TextKey{&memory.offload}},
       {"memory.zero_stage", IntegerKey{&memory.zero_stage, 1, 2}},
       {"memory.head_chunk", IntegerKey{&memory.head_chunk, 1, kMany}},
       {"memory.mlp_chunk", IntegerKey{&memory.mlp_chunk, 1, kMany}},

@@ -16,7 +16,7 @@ TrainStep::TrainStep(const ModelRank& rank, Parameters& parameters, ShardedAdamW
 
 double TrainStep::accumulate(const StepWindows& windows, Backend& device, const Losses& losses) {
   optimizer_.zero_gradients();
-  const RankContext context{device, rank_.context.ring, rank_.context.trace};
+  const RankContext context{device, rank_.context.ring, rank_.context.trace, rank_.context.offload};
   const GptConfig& gpt = rank_.gpt.config();
   const auto scale = float(rules_.loss_scale(windows.scored_tokens));
   // Sums are collective: who has no window, or none left, adds nothing to them.

@@ -38,7 +38,7 @@ Trainer::Trainer(const TrainingRun& run, RankContext context, Comm& world,
       gpt_(parameters_),
       counted_ring_(context.ring, traffic_),
       counted_world_(world, traffic_),
-      rank_{{context.device, counted_ring_, context.trace}, counted_world_, layout, settings_, gpt_},
+      rank_{{context.device, counted_ring_, context.trace, context.offload}, counted_world_, layout, settings_, gpt_},
       optimizer_(parameters_, counted_world_),
       train_step_(rank_, parameters_, optimizer_, config_.data.mask, config_.data.window) {
   if (run.resume != nullptr) {

@@ -4,6 +4,8 @@
 
 #include "kernels/comm/threads.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/file_offload.h"
+#include "model/block_inputs.h"
 #include "train/machine.h"
 #include "train/units.h"
 
@@ -12,6 +14,11 @@ namespace ringlet {
 int threads_per_rank(const Config::Run& run) {
   if (run.threads_per_rank > 0) return int(run.threads_per_rank);
   return std::max(1, usable_cores() / int(run.ranks));
+}
+
+int64_t offload_bytes(const Config& config, int world_rank) {
+  const SequenceLayout layout = make_layout(config.run.layout, config.run.seq_len, int(config.run.ring_size()));
+  return BlockInputs::offloaded_bytes(config.model.layers, layout.rows(world_rank % layout.ring_size()), config.model.width);
 }
 
 void run_world(const Config& config, const RankMain& rank_main) {
@@ -24,6 +31,10 @@ void run_world(const Config& config, const RankMain& rank_main) {
                                     : physical_memory_bytes() / config.run.ranks;
   run_ranks(options, [&](Comm& all_ranks, Trace& trace) {
     const std::unique_ptr<Backend> device = make_cpu_backend(arena_bytes, trace, threads_per_rank(config.run));
+    std::unique_ptr<Offload> offload;
+    if (!config.memory.offload.empty()) {
+      offload = make_file_offload(config.memory.offload, offload_bytes(config, all_ranks.rank()), trace);
+    }
     // Comms that die before the device: a rank that fails gives up the messages in its memory first.
     std::unique_ptr<Comm> world = all_ranks.split(0);
     std::unique_ptr<Comm> ring = world->split(world->rank() / int(config.run.ring_size()));
@@ -32,7 +43,7 @@ void run_world(const Config& config, const RankMain& rank_main) {
       world = std::make_unique<EmulatedLink>(std::move(world), link, trace);
       ring = std::make_unique<EmulatedLink>(std::move(ring), link, trace);
     }
-    rank_main({*device, *ring, trace}, *world);
+    rank_main({*device, *ring, trace, offload.get()}, *world);
     device->synchronize();
   });
 }

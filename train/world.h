@@ -15,6 +15,9 @@ using RankMain = std::function<void(RankContext context, Comm& world)>;
 /// i * ring ... of the world are ring i. Returns when all have returned; throws the first error (kernels/comm/threads.h).
 void run_world(const Config& config, const RankMain& rank_main);
 
+/// Bytes that a rank needs in memory.offload.
+int64_t offload_bytes(const Config& config, int world_rank);
+
 /// run.threads_per_rank, or an equal share of the cores that this process may use, at least one.
 int threads_per_rank(const Config::Run& run);
 

@@ -39,6 +39,7 @@ TEST(PlanTest, BytesOfMemoryAndMessagesAreThoseOfTrainingOnEveryRank) {
           config.run.threads_per_rank = 1;
           config.train.batch_windows = ring < ranks ? 5 : 3;  // of two rings: three windows and two
           config.memory.zero_stage = policy == Recompute::full || ring < ranks ? 2 : 1;
+          config.memory.offload = policy == Recompute::full ? folder.path().string() : "";
           const MetricsRecord step = train_case(config).records.back();
           const SequenceLayout layout = make_layout(config.run.layout, config.run.seq_len, int(ring));
           for (int rank = 0; rank < ranks; ++rank) {

@@ -185,6 +185,39 @@ TEST_F(TrainerTest, RecomputePoliciesTrainTheSameBits) {
   }
 }
 
+TEST_F(TrainerTest, OffloadedBlockInputsTrainTheSameBits) {
+  Config base = config(2, 2);
+  base.train.steps = 2;
+  base.train.batch_windows = 2;
+  for (const int64_t layers : {1, 2, 5}) {
+    for (const Recompute policy : {Recompute::none, Recompute::selective, Recompute::full}) {
+      base.model.layers = layers;
+      base.memory.recompute = policy;
+      base.memory.offload = "";
+      const Trained kept = train_case(base);
+      base.memory.offload = std::filesystem::temp_directory_path().string();
+      TrainingOptions late;
+      late.backend_of = [](int rank) { return MakeBackend(rank == 0 ? late_backend : plain_backend); };
+      const Trained offloaded = train_case(base, late);
+      EXPECT_EQ(offloaded.weights, kept.weights);
+      const int64_t saved = kept.records[0].peak_bytes[1] - offloaded.records[0].peak_bytes[1];
+      EXPECT_EQ(saved, (layers - 1) * 48 * 32 * 4);  // 96 tokens on two ranks, width 32
+    }
+  }
+}
+
+TEST_F(TrainerTest, AFolderThatCannotHoldAnOffloadIsAnErrorBeforeTheFirstStep) {
+  Config base = config(2, 2);
+  base.memory.offload = "/no/such/folder";
+  try {
+    train_case(base);
+    ADD_FAILURE();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("'/no/such/folder': No such file"), std::string::npos) << error.what();
+    EXPECT_NE(error.advice.find("memory.offload"), std::string::npos);
+  }
+}
+
 // With one window for each ring the same numbers are added in the same order.
 TEST_F(TrainerTest, ShardedGradientsTrainTheSameBits) {
   for (const bool tied : {true, false}) {

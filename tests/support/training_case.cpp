@@ -6,8 +6,10 @@
 #include <fstream>
 
 #include "kernels/comm/threads.h"
+#include "kernels/cpu/file_offload.h"
 #include "kernels/random.h"
 #include "train/commands/prepare.h"
+#include "train/world.h"
 
 namespace ringlet::test {
 namespace {
@@ -123,10 +125,14 @@ Trained train_case(const Config& config, const TrainingOptions& options) {
   run_ranks(threads, [&](Comm& all_ranks, Trace& trace) {
     const auto device = options.backend_of(all_ranks.rank())(
         config.memory.arena_bytes > 0 ? config.memory.arena_bytes : int64_t{1} << 32, trace);
+    std::unique_ptr<Offload> offload;
+    if (!config.memory.offload.empty()) {
+      offload = make_file_offload(config.memory.offload, offload_bytes(config, all_ranks.rank()), trace);
+    }
     const std::unique_ptr<Comm> own_world = all_ranks.split(0);  // dies before the device
     Comm& world = *own_world;
     const std::unique_ptr<Comm> ring = world.split(world.rank() / int(config.run.ring_size()));
-    Trainer trainer(run, {*device, *ring, trace}, world, layout);
+    Trainer trainer(run, {*device, *ring, trace, offload.get()}, world, layout);
     const RunEnd end = trainer.run();
     collect_moments(trainer, *device, result);
     if (world.rank() == 0) result.end = end;

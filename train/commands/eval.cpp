@@ -46,7 +46,7 @@ Config eval_config(const EvalOptions& options, const CheckpointInfo& info) {
     overrides.push_back(fmt::format("{}={}", key, value));
   };
   set("run.ring", 0);
-  overrides.push_back("run.link=");  // emulated for training
+  overrides.insert(overrides.end(), {"run.link=", "memory.offload="});  // for training only
   if (options.ranks != 0) set("run.ranks", options.ranks);
   if (options.seq_len != 0) set("run.seq_len", options.seq_len);
   return parse_config(info.config_toml, "config of the checkpoint", overrides);

@@ -36,7 +36,8 @@ struct Rehearsal {
     DryComm dry_ring({world_rank % ring_size, ring_size}, {}, traffic);
     TapeComm world(dry_world, *tape, Tape::kWorld), ring(dry_ring, *tape, Tape::kRing);
     ObservedBackend observed(*device, *tape);
-    rehearse_step(run, {observed, ring, trace}, world, layout, windows);
+    const bool offloads = !run.config.memory.offload.empty();
+    rehearse_step(run, {observed, ring, trace, offloads ? &offload : nullptr}, world, layout, windows);
     moment = tape->peak_moment();
     if (run.config.train.eval_every > 0) evaluate(run, {*device, dry_ring, trace}, dry_world, layout);
   }
@@ -57,6 +58,7 @@ struct Rehearsal {
   Trace trace;
   DryCounts counts;
   Traffic traffic;
+  DryOffload offload;
   std::unique_ptr<Backend> device;
   std::unique_ptr<Tape> tape;
   PeakMoment moment;
@@ -113,6 +115,7 @@ DryRank::DryRank(const DryRun& run, const SequenceLayout& layout, int world_rank
            .regions = arena.regions_at_peak(),
            .moment = first.moment,
            .traffic = first.traffic,
+           .offloaded_bytes = windows * first.offload.bytes(),
            .matmul_flops = first.tape->matmul_flops(),
            .attention_flops = first.tape->attention_flops()};
   if (most > 1) {

@@ -18,6 +18,7 @@ struct DryStep {
   std::vector<Arena::Region> regions;  // at the peak
   PeakMoment moment;
   Traffic traffic;       // sent in a step
+  int64_t offloaded_bytes = 0;  // put away and fetched in a step, both counted
   double matmul_flops = 0, attention_flops = 0;  // executed in a step
 };
 

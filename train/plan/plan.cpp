@@ -196,6 +196,11 @@ std::vector<Knob> knobs_of(const DryRun& run, double budget_bytes) {
     changed.memory.recompute = policy;
     add(fmt::format("recompute {}", name_of(policy)), changed, run.gpt);
   }
+  if (config.memory.offload.empty()) {
+    Config changed = config;
+    changed.memory.offload = "a folder";
+    add("offload to a file", changed, run.gpt);
+  }
   {
     Config changed = config;
     changed.memory.zero_stage = 3 - config.memory.zero_stage;

@@ -72,6 +72,10 @@ std::string memory_text(const Plan& plan, const Rates* rates) {
     text += fmt::format("\nforeign memory (program, libraries, stacks; measured by --calibrate): {} in the process",
                         human_bytes(rates->foreign_bytes));
   }
+  if (fullest.offloaded_bytes > 0) {
+    text += fmt::format("\nblock inputs wait in a file: {} written and as much read in a step; the time of that is not predicted",
+                        human_bytes(0.5 * double(fullest.offloaded_bytes)));
+  }
   if (!plan.every_rank) text += fmt::format("\n{} ranks, among them one of each kind, were run dry", plan.ranks.size());
   return text;
 }

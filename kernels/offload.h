@@ -1,0 +1,31 @@
+#pragma once
+
+#include "kernels/event.h"
+#include "kernels/tensor.h"
+
+namespace ringlet {
+
+/// Room beside a device's memory where tensors are put and fetched again, in the background and in order: a file for the
+/// CPU (cpu/file_offload.h), the host's memory for a GPU. One rank's; not for several threads.
+class Offload {
+ public:
+  virtual ~Offload() = default;
+  /// Copies `from`, contiguous, to byte `offset` once `after` is reached. It is in flight until the event was waited for.
+  virtual Event put(const Tensor& from, int64_t offset, Event after) = 0;
+  /// Copies back what was put there, over `to`, which is in flight until then. The event's wait throws Error when a copy
+  /// failed.
+  virtual Event fetch(int64_t offset, const Tensor& to, Event after) = 0;
+};
+
+/// Copies nothing, counts bytes.
+class DryOffload final : public Offload {
+ public:
+  Event put(const Tensor& from, int64_t, Event) override { return bytes_ += from.bytes(), Event{}; }
+  Event fetch(int64_t, const Tensor& to, Event) override { return bytes_ += to.bytes(), Event{}; }
+  int64_t bytes() const { return bytes_; }  // both ways
+
+ private:
+  int64_t bytes_ = 0;
+};
+
+}  // namespace ringlet
