@@ -49,7 +49,7 @@ void add_tokens_key(CLI::App& app, const char* name, const char* key, std::vecto
   app.add_option_function<std::string>(
       name,
       [key, &overrides](const std::string& value) {
-        overrides.push_back(fmt::format("{}={}", key, parse_tokens(value)));
+        overrides.push_back(fmt::format("{}={}", key, value == "0" ? 0 : parse_tokens(value)));
       },
       fmt::format("{} (the key {})", meaning, key));
 }
@@ -253,7 +253,7 @@ void add_explain(CLI::App& main, ExplainOptions& options) {
   app.add_option("--documents", options.documents,
                  "Lengths of the window's documents in tokens, in their order, as in 3000,500,16k; what they leave of the "
                  "window is one more (default: one document)");
-  add_tokens_key(app, "--window", "data.window", options.overrides, "Sliding window: a token sees at most so many");
+  add_tokens_key(app, "--window", "data.window", options.overrides, "Sliding window: a token sees at most so many; 0: all");
   app.add_option("--svg", options.svg, "Also draw a picture into this file");
   add_json(app, options.format);
   app.footer(

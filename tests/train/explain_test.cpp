@@ -240,6 +240,7 @@ TEST(ExplainCommand, BadInputIsOneLineAndAdvice) {
   expect("--ranks 0", "run.ranks", "1 to 1024");
   expect("--ranks 3 --ring 2", "run.ring = 2 does not divide", "choose a ring");
   expect("--ranks 4 --seq-len many", "\"many\" is not a number of tokens", "4k");
+  expect("--ranks 4 --seq-len 0", "run.seq_len = 0", "choose a value from 1");
   expect("--ranks 4 --layout spiral", "--layout", "--help");
   expect("--ranks 4 --documents 3000,5000", "have 8000 tokens, the window has 4096", "--seq-len");
   expect("--ranks 4 --documents 3000,x", "\"x\" is not a number of tokens", "as in");
