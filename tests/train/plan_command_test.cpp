@@ -97,6 +97,27 @@ TEST(PlanCommand, PaperTableIsThePapers) {
   EXPECT_EQ(rows, 5) << paper.output;
 }
 
+// "auto" resumes with what it began with, though there is room for more by then.
+TEST(PlanCommand, AutoResumesAsItBegan) {
+  const PlanProgram plan;
+  const std::string corpus = make_corpus(plan.folder, 3);
+  const auto train = [&](const std::string& name, const std::string& steps, const std::string& budget) {
+    std::vector<std::string> words{"train", RINGLET_SOURCE_DIR "/configs/tiny.toml", "--name", name, "--steps", steps};
+    if (std::filesystem::exists(plan.folder.path() / "runs" / name)) words.push_back("--resume");
+    for (const std::string& setting : {"data.corpus=" + corpus, std::string("memory.recompute=auto"),
+                                       std::string("run.verify=off"), "memory.arena_bytes=" + budget}) {
+      words.insert(words.end(), {"--set", setting});
+    }
+    const ProgramResult result = run_program(RINGLET_PROGRAM, words, plan.folder.path());
+    EXPECT_EQ(result.exit_code, 0) << result.errors;
+    const Config::Memory memory = load_config(plan.folder.path() / "runs" / name / "config.toml").memory;
+    return std::tuple(memory.recompute, memory.head_chunk, memory.mlp_chunk);
+  };
+  const auto began = train("little", "1", "3500000"), roomy = train("roomy", "1", "100000000");
+  EXPECT_NE(began, roomy);
+  EXPECT_EQ(train("little", "2", "100000000"), began);
+}
+
 TEST(PlanCommand, AThousandRanksAreSecondsAndMegabytes) {
   const PlanProgram plan;
   const ProgramResult large =
@@ -105,6 +126,7 @@ TEST(PlanCommand, AThousandRanksAreSecondsAndMegabytes) {
   const auto json = nlohmann::json::parse(large.output);
   EXPECT_FALSE(json["every_rank"]);
   EXPECT_GT(json["tokens_per_second"], 0);
+  EXPECT_GT(json["knobs"].size(), 5u);
 }
 
 TEST(Rates, AMeasuredSizeSpeaksAloneAndOthersStandBetween) {

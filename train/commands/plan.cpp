@@ -1,6 +1,7 @@
 #include "train/commands/plan.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -67,6 +68,12 @@ void check_budget(const Plan& plan, double budget_bytes) {
               fmt::format("give at least {} a rank, or make the model smaller", human_bytes(double(fixed))));
 }
 
+std::vector<std::string> memory_changes(const Config& config, const Config::Memory& memory) {
+  Config changed = config;
+  changed.memory = memory;
+  return changed_settings(config, changed);
+}
+
 }  // namespace
 
 void plan_command(const PlanOptions& options) {
@@ -90,10 +97,9 @@ void plan_command(const PlanOptions& options) {
                               here ? usable_cores() : 0);
   const double budget = budget_of(options, config, rates);
   check_budget(plan, budget);
-  const std::vector<Knob> knobs =
-      plan.every_rank || options.max_context ? knobs_of(run, options.max_context ? budget : 0) : std::vector<Knob>{};
+  const std::vector<Knob> knobs = knobs_of(run, plan, options.max_context ? budget : 0);
   const bool fits = double(plan.fullest().peak_bytes) <= budget;
-  const std::optional<Recompute> policy = fits ? config.memory.recompute : cheapest_policy(run, budget);
+  const std::optional<Config::Memory> memory = fits ? config.memory : cheapest_memory(run, budget);
   if (options.max_context && knobs.front().longest_context == 0) {
     throw Error(fmt::format("not even T = 1024 fits into {} a rank", human_bytes(budget)),
                 "give a larger --budget, more ranks, or memory.recompute = \"full\"");
@@ -110,13 +116,16 @@ void plan_command(const PlanOptions& options) {
   fmt::print("plan of {}: {} parameters, T = {} in {} layout on {} rank{} (rings of {}), recompute {}{}\n\n",
              options.config, human_count(double(parameter_count(gpt))), config.run.seq_len,
              name_of(config.run.layout), config.run.ranks, config.run.ranks == 1 ? "" : "s", config.run.ring_size(),
-             name_of(config.memory.recompute), automatic ? " (chosen for the budget)" : "");
+             name_of(config.memory.recompute),
+             automatic ? fmt::format(" in chunks of {} (MLP) and {} (head) tokens (chosen for the budget)",
+                                     config.memory.mlp_chunk, config.memory.head_chunk)
+                       : "");
   fmt::print("{}\n", memory_text(plan, rates ? &*rates : nullptr));
   fmt::print("budget {} a rank: {}\n\n", human_bytes(budget),
              fits     ? "fits"
-             : policy ? fmt::format("does not fit; memory.recompute = \"{}\" does", name_of(*policy))
+             : memory ? fmt::format("does not fit; --set {} does", fmt::join(memory_changes(config, *memory), " --set "))
                       : std::string("does not fit with any policy; more ranks on the ring make it smaller"));
-  if (!knobs.empty()) fmt::print("{}\n\n", knobs_text(knobs));
+  fmt::print("{}\n\n", knobs_text(knobs));
   if (options.max_context) {
     fmt::print("longest context in that budget: T = {} (in steps of 1024)\n\n", knobs.front().longest_context);
   }

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <set>
 
@@ -14,6 +15,7 @@ namespace ringlet {
 namespace {
 
 constexpr int64_t kGrain = 1024;
+constexpr int64_t kLeastChunk = 64;  // tokens; smaller products are slow
 constexpr int64_t kLongest = int64_t{1} << 31;
 
 SequenceLayout layout_of(const Config& config) {
@@ -30,6 +32,33 @@ std::vector<int> kinds_of_ranks(const Config& config, const SequenceLayout& layo
     if (seen.insert({layout.rows(rank % ring_size), share.per_step()}).second) ranks.insert(rank);
   }
   return {ranks.begin(), ranks.end()};
+}
+
+/// A chunk's own size and the powers of two below it, largest first.
+std::vector<int64_t> chunk_sizes(int64_t configured) {
+  std::vector<int64_t> sizes{configured};
+  for (auto size = int64_t(std::bit_floor(uint64_t(std::max<int64_t>(1, configured - 1)))); size >= kLeastChunk; size /= 2) {
+    sizes.push_back(size);
+  }
+  return sizes;
+}
+
+/// Lowers the chunks of the config no further than the budget asks. False: the smallest do not fit either.
+bool fit_chunks(Config& config, const DryRun& run, double budget_bytes) {
+  const auto fits = [&] { return double(peak_bytes({config, run.gpt, run.mask})) <= budget_bytes; };
+  if (fits()) return true;
+  const Config::Memory configured = config.memory, smallest = smallest_memory(configured);
+  config.memory.head_chunk = smallest.head_chunk;
+  config.memory.mlp_chunk = smallest.mlp_chunk;
+  if (!fits()) return false;
+  // They are never in use together: what fits beside the other's smallest fits beside any of its that fits.
+  for (int64_t Config::Memory::*chunk : {&Config::Memory::head_chunk, &Config::Memory::mlp_chunk}) {
+    for (const int64_t size : chunk_sizes(configured.*chunk)) {
+      config.memory.*chunk = size;
+      if (fits()) break;
+    }
+  }
+  return true;
 }
 
 StepFlops flops_of(const DryRun& run, const Plan& plan) {
@@ -49,6 +78,16 @@ StepFlops flops_of(const DryRun& run, const Plan& plan) {
   for (const DryStep& rank : plan.ranks) executed += rank.matmul_flops + rank.attention_flops;
   flops.executed = executed * double(run.config.run.ranks) / double(plan.ranks.size());
   return flops;
+}
+
+/// As one rank has it, for all.
+Plan plan_of_rank(const DryRun& run, int rank) {
+  Plan plan;
+  plan.every_rank = false;
+  plan.tokens_per_step = run.config.run.seq_len * run.config.train.batch_windows;
+  plan.ranks.push_back(DryRank(run, layout_of(run.config), rank).step());
+  plan.flops = flops_of(run, plan);
+  return plan;
 }
 
 }  // namespace
@@ -135,11 +174,19 @@ int64_t longest_context(const DryRun& run, double budget_bytes) {
   return good * kGrain;
 }
 
-std::optional<Recompute> cheapest_policy(const DryRun& run, double budget_bytes) {
+Config::Memory smallest_memory(Config::Memory memory) {
+  memory.recompute = Recompute::full;
+  memory.head_chunk = chunk_sizes(memory.head_chunk).back();
+  memory.mlp_chunk = chunk_sizes(memory.mlp_chunk).back();
+  return memory;
+}
+
+std::optional<Config::Memory> cheapest_memory(const DryRun& run, double budget_bytes) {
   Config config = run.config;
   for (const Recompute policy : {Recompute::none, Recompute::selective, Recompute::full}) {
+    config.memory = run.config.memory;
     config.memory.recompute = policy;
-    if (double(peak_bytes({config, run.gpt, run.mask})) <= budget_bytes) return policy;
+    if (fit_chunks(config, run, budget_bytes)) return config.memory;
   }
   return {};
 }
@@ -154,24 +201,24 @@ Config resolved_recompute(const Config& config, const GptConfig& gpt) {
   Config resolved = config;
   const DryRun run{resolved, gpt, Mask{{0}, config.data.window}};
   const double budget = budget_bytes(config);
-  const std::optional<Recompute> policy = cheapest_policy(run, budget);
-  if (!policy) {
-    resolved.memory.recompute = Recompute::full;
-    throw Error(fmt::format("no recompute policy fits {} a rank: \"full\" needs {}", human_bytes(budget),
-                            human_bytes(double(peak_bytes(run)))),
+  const std::optional<Config::Memory> memory = cheapest_memory(run, budget);
+  if (!memory) {
+    resolved.memory = smallest_memory(config.memory);
+    throw Error(fmt::format("no recompute policy fits {} a rank: \"full\" in chunks of {} tokens needs {}",
+                            human_bytes(budget), resolved.memory.mlp_chunk, human_bytes(double(peak_bytes(run)))),
                 "use more ranks or a shorter run.seq_len; `ringlet plan` tells what each setting buys");
   }
-  resolved.memory.recompute = *policy;
+  resolved.memory = *memory;
   return resolved;
 }
 
-std::vector<Knob> knobs_of(const DryRun& run, double budget_bytes) {
+std::vector<Knob> knobs_of(const DryRun& run, const Plan& plan, double budget_bytes) {
   std::vector<Knob> knobs;
   const auto add = [&](std::string name, const Config& config, const GptConfig& gpt) {
     const DryRun changed{config, gpt, run.mask};
-    const Plan plan = make_plan(changed);
-    Knob knob{std::move(name), plan.fullest().peak_bytes, plan.flops.executed};
-    for (const DryStep& rank : plan.ranks) knob.sent_bytes = std::max(knob.sent_bytes, rank.traffic.bytes());
+    const Plan now = plan.every_rank ? make_plan(changed) : plan_of_rank(changed, plan.fullest().rank);
+    Knob knob{std::move(name), now.fullest().peak_bytes, now.flops.executed};
+    for (const DryStep& rank : now.ranks) knob.sent_bytes = std::max(knob.sent_bytes, rank.traffic.bytes());
     if (budget_bytes > 0) knob.longest_context = longest_context(changed, budget_bytes);
     knobs.push_back(std::move(knob));
   };
