@@ -187,6 +187,9 @@ void add_plan(CLI::App& main, PlanOptions& options) {
   app.add_option("--budget", options.budget, "Memory of a rank, as in 80GiB (default: the device's)");
   add_count(app, "--vocabulary", options.vocabulary, "Of the model (default: the corpus's; 257 where there is none)");
   app.add_flag("--max-context", options.max_context, "Also the longest T in the budget, for each knob");
+  app.add_option("--corpus", options.corpus,
+                 "Plan its windows, with their documents, too (default: the config's data.corpus, where it is there)");
+  add_count(app, "--windows", options.windows, "Windows of the corpus to plan, rounded up to steps (default: one step)");
   app.add_flag("--paper", options.paper,
                "The block-size and activation tables of the ring attention paper, by its formulas and by ours");
   app.add_flag("--calibrate", options.calibrate,
@@ -197,6 +200,7 @@ void add_plan(CLI::App& main, PlanOptions& options) {
       "and of messages are exact, on every rank. Times come from measured or published rates.\n"
       "Examples:\n"
       "  ringlet plan configs/quickstart.toml --calibrate\n"
+      "  ringlet plan configs/quickstart.toml --corpus corpora/books.h5 --windows 100\n"
       "  ringlet plan configs/long-64k.toml --max-context --budget 2GiB\n"
       "  ringlet plan configs/long-64k.toml --ranks 1024 --seq-len 16777216 --set model.layers=32 --device h200");
 }

@@ -74,6 +74,8 @@ TEST(PlanCommand, BadInputIsOneLineAndAdvice) {
   expect("--budget 1700KiB --max-context", 1, "not even T = 1024 fits", "--budget");
   expect("--budget 1700KiB --set memory.recompute=auto --seq-len 1048576", 1, "no recompute policy fits", "more ranks");
   expect("--ranks 3 --ring 2", 2, "run.ring", "choose");
+  expect("--corpus nowhere.h5", 1, "nowhere.h5", "");
+  expect("--windows 3 --set data.mask=causal", 2, "change nothing", "leave --corpus");
 }
 
 // Table 2 of arXiv:2310.01889 as printed there, within 5 %.
@@ -95,6 +97,18 @@ TEST(PlanCommand, PaperTableIsThePapers) {
     ++rows;
   }
   EXPECT_EQ(rows, 5) << paper.output;
+}
+
+TEST(PlanCommand, TellsOfTheWindowsOfACorpus) {
+  const PlanProgram plan;
+  const std::string corpus = make_corpus(plan.folder, 400);
+  const ProgramResult text = plan("--corpus " + corpus + " --windows 5 --set train.batch_windows=2");
+  ASSERT_EQ(text.exit_code, 0) << text.errors;
+  EXPECT_THAT(text.output, HasSubstr("the first 6 windows of the run, 3 steps"));
+  const ProgramResult result = plan("--json --ranks 4 --set data.corpus=" + corpus);
+  const auto json = nlohmann::json::parse(result.output);
+  ASSERT_EQ(json["corpus"]["steps"].size(), 1u);
+  EXPECT_LT(json["corpus"]["steps"][0]["traffic"][1]["sent_bytes"], json["traffic"][1]["sent_bytes"]);
 }
 
 // "auto" resumes with what it began with, though there is room for more by then.

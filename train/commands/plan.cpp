@@ -12,6 +12,7 @@
 #include "train/machine.h"
 #include "train/plan/calibration.h"
 #include "train/plan/device_profiles.h"
+#include "train/plan/corpus_windows.h"
 #include "train/plan/paper.h"
 #include "train/plan/plan_text.h"
 #include "train/units.h"
@@ -74,6 +75,23 @@ std::vector<std::string> memory_changes(const Config& config, const Config::Memo
   return changed_settings(config, changed);
 }
 
+/// What the run reads first; absent where no document ends or there is no such corpus.
+std::optional<CorpusPlan> windows_of(const PlanOptions& options, const DryRun& run, const Rates* rates, int threads, int cores) {
+  const Config& config = run.config;
+  std::error_code ignored;
+  const bool asked = !options.corpus.empty() || options.windows > 0;
+  if (config.data.mask != MaskRule::document) {
+    if (!asked) return {};
+    throw UsageError("with data.mask = \"causal\" the documents of a corpus change nothing",
+                     "leave --corpus and --windows away; what the plan says is exact without them");
+  }
+  if (!asked && !std::filesystem::exists(config.data.corpus, ignored)) return {};
+  const Corpus corpus = Corpus::open(config.data.corpus);
+  // A plan may be of windows that this corpus does not have.
+  if (!asked && corpus.token_count() < config.run.seq_len) return {};
+  return plan_windows(run, corpus, options.windows, rates, threads, cores);
+}
+
 }  // namespace
 
 void plan_command(const PlanOptions& options) {
@@ -82,7 +100,9 @@ void plan_command(const PlanOptions& options) {
     return;
   }
   if (options.config.empty()) throw UsageError("no config is given", "ringlet plan CONFIG.toml, or ringlet plan --paper");
-  Config config = load_config(options.config, options.overrides);
+  std::vector<std::string> overrides = options.overrides;
+  if (!options.corpus.empty()) overrides.push_back("data.corpus=" + options.corpus);
+  Config config = load_config(options.config, overrides);
   const GptConfig gpt = config.gpt(vocabulary_of(options, config));
   gpt.validate();
   const bool automatic = config.memory.recompute == Recompute::automatic;
@@ -93,8 +113,8 @@ void plan_command(const PlanOptions& options) {
   const DryRun run{config, gpt, Mask{{0}, config.data.window}};
   const std::optional<Rates> rates = rates_for(options, config, gpt);
   const bool here = options.device == "this";
-  const Plan plan = make_plan(run, rates ? &*rates : nullptr, here ? threads_per_rank(config.run) : 1,
-                              here ? usable_cores() : 0);
+  const int threads = here ? threads_per_rank(config.run) : 1, cores = here ? usable_cores() : 0;
+  const Plan plan = make_plan(run, rates ? &*rates : nullptr, threads, cores);
   const double budget = budget_of(options, config, rates);
   check_budget(plan, budget);
   const std::vector<Knob> knobs = knobs_of(run, plan, options.max_context ? budget : 0);
@@ -105,10 +125,13 @@ void plan_command(const PlanOptions& options) {
                 "give a larger --budget, more ranks, or memory.recompute = \"full\"");
   }
 
+  const std::optional<CorpusPlan> windows = windows_of(options, run, rates ? &*rates : nullptr, threads, cores);
+
   if (options.format == OutputFormat::json) {
     nlohmann::ordered_json json = to_json(run, plan, knobs, rates ? &*rates : nullptr);
     json["budget_bytes"] = budget;
     json["fits"] = fits;
+    if (windows) json["corpus"] = to_json(*windows);
     if (options.max_context) json["longest_context"] = knobs.front().longest_context;
     fmt::print("{}\n", json.dump());
     return;
@@ -130,6 +153,7 @@ void plan_command(const PlanOptions& options) {
     fmt::print("longest context in that budget: T = {} (in steps of 1024)\n\n", knobs.front().longest_context);
   }
   fmt::print("{}\n", work_text(run, plan));
+  if (windows) fmt::print("\n{}\n", corpus_text(run, *windows, plan));
   if (rates) {
     fmt::print("\n{}\n\n{}\n", overlap_text(run, plan, *rates), timeline_text(run, plan, *rates));
   } else {

@@ -5,7 +5,6 @@
 #include "kernels/comm/dry.h"
 #include "kernels/dry/dry_backend.h"
 #include "train/step_sums.h"
-#include "train/train_step.h"
 #include "train/window_share.h"
 
 namespace ringlet {
@@ -29,16 +28,32 @@ Batch made_up_batch(const DryRun& run, const SequenceLayout& layout, int rank) {
 struct Rehearsal {
   Rehearsal(const DryRun& run, const SequenceLayout& layout, int world_rank, int64_t windows,
             const Rates* rates)
-      : device(make_dry_backend(kArenaBytes, counts)),
-        tape(std::make_unique<Tape>(rates, run.mask, trace, device->arena())) {
+      : mask(run.mask),
+        device(make_dry_backend(kArenaBytes, counts)),
+        tape(std::make_unique<Tape>(rates, mask, trace, device->arena())) {
     const int ring_size = layout.ring_size();
     DryComm dry_world({world_rank, int(run.config.run.ranks)}, {}, traffic);
     DryComm dry_ring({world_rank % ring_size, ring_size}, {}, traffic);
     TapeComm world(dry_world, *tape, Tape::kWorld), ring(dry_ring, *tape, Tape::kRing);
     ObservedBackend observed(*device, *tape);
-    rehearse_step(run, {observed, ring, trace}, world, layout, windows);
+    rehearse_step(run, {observed, ring, trace}, world, layout, windows_of(run, layout, world_rank, windows));
     moment = tape->peak_moment();
     if (run.config.train.eval_every > 0) evaluate(run, {*device, dry_ring, trace}, dry_world, layout);
+  }
+
+  /// The tape counts the pairs of the window in hand.
+  StepWindows windows_of(const DryRun& run, const SequenceLayout& layout, int world_rank, int64_t count) {
+    const int ring_size = layout.ring_size();
+    const int64_t rings = run.config.run.ranks / ring_size;
+    const auto next = [&, batch = made_up_batch(run, layout, world_rank % ring_size),
+                       place = int64_t(world_rank / ring_size), rings]() mutable {
+      if (run.windows.empty()) return batch;
+      batch.window = run.windows[size_t(place)];
+      mask = mask_of(batch.window, MaskRule::document, run.mask.window);
+      place += rings;
+      return batch;
+    };
+    return {count, layout.length, next};
   }
 
   /// Neither on the tape nor in the traffic: it is no part of a step, but may be the peak.
@@ -54,6 +69,7 @@ struct Rehearsal {
     if (device->arena().peak_bytes() > peak_bytes) moment = {.phase = "evaluation"};
   }
 
+  Mask mask;
   Trace trace;
   DryCounts counts;
   Traffic traffic;
@@ -80,7 +96,8 @@ Traffic extended(const Traffic& first, const Traffic& second, int64_t windows) {
 }  // namespace
 
 void rehearse_step(const DryRun& run, RankContext context, Comm& world, const SequenceLayout& layout,
-                   int64_t windows, const std::function<void(Parameters&)>& initialise) {
+                   const StepWindows& windows, const std::function<void(Parameters&)>& initialise,
+                   const std::function<bool()>& again) {
   const ArenaScope scope(context.device.arena());
   const StepSettings settings = run.config.step_settings();
   Parameters parameters(run.gpt, context.device, world.size(), Parameters::Gradients::present);
@@ -89,14 +106,22 @@ void rehearse_step(const DryRun& run, RankContext context, Comm& world, const Se
   const ModelRank rank{context, world, layout, settings, gpt};
   ShardedAdamW optimizer(parameters, world);
   TrainStep step(rank, parameters, optimizer, MaskRule::document, run.mask.window);
+  do {
+    context.trace.enter_step(1, "step");
+    step.accumulate(windows, context.device, [](auto, auto&) {});
+    context.trace.enter_phase("optimizer");
+    StepSums(layout.length, world.size()).reduce(rank);
+    step.update(1, run.config.train.clip_norm,
+                {.learning_rate = 0, .beta1 = 0.9f, .beta2 = 0.99f, .epsilon = 1e-8f, .weight_decay = 0,
+                 .gradient_scale = 1, .step = 1});
+  } while (again && again());
+}
+
+void rehearse_step(const DryRun& run, RankContext context, Comm& world, const SequenceLayout& layout,
+                   int64_t windows, const std::function<void(Parameters&)>& initialise,
+                   const std::function<bool()>& again) {
   const Batch batch = made_up_batch(run, layout, context.ring.rank());
-  context.trace.enter_step(1, "step");
-  step.accumulate({windows, layout.length, [&] { return batch; }}, context.device, [](auto, auto&) {});
-  context.trace.enter_phase("optimizer");
-  StepSums(layout.length, world.size()).reduce(rank);
-  step.update(1, run.config.train.clip_norm,
-              {.learning_rate = 0, .beta1 = 0.9f, .beta2 = 0.99f, .epsilon = 1e-8f, .weight_decay = 0,
-               .gradient_scale = 1, .step = 1});
+  rehearse_step(run, context, world, layout, {windows, layout.length, [&] { return batch; }}, initialise, again);
 }
 
 DryRank::DryRank(const DryRun& run, const SequenceLayout& layout, int world_rank, const Rates* rates) {
@@ -104,7 +129,8 @@ DryRank::DryRank(const DryRun& run, const SequenceLayout& layout, int world_rank
   const int64_t rings = run.config.run.ranks / ring_size;
   const int64_t windows =
       WindowShare{run.config.train.batch_windows, rings, world_rank / ring_size}.per_step();
-  Rehearsal first(run, layout, world_rank, std::min<int64_t>(windows, 1), rates);
+  const bool alike = run.windows.empty();
+  Rehearsal first(run, layout, world_rank, alike ? std::min<int64_t>(windows, 1) : windows, rates);
   const Arena& arena = first.device->arena();
   step_ = {.rank = world_rank,
            .rows = layout.rows(world_rank % ring_size),
@@ -115,7 +141,7 @@ DryRank::DryRank(const DryRun& run, const SequenceLayout& layout, int world_rank
            .traffic = first.traffic,
            .matmul_flops = first.tape->matmul_flops(),
            .attention_flops = first.tape->attention_flops()};
-  if (windows > 1) {
+  if (windows > 1 && alike) {
     Rehearsal second(run, layout, world_rank, 2, rates);
     step_.traffic = extended(first.traffic, second.traffic, windows);
     step_.matmul_flops = extended(first.tape->matmul_flops(), second.tape->matmul_flops(), windows);

@@ -3,9 +3,11 @@
 #include <functional>
 #include <memory>
 
+#include "data/window_plan.h"
 #include "model/parameters.h"
 #include "train/config.h"
 #include "train/plan/tape.h"
+#include "train/train_step.h"
 
 namespace ringlet {
 
@@ -26,16 +28,25 @@ struct DryRun {
   const Config& config;
   GptConfig gpt;
   Mask mask{};  // of every window
+  std::span<const Window> windows{};  // of one step, in the global order, with documents of their own; empty: see mask
 };
 
-/// One step of one rank on made-up text, `windows` windows of it, through the trainer's own parts; nothing is allocated
-/// before, nothing stays allocated after. Collective.
+/// One step of one rank through the trainer's own parts; nothing is allocated before, nothing stays allocated after.
+/// Collective.
 /// initialise: gives the weights their values; absent: they are 0.
+/// again: asked after each step, whether to go on with another one; absent: no.
 void rehearse_step(const DryRun& run, RankContext context, Comm& world, const SequenceLayout& layout,
-                   int64_t windows, const std::function<void(Parameters&)>& initialise = {});
+                   const StepWindows& windows, const std::function<void(Parameters&)>& initialise = {},
+                   const std::function<bool()>& again = {});
+
+/// The same on so many windows of made-up text, with the run's mask.
+void rehearse_step(const DryRun& run, RankContext context, Comm& world, const SequenceLayout& layout,
+                   int64_t windows, const std::function<void(Parameters&)>& initialise = {},
+                   const std::function<bool()>& again = {});
 
 /// rates absent: no tape is kept. Takes time and memory for the rank's rows, the ring's size squared and the layers
-/// times the ring's size, not for the model. A step of several windows is taken for one that goes on as its second.
+/// times the ring's size, not for the model. A step of several windows, where they are all alike, is taken for one that goes
+/// on as its second.
 class DryRank {
  public:
   DryRank(const DryRun& run, const SequenceLayout& layout, int world_rank, const Rates* rates = nullptr);

@@ -69,11 +69,16 @@ StepFlops flops_of(const DryRun& run, const Plan& plan) {
     if (shape.shape.size() == 2) matrix_parameters += double(shape.size());
   }
   const Piece whole{0, 1, 0, run.config.run.seq_len};
-  const double pairs = double(visible_pairs(run.mask, whole, whole));
+  double tokens = double(plan.tokens_per_step), pairs = 0;
+  if (run.windows.empty()) pairs = windows * double(visible_pairs(run.mask, whole, whole));
+  for (const Window& window : run.windows) {
+    const Piece used{0, 1, 0, window.token_count};
+    pairs += double(visible_pairs(mask_of(window, MaskRule::document, run.mask.window), used, used));
+  }
   const double attention = 12.0 * double(gpt.layers * gpt.heads.q_width());
   StepFlops flops;
-  flops.model = windows * (6 * matrix_parameters * length + attention * pairs);
-  flops.palm = windows * (6 * matrix_parameters * length + attention * length * length);
+  flops.model = 6 * matrix_parameters * tokens + attention * pairs;
+  flops.palm = 6 * matrix_parameters * tokens + attention * windows * length * length;
   double executed = 0;
   for (const DryStep& rank : plan.ranks) executed += rank.matmul_flops + rank.attention_flops;
   flops.executed = executed * double(run.config.run.ranks) / double(plan.ranks.size());
@@ -106,6 +111,11 @@ Plan make_plan(const DryRun& run, const Rates* rates, int threads_per_rank, int 
   Plan plan;
   plan.every_rank = config.run.ranks <= kEveryRank;
   plan.tokens_per_step = config.run.seq_len * config.train.batch_windows;
+  if (!run.windows.empty()) {
+    CHECK(std::ssize(run.windows) == config.train.batch_windows, run.windows.size(), " windows are no step");
+    plan.tokens_per_step = 0;
+    for (const Window& window : run.windows) plan.tokens_per_step += window.token_count;
+  }
   std::vector<int> chosen = kinds_of_ranks(config, layout);
   if (plan.every_rank) {
     chosen.resize(size_t(config.run.ranks));
@@ -138,7 +148,7 @@ Plan make_plan(const DryRun& run, const Rates* rates, int threads_per_rank, int 
   };
   plan.times = play_windows(1);
   const int64_t windows = std::ranges::max_element(plan.ranks, {}, &DryStep::windows)->windows;
-  if (windows > 1) {
+  if (windows > 1 && run.windows.empty()) {
     const std::vector<RankTime> second = play_windows(2);
     for (size_t i = 0; i < plan.times.size(); ++i) extend(plan.times[i], second[i], windows);
   }
