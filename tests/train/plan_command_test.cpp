@@ -74,6 +74,10 @@ TEST(PlanCommand, BadInputIsOneLineAndAdvice) {
   expect("--budget 1700KiB --max-context", 1, "not even T = 1024 fits", "--budget");
   expect("--budget 1700KiB --set memory.recompute=auto --seq-len 1048576", 1, "no recompute policy fits", "more ranks");
   expect("--ranks 3 --ring 2", 2, "run.ring", "choose");
+  expect("--tune", 1, "this machine is not calibrated", "--calibrate");
+  expect("--tune --measure --device h200", 2, "--measure runs on this machine", "leave --device");
+  expect("--measure", 2, "--measure requires --tune", "--help");
+  expect("--tune --device h200 --budget 900KiB", 1, "settings fits into", "--budget");
   expect("--corpus nowhere.h5", 1, "nowhere.h5", "");
   expect("--windows 3 --set data.mask=causal", 2, "change nothing", "leave --corpus");
 }
@@ -97,6 +101,18 @@ TEST(PlanCommand, PaperTableIsThePapers) {
     ++rows;
   }
   EXPECT_EQ(rows, 5) << paper.output;
+}
+
+TEST(PlanCommand, TunesForALink) {
+  const PlanProgram plan;
+  const ProgramResult text = plan("--tune --device h200 --link 1GB/s,5us --ranks 4 --budget 1GiB");
+  ASSERT_EQ(text.exit_code, 0) << text.errors;
+  EXPECT_THAT(text.output, HasSubstr("settings for 4 ranks over 1GB/s,5us"));
+  EXPECT_THAT(text.output, HasSubstr("as configured"));
+  const ProgramResult result = plan("--tune --device h200 --link 1GB/s,5us --ranks 4 --budget 1GiB --json");
+  const auto json = nlohmann::json::parse(result.output);
+  EXPECT_EQ(json["tried"], json["settings"].size());
+  EXPECT_TRUE(json.contains("first_hidden"));
 }
 
 TEST(PlanCommand, TellsOfTheWindowsOfACorpus) {

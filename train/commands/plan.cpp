@@ -15,6 +15,7 @@
 #include "train/plan/corpus_windows.h"
 #include "train/plan/paper.h"
 #include "train/plan/plan_text.h"
+#include "train/plan/tune.h"
 #include "train/units.h"
 #include "train/world.h"
 
@@ -92,6 +93,42 @@ std::optional<CorpusPlan> windows_of(const PlanOptions& options, const DryRun& r
   return plan_windows(run, corpus, options.windows, rates, threads, cores);
 }
 
+/// Ranks the settings of the config for a link, and measures the best of them.
+void tune_command(const PlanOptions& options, Config config, const GptConfig& gpt) {
+  const std::optional<Rates> rates = rates_for(options, config, gpt);
+  const bool here = options.device == "this";
+  const int threads = threads_per_rank(config.run);
+  if (!rates) {
+    throw Error(fmt::format("--tune needs rates, and this machine is not calibrated for {} thread{} a rank", threads,
+                            threads == 1 ? "" : "s"),
+                "add --calibrate (about ten seconds, once), or --device h200, h100 or a100");
+  }
+  if (options.measure && !here) {
+    throw UsageError("--measure runs on this machine, --device says " + options.device,
+                     "leave --device away, or --measure");
+  }
+  if (!options.link.empty()) config.run.link = options.link;
+  const double budget = budget_of(options, config, rates);
+  const Tuning tuning = tune(config, gpt, *rates, budget, here ? threads : 1, here ? usable_cores() : 0);
+  if (!tuning.settings.front().fits) {
+    const auto least = std::ranges::min_element(tuning.settings, {}, &TunedSetting::peak_bytes);
+    throw Error(fmt::format("none of {} settings fits into {} a rank: the smallest needs {}", tuning.settings.size(),
+                            human_bytes(budget), human_bytes(double(least->peak_bytes))),
+                "give a larger --budget, more --ranks or a shorter --seq-len");
+  }
+  const bool json = options.format == OutputFormat::json;
+  if (!json) fmt::print("{}\n", tuning_text(tuning, *rates));
+  std::vector<Measurement> measurements;
+  if (options.measure) {
+    std::fflush(stdout);
+    for (const TunedSetting* setting : settings_to_measure(tuning)) {
+      measurements.push_back({setting, measure_steps(*setting)});
+    }
+  }
+  if (json) fmt::print("{}\n", to_json(tuning, *rates, measurements).dump());
+  if (!json && options.measure) fmt::print("\n{}\n", measurements_text(measurements));
+}
+
 }  // namespace
 
 void plan_command(const PlanOptions& options) {
@@ -105,6 +142,7 @@ void plan_command(const PlanOptions& options) {
   Config config = load_config(options.config, overrides);
   const GptConfig gpt = config.gpt(vocabulary_of(options, config));
   gpt.validate();
+  if (options.tune) return tune_command(options, std::move(config), gpt);
   const bool automatic = config.memory.recompute == Recompute::automatic;
   if (automatic) {
     if (!options.budget.empty()) config.memory.arena_bytes = int64_t(parse_bytes(options.budget));
