@@ -198,7 +198,18 @@ void add_plan(CLI::App& main, PlanOptions& options) {
                  "nvlink3, infiniband400, infiniband100");
   app.add_option("--budget", options.budget, "Memory of a rank, as in 80GiB (default: the device's)");
   add_count(app, "--vocabulary", options.vocabulary, "Of the model (default: the corpus's; 257 where there is none)");
-  app.add_flag("--max-context", options.max_context, "Also the longest T in the budget, for each knob");
+  CLI::Option* max_context =
+      app.add_flag("--max-context", options.max_context, "Also the longest T in the budget, for each knob");
+  CLI::Option* tune = app.add_flag(
+      "--tune", options.tune,
+      "Rank the settings for the link: rings, layouts, KV heads, window lengths; and the first whose communication is hidden");
+  app.add_flag("--measure", options.measure, "With --tune: run three real steps of the best settings on this machine as well")
+      ->needs(tune);
+  app.add_option("--corpus", options.corpus,
+                 "Plan its windows, with their documents, too (default: the config's data.corpus, where it is there)")
+      ->excludes(tune);
+  add_count(app, "--windows", options.windows, "Windows of the corpus to plan, rounded up to steps (default: one step)");
+  tune->excludes(max_context)->excludes(app.get_option("--windows"));
   app.add_flag("--paper", options.paper,
                "The block-size and activation tables of the ring attention paper, by its formulas and by ours");
   app.add_flag("--calibrate", options.calibrate,
@@ -209,6 +220,8 @@ void add_plan(CLI::App& main, PlanOptions& options) {
       "and of messages are exact, on every rank. Times come from measured or published rates.\n"
       "Examples:\n"
       "  ringlet plan configs/quickstart.toml --calibrate\n"
+      "  ringlet plan configs/quickstart.toml --tune --link 20MB/s,50us --measure\n"
+      "  ringlet plan configs/quickstart.toml --corpus corpora/books.h5 --windows 100\n"
       "  ringlet plan configs/long-64k.toml --max-context --budget 2GiB\n"
       "  ringlet plan configs/long-64k.toml --ranks 1024 --seq-len 16777216 --set model.layers=32 --device h200");
 }

@@ -139,6 +139,19 @@ std::string to_toml(const Config& config) {
   return text;
 }
 
+std::vector<std::string> changed_settings(const Config& from, const Config& to) {
+  Config before = from, after = to;
+  const std::vector<ConfigKey> old_keys = keys_of(before), new_keys = keys_of(after);
+  std::vector<std::string> changed;
+  for (size_t i = 0; i < new_keys.size(); ++i) {
+    std::string value = std::visit(Writer{}, new_keys[i].value);
+    if (value == std::visit(Writer{}, old_keys[i].value)) continue;
+    if (value.starts_with('"')) value = value.substr(1, value.size() - 2);  // a shell takes them away as well
+    changed.push_back(fmt::format("{}={}", new_keys[i].name, value));
+  }
+  return changed;
+}
+
 ScheduleSettings Config::schedule() const {
   return {train.schedule, train.learning_rate, train.final_learning_rate,
           train.steps,    train.warmup_steps,  train.decay_steps};

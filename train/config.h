@@ -5,6 +5,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "data/sampler.h"
 #include "model/gpt_config.h"
@@ -93,6 +94,9 @@ Config parse_config(std::string_view text, std::string_view source,
 /// The resolved config: every key, in the order of configs/reference.toml. parse_config reads the
 /// same config back.
 std::string to_toml(const Config& config);
+
+/// "group.key=value", as `--set` takes it, for every key in which `to` differs from `from`.
+std::vector<std::string> changed_settings(const Config& from, const Config& to);
 
 /// Throws UsageError when the values of a config do not go together; parse_config has called it.
 void check_config(const Config& config);

@@ -4,6 +4,8 @@
 
 #include <sstream>
 
+#include "train/plan/plan.h"
+
 namespace ringlet {
 namespace {
 
@@ -76,6 +78,20 @@ std::optional<Checkpoint> checkpoint_to_resume(RunFolder& folder, const Config& 
   say(fmt::format("resuming {} (saved on {} rank{})", checkpoint->folder().string(), info.world,
                   info.world == 1 ? "" : "s"));
   return checkpoint;
+}
+
+Config with_earlier_memory(const Config& config, const GptConfig& gpt) {
+  const std::filesystem::path file = config.run.path() / "config.toml";
+  if (config.memory.recompute != Recompute::automatic || !std::filesystem::exists(file)) return config;
+  Config same = config;
+  const Config::Memory earlier = load_config(file).memory;
+  same.memory.recompute = earlier.recompute;
+  same.memory.head_chunk = earlier.head_chunk;
+  same.memory.mlp_chunk = earlier.mlp_chunk;
+  const bool obeys = earlier.recompute != Recompute::automatic && earlier.head_chunk <= config.memory.head_chunk &&
+                     earlier.mlp_chunk <= config.memory.mlp_chunk;
+  const DryRun run{same, gpt, Mask{{0}, config.data.window}};
+  return obeys && double(peak_bytes(run)) <= budget_bytes(config) ? same : config;
 }
 
 Checkpoint checkpoint_of(const std::filesystem::path& run_or_checkpoint,

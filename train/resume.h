@@ -18,6 +18,10 @@ namespace ringlet {
 std::optional<Checkpoint> checkpoint_to_resume(RunFolder& folder, const Config& config, const Corpus& corpus,
                                                const std::function<void(const std::string&)>& say);
 
+/// The config with the memory settings that "auto" found when the run last began, so that the resumed run has the same bits;
+/// as it is where "auto" does not stand, the run has not begun, or these settings no longer fit or obey it.
+Config with_earlier_memory(const Config& config, const GptConfig& gpt);
+
 /// The newest whole checkpoint of a run's folder, or the checkpoint that the path itself is. Throws Error.
 Checkpoint checkpoint_of(const std::filesystem::path& run_or_checkpoint,
                          const std::function<void(const std::string&)>& say);

@@ -3,9 +3,11 @@
 #include <gtest/gtest.h>
 
 #include "kernels/check.h"
+#include "tests/support/flat_rates.h"
 #include "tests/support/training_case.h"
 #include "train/plan/paper.h"
 #include "train/plan/plan.h"
+#include "train/resume.h"
 
 namespace ringlet::test {
 namespace {
@@ -138,6 +140,63 @@ TEST(PlanTest, AutoChoosesTheFirstPolicyThatFits) {
   EXPECT_THROW(resolved_recompute(config, gpt), Error);
 }
 
+int64_t peak_with(Config config, const GptConfig& gpt, Config::Memory memory) {
+  config.memory = memory;
+  return peak_bytes({config, gpt});
+}
+
+// Smaller chunks come before more recomputation, no smaller than the budget asks for.
+TEST(PlanTest, AutoLowersChunksBeforeItRecomputesMore) {
+  Config config = causal_training("", 1);
+  config.run.seq_len = 4096;
+  config.model.mlp_width = 1024;  // chunks are the peak
+  config.memory = {.recompute = Recompute::selective, .head_chunk = 512, .mlp_chunk = 1024};
+  const GptConfig gpt = config.gpt(5000);
+  const int64_t smallest = peak_with(config, gpt, {.recompute = Recompute::selective, .head_chunk = 64, .mlp_chunk = 64});
+  const int64_t configured = peak_with(config, gpt, config.memory);
+  ASSERT_LT(smallest, configured);
+  ASSERT_LT(configured, peak_with(config, gpt, {.recompute = Recompute::none, .head_chunk = 64, .mlp_chunk = 64}));
+  config.memory.recompute = Recompute::automatic;
+  for (const int64_t budget : {smallest, (smallest + configured) / 2, configured - 1, configured}) {
+    config.memory.arena_bytes = budget;
+    const Config::Memory chosen = resolved_recompute(config, gpt).memory;
+    EXPECT_EQ(chosen.recompute, Recompute::selective);
+    EXPECT_LE(peak_with(config, gpt, chosen), budget);
+    EXPECT_EQ(chosen.head_chunk == 512 && chosen.mlp_chunk == 1024, budget == configured);
+    for (int64_t Config::Memory::*chunk : {&Config::Memory::head_chunk, &Config::Memory::mlp_chunk}) {
+      EXPECT_GE(chosen.*chunk, 64);
+      Config::Memory larger = chosen;
+      larger.*chunk *= 2;
+      if (larger.*chunk <= config.memory.*chunk) {
+        EXPECT_GT(peak_with(config, gpt, larger), budget);
+      }
+    }
+  }
+  config.memory.arena_bytes = smallest - 1;
+  EXPECT_EQ(resolved_recompute(config, gpt).memory.recompute, Recompute::full);
+}
+
+// What "auto" found when a run began stays, or a resumed run would have other bits.
+TEST(PlanTest, AutoStaysWithWhatARunBeganWith) {
+  const TemporaryFolder folder;
+  Config config = causal_training("", 1);
+  config.run.folder = folder.path();
+  config.memory = {.recompute = Recompute::automatic, .head_chunk = 512, .mlp_chunk = 1024, .arena_bytes = 1 << 22};
+  const GptConfig gpt = config.gpt(257);
+  EXPECT_EQ(to_toml(with_earlier_memory(config, gpt)), to_toml(config));  // it has not begun
+  Config began = config;
+  began.memory = {.recompute = Recompute::selective, .head_chunk = 128, .mlp_chunk = 256, .arena_bytes = 1 << 21};
+  RunFolder(config.run.path(), RunStart::fresh).write_config(to_toml(began));
+  const Config resumed = with_earlier_memory(config, gpt);
+  EXPECT_EQ(changed_settings(config, resumed),
+            (std::vector<std::string>{"memory.recompute=selective", "memory.head_chunk=128", "memory.mlp_chunk=256"}));
+  config.memory.mlp_chunk = 128;  // asked for since
+  EXPECT_EQ(with_earlier_memory(config, gpt).memory.recompute, Recompute::automatic);
+  config.memory.mlp_chunk = 1024;
+  config.memory.arena_bytes = 1000;  // it does not fit any more
+  EXPECT_EQ(with_earlier_memory(config, gpt).memory.recompute, Recompute::automatic);
+}
+
 // Of a world too large to run every rank, the few that are run are those of the whole.
 TEST(PlanTest, LargeWorldsAreToldFromAFewRanks) {
   Config config = causal_training("", 128);
@@ -158,17 +217,6 @@ TEST(PlanTest, LargeWorldsAreToldFromAFewRanks) {
   config.run.ranks = 32;
   const double four = make_plan({config, config.gpt(257)}).flops.executed;
   EXPECT_NEAR(sixteen, four, 0.05 * four);
-}
-
-/// Every operation takes work / rate seconds.
-Rates flat_rates(double flops, double elements, Link link) {
-  Rates rates;
-  rates.link = std::move(link);
-  for (int op = 0; op < kOpCount; ++op) {
-    const double rate = is_matmul(Op(op)) || is_attention(Op(op)) ? flops : elements;
-    rates.put(Op(op), {{1, 1, 1}, rate, 1});
-  }
-  return rates;
 }
 
 TEST(PlanTest, TimeIsWorkOverRateWhereNothingIsWaitedFor) {

@@ -76,6 +76,12 @@ TEST(PlanCommand, BadInputIsOneLineAndAdvice) {
   expect("--budget 1700KiB --max-context", 1, "not even T = 1024 fits", "--budget");
   expect("--budget 1700KiB --set memory.recompute=auto --seq-len 1048576", 1, "no recompute policy fits", "more ranks");
   expect("--ranks 3 --ring 2", 2, "run.ring", "choose");
+  expect("--tune", 1, "this machine is not calibrated", "--calibrate");
+  expect("--tune --measure --device h200", 2, "--measure runs on this machine", "leave --device");
+  expect("--measure", 2, "--measure requires --tune", "--help");
+  expect("--tune --device h200 --budget 900KiB", 1, "settings fits into", "--budget");
+  expect("--corpus nowhere.h5", 1, "nowhere.h5", "");
+  expect("--windows 3 --set data.mask=causal", 2, "change nothing", "leave --corpus");
 }
 
 // Table 2 of arXiv:2310.01889 as printed there, within 5 %.
@@ -99,6 +105,51 @@ TEST(PlanCommand, PaperTableIsThePapers) {
   EXPECT_EQ(rows, 5) << paper.output;
 }
 
+TEST(PlanCommand, TunesForALink) {
+  const PlanProgram plan;
+  const ProgramResult text = plan("--tune --device h200 --link 1GB/s,5us --ranks 4 --budget 1GiB");
+  ASSERT_EQ(text.exit_code, 0) << text.errors;
+  EXPECT_THAT(text.output, HasSubstr("settings for 4 ranks over 1GB/s,5us"));
+  EXPECT_THAT(text.output, HasSubstr("as configured"));
+  const ProgramResult result = plan("--tune --device h200 --link 1GB/s,5us --ranks 4 --budget 1GiB --json");
+  const auto json = nlohmann::json::parse(result.output);
+  EXPECT_EQ(json["tried"], json["settings"].size());
+  EXPECT_TRUE(json.contains("first_hidden"));
+}
+
+TEST(PlanCommand, TellsOfTheWindowsOfACorpus) {
+  const PlanProgram plan;
+  const std::string corpus = make_corpus(plan.folder, 400);
+  const ProgramResult text = plan("--corpus " + corpus + " --windows 5 --set train.batch_windows=2");
+  ASSERT_EQ(text.exit_code, 0) << text.errors;
+  EXPECT_THAT(text.output, HasSubstr("the first 6 windows of the run, 3 steps"));
+  const ProgramResult result = plan("--json --ranks 4 --set data.corpus=" + corpus);
+  const auto json = nlohmann::json::parse(result.output);
+  ASSERT_EQ(json["corpus"]["steps"].size(), 1u);
+  EXPECT_LT(json["corpus"]["steps"][0]["traffic"][1]["sent_bytes"], json["traffic"][1]["sent_bytes"]);
+}
+
+// "auto" resumes with what it began with, though there is room for more by then.
+TEST(PlanCommand, AutoResumesAsItBegan) {
+  const PlanProgram plan;
+  const std::string corpus = make_corpus(plan.folder, 3);
+  const auto train = [&](const std::string& name, const std::string& steps, const std::string& budget) {
+    std::vector<std::string> words{"train", RINGLET_SOURCE_DIR "/configs/tiny.toml", "--name", name, "--steps", steps};
+    if (std::filesystem::exists(plan.folder.path() / "runs" / name)) words.push_back("--resume");
+    for (const std::string& setting : {"data.corpus=" + corpus, std::string("memory.recompute=auto"),
+                                       std::string("run.verify=off"), "memory.arena_bytes=" + budget}) {
+      words.insert(words.end(), {"--set", setting});
+    }
+    const ProgramResult result = run_program(RINGLET_PROGRAM, words, plan.folder.path());
+    EXPECT_EQ(result.exit_code, 0) << result.errors;
+    const Config::Memory memory = load_config(plan.folder.path() / "runs" / name / "config.toml").memory;
+    return std::tuple(memory.recompute, memory.head_chunk, memory.mlp_chunk);
+  };
+  const auto began = train("little", "1", "3500000"), roomy = train("roomy", "1", "100000000");
+  EXPECT_NE(began, roomy);
+  EXPECT_EQ(train("little", "2", "100000000"), began);
+}
+
 TEST(PlanCommand, AThousandRanksAreSecondsAndMegabytes) {
   const PlanProgram plan;
   const ProgramResult large =
@@ -107,6 +158,7 @@ TEST(PlanCommand, AThousandRanksAreSecondsAndMegabytes) {
   const auto json = nlohmann::json::parse(large.output);
   EXPECT_FALSE(json["every_rank"]);
   EXPECT_GT(json["tokens_per_second"], 0);
+  EXPECT_GT(json["knobs"].size(), 5u);
 }
 
 TEST(Rates, AMeasuredSizeSpeaksAloneAndOthersStandBetween) {

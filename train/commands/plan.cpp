@@ -1,6 +1,7 @@
 #include "train/commands/plan.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -11,8 +12,10 @@
 #include "train/machine.h"
 #include "train/plan/calibration.h"
 #include "train/plan/device_profiles.h"
+#include "train/plan/corpus_windows.h"
 #include "train/plan/paper.h"
 #include "train/plan/plan_text.h"
+#include "train/plan/tune.h"
 #include "train/units.h"
 #include "train/world.h"
 
@@ -73,6 +76,65 @@ void check_budget(const Plan& plan, double budget_bytes) {
               fmt::format("give at least {} a rank, or make the model smaller", human_bytes(double(fixed))));
 }
 
+std::vector<std::string> memory_changes(const Config& config, const Config::Memory& memory) {
+  Config changed = config;
+  changed.memory = memory;
+  return changed_settings(config, changed);
+}
+
+/// What the run reads first; absent where no document ends or there is no such corpus.
+std::optional<CorpusPlan> windows_of(const PlanOptions& options, const DryRun& run, const Rates* rates, int threads, int cores) {
+  const Config& config = run.config;
+  std::error_code ignored;
+  const bool asked = !options.corpus.empty() || options.windows > 0;
+  if (config.data.mask != MaskRule::document) {
+    if (!asked) return {};
+    throw UsageError("with data.mask = \"causal\" the documents of a corpus change nothing",
+                     "leave --corpus and --windows away; what the plan says is exact without them");
+  }
+  if (!asked && !std::filesystem::exists(config.data.corpus, ignored)) return {};
+  const Corpus corpus = Corpus::open(config.data.corpus);
+  // A plan may be of windows that this corpus does not have.
+  if (!asked && corpus.token_count() < config.run.seq_len) return {};
+  return plan_windows(run, corpus, options.windows, rates, threads, cores);
+}
+
+/// Ranks the settings of the config for a link, and measures the best of them.
+void tune_command(const PlanOptions& options, Config config, const GptConfig& gpt) {
+  const std::optional<Rates> rates = rates_for(options, config, gpt);
+  const bool here = options.device == "this";
+  const int threads = threads_per_rank(config.run);
+  if (!rates) {
+    throw Error(fmt::format("--tune needs rates, and this machine is not calibrated for {} thread{} a rank", threads,
+                            threads == 1 ? "" : "s"),
+                "add --calibrate (about ten seconds, once), or --device h200, h100 or a100");
+  }
+  if (options.measure && !here) {
+    throw UsageError("--measure runs on this machine, --device says " + options.device,
+                     "leave --device away, or --measure");
+  }
+  if (!options.link.empty()) config.run.link = options.link;
+  const double budget = budget_of(options, config, rates);
+  const Tuning tuning = tune(config, gpt, *rates, budget, here ? threads : 1, here ? usable_cores() : 0);
+  if (!tuning.settings.front().fits) {
+    const auto least = std::ranges::min_element(tuning.settings, {}, &TunedSetting::peak_bytes);
+    throw Error(fmt::format("none of {} settings fits into {} a rank: the smallest needs {}", tuning.settings.size(),
+                            human_bytes(budget), human_bytes(double(least->peak_bytes))),
+                "give a larger --budget, more --ranks or a shorter --seq-len");
+  }
+  const bool json = options.format == OutputFormat::json;
+  if (!json) fmt::print("{}\n", tuning_text(tuning, *rates));
+  std::vector<Measurement> measurements;
+  if (options.measure) {
+    std::fflush(stdout);
+    for (const TunedSetting* setting : settings_to_measure(tuning)) {
+      measurements.push_back({setting, measure_steps(*setting)});
+    }
+  }
+  if (json) fmt::print("{}\n", to_json(tuning, *rates, measurements).dump());
+  if (!json && options.measure) fmt::print("\n{}\n", measurements_text(measurements));
+}
+
 }  // namespace
 
 void plan_command(const PlanOptions& options) {
@@ -81,9 +143,12 @@ void plan_command(const PlanOptions& options) {
     return;
   }
   if (options.config.empty()) throw UsageError("no config is given", "ringlet plan CONFIG.toml, or ringlet plan --paper");
-  Config config = load_config(options.config, options.overrides);
+  std::vector<std::string> overrides = options.overrides;
+  if (!options.corpus.empty()) overrides.push_back("data.corpus=" + options.corpus);
+  Config config = load_config(options.config, overrides);
   const GptConfig gpt = config.gpt(vocabulary_of(options, config));
   gpt.validate();
+  if (options.tune) return tune_command(options, std::move(config), gpt);
   const bool automatic = config.memory.recompute == Recompute::automatic;
   if (automatic) {
     if (!options.budget.empty()) config.memory.arena_bytes = int64_t(parse_bytes(options.budget));
@@ -92,23 +157,25 @@ void plan_command(const PlanOptions& options) {
   const DryRun run{config, gpt, Mask{{0}, config.data.window}};
   const std::optional<Rates> rates = rates_for(options, config, gpt);
   const bool here = options.device == "this";
-  const Plan plan = make_plan(run, rates ? &*rates : nullptr, here ? threads_per_rank(config.run) : 1,
-                              here ? usable_cores() : 0);
+  const int threads = here ? threads_per_rank(config.run) : 1, cores = here ? usable_cores() : 0;
+  const Plan plan = make_plan(run, rates ? &*rates : nullptr, threads, cores);
   const double budget = budget_of(options, config, rates);
   check_budget(plan, budget);
-  const std::vector<Knob> knobs =
-      plan.every_rank || options.max_context ? knobs_of(run, options.max_context ? budget : 0) : std::vector<Knob>{};
+  const std::vector<Knob> knobs = knobs_of(run, plan, options.max_context ? budget : 0);
   const bool fits = double(plan.fullest().peak_bytes) <= budget;
-  const std::optional<Recompute> policy = fits ? config.memory.recompute : cheapest_policy(run, budget);
+  const std::optional<Config::Memory> memory = fits ? config.memory : cheapest_memory(run, budget);
   if (options.max_context && knobs.front().longest_context == 0) {
     throw Error(fmt::format("not even T = 1024 fits into {} a rank", human_bytes(budget)),
                 "give a larger --budget, more ranks, or memory.recompute = \"full\"");
   }
 
+  const std::optional<CorpusPlan> windows = windows_of(options, run, rates ? &*rates : nullptr, threads, cores);
+
   if (options.format == OutputFormat::json) {
     nlohmann::ordered_json json = to_json(run, plan, knobs, rates ? &*rates : nullptr);
     json["budget_bytes"] = budget;
     json["fits"] = fits;
+    if (windows) json["corpus"] = to_json(*windows);
     if (options.max_context) json["longest_context"] = knobs.front().longest_context;
     fmt::print("{}\n", json.dump());
     return;
@@ -116,17 +183,21 @@ void plan_command(const PlanOptions& options) {
   fmt::print("plan of {}: {} parameters, T = {} in {} layout on {} rank{} (rings of {}), recompute {}{}\n\n",
              options.config, human_count(double(parameter_count(gpt))), config.run.seq_len,
              name_of(config.run.layout), config.run.ranks, config.run.ranks == 1 ? "" : "s", config.run.ring_size(),
-             name_of(config.memory.recompute), automatic ? " (chosen for the budget)" : "");
+             name_of(config.memory.recompute),
+             automatic ? fmt::format(" in chunks of {} (MLP) and {} (head) tokens (chosen for the budget)",
+                                     config.memory.mlp_chunk, config.memory.head_chunk)
+                       : "");
   fmt::print("{}\n", memory_text(plan, rates ? &*rates : nullptr));
   fmt::print("budget {} a rank: {}\n\n", human_bytes(budget),
              fits     ? "fits"
-             : policy ? fmt::format("does not fit; memory.recompute = \"{}\" does", name_of(*policy))
+             : memory ? fmt::format("does not fit; --set {} does", fmt::join(memory_changes(config, *memory), " --set "))
                       : std::string("does not fit with any policy; more ranks on the ring make it smaller"));
-  if (!knobs.empty()) fmt::print("{}\n\n", knobs_text(knobs));
+  fmt::print("{}\n\n", knobs_text(knobs));
   if (options.max_context) {
     fmt::print("longest context in that budget: T = {} (in steps of 1024)\n\n", knobs.front().longest_context);
   }
   fmt::print("{}\n", work_text(run, plan));
+  if (windows) fmt::print("\n{}\n", corpus_text(run, *windows, plan));
   if (rates) {
     fmt::print("\n{}\n\n{}\n", overlap_text(run, plan, *rates), timeline_text(run, plan, *rates));
   } else {

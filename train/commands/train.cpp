@@ -81,14 +81,14 @@ int train(const TrainOptions& options) {
   const RunData data(config);
   const GptConfig gpt = config.gpt(data.corpus.vocabulary());
   gpt.validate();
-  config = resolved_recompute(config, gpt);
+  const bool resuming = options.resume == ResumeChoice::newest;
+  config = resolved_recompute(resuming ? with_earlier_memory(config, gpt) : config, gpt);
   Console console;
   // First of all: a run whose ring is wrong leaves nothing behind.
   if (config.run.verify != Config::Run::kVerifyOff) {
     console.say(verify_start(config, real_parts(threads_per_rank(config.run))));
   }
   install_signal_handlers();
-  const bool resuming = options.resume == ResumeChoice::newest;
   RunFolder folder(config.run.path(), resuming ? RunStart::resume : RunStart::fresh);
   std::optional<Checkpoint> checkpoint;
   if (resuming) {

@@ -181,7 +181,7 @@ Rates calibrate(const Config& config, const GptConfig& gpt, int threads) {
     for (int repeat = 0; repeat <= repeats; ++repeat) {
       for (const int64_t length : kLengths) {
         const SequenceLayout layout = make_layout(config.run.layout, length, 1);
-        rehearse_step({one_layer, layer}, {observed, *ring, trace}, world, layout, {},
+        rehearse_step({one_layer, layer}, {observed, *ring, trace}, world, layout, RehearsedWindows{},
                       [](Parameters& parameters) { parameters.initialise(1); });
       }
       for (const int64_t key_rows : kKeyRows) time_long_attention(observed, gpt.heads, key_rows);

@@ -5,7 +5,6 @@
 #include "kernels/comm/dry.h"
 #include "kernels/dry/dry_backend.h"
 #include "train/step_sums.h"
-#include "train/train_step.h"
 #include "train/window_share.h"
 
 namespace ringlet {
@@ -29,17 +28,34 @@ Batch made_up_batch(const DryRun& run, const SequenceLayout& layout, int rank) {
 struct Rehearsal {
   Rehearsal(const DryRun& run, const SequenceLayout& layout, int world_rank, RehearsedWindows windows,
             const Rates* rates)
-      : device(make_dry_backend(kDryBytes, counts)),
-        tape(std::make_unique<Tape>(rates, run.mask, trace, device->arena())) {
+      : mask(run.mask),
+        device(make_dry_backend(kDryBytes, counts)),
+        tape(std::make_unique<Tape>(rates, mask, trace, device->arena())) {
     const int ring_size = layout.ring_size();
     DryComm dry_world({world_rank, int(run.config.run.ranks)}, {}, traffic);
     DryComm dry_ring({world_rank % ring_size, ring_size}, {}, traffic);
     TapeComm world(dry_world, *tape, Tape::kWorld), ring(dry_ring, *tape, Tape::kRing);
     ObservedBackend observed(*device, *tape);
     const bool offloads = !run.config.memory.offload.empty();
-    rehearse_step(run, {observed, ring, trace, offloads ? &offload : nullptr}, world, layout, windows);
+    rehearse_step(run, {observed, ring, trace, offloads ? &offload : nullptr}, world, layout,
+                  windows_of(run, layout, world_rank, windows));
     moment = tape->peak_moment();
     if (run.config.train.eval_every > 0) evaluate(run, {*device, dry_ring, trace}, dry_world, layout);
+  }
+
+  /// The tape counts the pairs of the window in hand.
+  StepWindows windows_of(const DryRun& run, const SequenceLayout& layout, int world_rank, RehearsedWindows count) {
+    const int ring_size = layout.ring_size();
+    const int64_t rings = run.config.run.ranks / ring_size;
+    const auto next = [&, batch = made_up_batch(run, layout, world_rank % ring_size),
+                       place = int64_t(world_rank / ring_size), rings]() mutable {
+      if (run.windows.empty()) return batch;
+      batch.window = run.windows[size_t(place)];
+      mask = mask_of(batch.window, MaskRule::document, run.mask.window);
+      place += rings;
+      return batch;
+    };
+    return {count.own, count.most, layout.length, next};
   }
 
   /// Neither on the tape nor in the traffic: it is no part of a step, but may be the peak.
@@ -55,6 +71,7 @@ struct Rehearsal {
     if (device->arena().peak_bytes() > peak_bytes) moment = {.phase = "evaluation"};
   }
 
+  Mask mask;
   Trace trace;
   DryCounts counts;
   Traffic traffic;
@@ -75,7 +92,8 @@ void add_difference(Traffic& sum, int64_t times, const Traffic& more, const Traf
 }  // namespace
 
 void rehearse_step(const DryRun& run, RankContext context, Comm& world, const SequenceLayout& layout,
-                   RehearsedWindows windows, const std::function<void(Parameters&)>& initialise) {
+                   const StepWindows& windows, const std::function<void(Parameters&)>& initialise,
+                   const std::function<bool()>& again) {
   const ArenaScope scope(context.device.arena());
   const StepSettings settings = run.config.step_settings();
   Parameters parameters(run.gpt, context.device, world.size(), run.config.gradients());
@@ -84,14 +102,23 @@ void rehearse_step(const DryRun& run, RankContext context, Comm& world, const Se
   const ModelRank rank{context, world, layout, settings, gpt};
   ShardedAdamW optimizer(parameters, world);
   TrainStep step(rank, parameters, optimizer, MaskRule::document, run.mask.window);
+  do {
+    context.trace.enter_step(1, "step");
+    step.accumulate(windows, context.device, [](auto, auto&) {});
+    context.trace.enter_phase("optimizer");
+    StepSums(layout.length, world.size()).reduce(rank);
+    step.update(1, run.config.train.clip_norm,
+                {.learning_rate = 0, .beta1 = 0.9f, .beta2 = 0.99f, .epsilon = 1e-8f, .weight_decay = 0,
+                 .gradient_scale = 1, .step = 1});
+  } while (again && again());
+}
+
+void rehearse_step(const DryRun& run, RankContext context, Comm& world, const SequenceLayout& layout,
+                   RehearsedWindows windows, const std::function<void(Parameters&)>& initialise,
+                   const std::function<bool()>& again) {
   const Batch batch = made_up_batch(run, layout, context.ring.rank());
-  context.trace.enter_step(1, "step");
-  step.accumulate({windows.own, windows.most, layout.length, [&] { return batch; }}, context.device, [](auto, auto&) {});
-  context.trace.enter_phase("optimizer");
-  StepSums(layout.length, world.size()).reduce(rank);
-  step.update(1, run.config.train.clip_norm,
-              {.learning_rate = 0, .beta1 = 0.9f, .beta2 = 0.99f, .epsilon = 1e-8f, .weight_decay = 0,
-               .gradient_scale = 1, .step = 1});
+  rehearse_step(run, context, world, layout, {windows.own, windows.most, layout.length, [&] { return batch; }},
+                initialise, again);
 }
 
 int64_t dry_peak_bytes(const DryRun& run, const SequenceLayout& layout, int world_rank) {
@@ -106,7 +133,9 @@ DryRank::DryRank(const DryRun& run, const SequenceLayout& layout, int world_rank
   const int64_t rings = run.config.run.ranks / ring_size;
   const WindowShare share{run.config.train.batch_windows, rings, world_rank / ring_size};
   const int64_t windows = share.per_step(), most = share.most_per_step();
-  Rehearsal first(run, layout, world_rank, {std::min<int64_t>(windows, 1), 1}, rates);
+  const bool alike = run.windows.empty();
+  const RehearsedWindows one{std::min<int64_t>(windows, 1), 1};
+  Rehearsal first(run, layout, world_rank, alike ? one : RehearsedWindows{windows, most}, rates);
   const Arena& arena = first.device->arena();
   step_ = {.rank = world_rank,
            .rows = layout.rows(world_rank % ring_size),
@@ -115,13 +144,14 @@ DryRank::DryRank(const DryRun& run, const SequenceLayout& layout, int world_rank
            .regions = arena.regions_at_peak(),
            .moment = first.moment,
            .traffic = first.traffic,
-           .offloaded_bytes = windows * first.offload.bytes(),
+           .offloaded_bytes = first.offload.bytes(),
            .matmul_flops = first.tape->matmul_flops(),
            .attention_flops = first.tape->attention_flops()};
-  if (most > 1) {
+  if (most > 1 && alike) {
     Rehearsal second(run, layout, world_rank, {std::min<int64_t>(windows, 2), 2}, rates);
     const int64_t more = std::max<int64_t>(windows - 1, 0);
     add_difference(step_.traffic, more, second.traffic, first.traffic);
+    step_.offloaded_bytes += more * (second.offload.bytes() - first.offload.bytes());
     step_.matmul_flops += double(more) * (second.tape->matmul_flops() - first.tape->matmul_flops());
     step_.attention_flops += double(more) * (second.tape->attention_flops() - first.tape->attention_flops());
     if (most > windows) {  // it joins the last sums without a window

@@ -3,9 +3,11 @@
 #include <functional>
 #include <memory>
 
+#include "data/window_plan.h"
 #include "model/parameters.h"
 #include "train/config.h"
 #include "train/plan/tape.h"
+#include "train/train_step.h"
 
 namespace ringlet {
 
@@ -27,6 +29,7 @@ struct DryRun {
   const Config& config;
   GptConfig gpt;
   Mask mask{};  // of every window
+  std::span<const Window> windows{};  // of one step, in the global order, with documents of their own; empty: see mask
 };
 
 /// Windows of a step: of the rank's own ring, and of the ring that has the most.
@@ -34,17 +37,25 @@ struct RehearsedWindows {
   int64_t own = 1, most = 1;
 };
 
-/// One step of one rank on made-up text, through the trainer's own parts; nothing is allocated before, nothing stays
-/// allocated after. Collective.
+/// One step of one rank through the trainer's own parts; nothing is allocated before, nothing stays allocated after.
+/// Collective.
 /// initialise: gives the weights their values; absent: they are 0.
+/// again: asked after each step, whether to go on with another one; absent: no.
 void rehearse_step(const DryRun& run, RankContext context, Comm& world, const SequenceLayout& layout,
-                   RehearsedWindows windows, const std::function<void(Parameters&)>& initialise = {});
+                   const StepWindows& windows, const std::function<void(Parameters&)>& initialise = {},
+                   const std::function<bool()>& again = {});
+
+/// The same on windows of made-up text, with the run's mask.
+void rehearse_step(const DryRun& run, RankContext context, Comm& world, const SequenceLayout& layout,
+                   RehearsedWindows windows, const std::function<void(Parameters&)>& initialise = {},
+                   const std::function<bool()>& again = {});
 
 /// The peak alone, which every window of a step has.
 int64_t dry_peak_bytes(const DryRun& run, const SequenceLayout& layout, int world_rank);
 
 /// rates absent: no tape is kept. Takes time and memory for the rank's rows, the ring's size squared and the layers
-/// times the ring's size, not for the model. A step of several windows is taken for one that goes on as its second.
+/// times the ring's size, not for the model. A step of several windows, where they are all alike, is taken for one that goes
+/// on as its second.
 class DryRank {
  public:
   DryRank(const DryRun& run, const SequenceLayout& layout, int world_rank, const Rates* rates = nullptr);

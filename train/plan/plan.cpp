@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <set>
 
@@ -14,6 +15,7 @@ namespace ringlet {
 namespace {
 
 constexpr int64_t kGrain = 1024;
+constexpr int64_t kLeastChunk = 64;  // tokens; smaller products are slow
 constexpr int64_t kLongest = int64_t{1} << 31;
 constexpr int64_t kSlopeGrains = 64;  // where the slope of memory in T is taken
 
@@ -39,6 +41,33 @@ std::vector<int> kinds_of_ranks(const Config& config, const SequenceLayout& layo
   return {ranks.begin(), ranks.end()};
 }
 
+/// A chunk's own size and the powers of two below it, largest first.
+std::vector<int64_t> chunk_sizes(int64_t configured) {
+  std::vector<int64_t> sizes{configured};
+  for (auto size = int64_t(std::bit_floor(uint64_t(std::max<int64_t>(1, configured - 1)))); size >= kLeastChunk; size /= 2) {
+    sizes.push_back(size);
+  }
+  return sizes;
+}
+
+/// Lowers the chunks of the config no further than the budget asks. False: the smallest do not fit either.
+bool fit_chunks(Config& config, const DryRun& run, double budget_bytes) {
+  const auto fits = [&] { return double(peak_bytes({config, run.gpt, run.mask})) <= budget_bytes; };
+  if (fits()) return true;
+  const Config::Memory configured = config.memory, smallest = smallest_memory(configured);
+  config.memory.head_chunk = smallest.head_chunk;
+  config.memory.mlp_chunk = smallest.mlp_chunk;
+  if (!fits()) return false;
+  // They are never in use together: what fits beside the other's smallest fits beside any of its that fits.
+  for (int64_t Config::Memory::*chunk : {&Config::Memory::head_chunk, &Config::Memory::mlp_chunk}) {
+    for (const int64_t size : chunk_sizes(configured.*chunk)) {
+      config.memory.*chunk = size;
+      if (fits()) break;
+    }
+  }
+  return true;
+}
+
 StepFlops flops_of(const DryRun& run, const SequenceLayout& layout, const Plan& plan) {
   const GptConfig& gpt = run.gpt;
   const double length = double(run.config.run.seq_len), windows = double(run.config.train.batch_windows);
@@ -47,19 +76,35 @@ StepFlops flops_of(const DryRun& run, const SequenceLayout& layout, const Plan& 
     if (shape.shape.size() == 2) matrix_parameters += double(shape.size());
   }
   const Piece whole{0, 1, 0, run.config.run.seq_len};
-  const double pairs = double(visible_pairs(run.mask, whole, whole));
+  double tokens = double(plan.tokens_per_step), pairs = 0;
+  if (run.windows.empty()) pairs = windows * double(visible_pairs(run.mask, whole, whole));
+  for (const Window& window : run.windows) {
+    const Piece used{0, 1, 0, window.token_count};
+    pairs += double(visible_pairs(mask_of(window, MaskRule::document, run.mask.window), used, used));
+  }
   const double attention = 12.0 * double(gpt.layers * gpt.heads.q_width());
   StepFlops flops;
-  flops.model = windows * (6 * matrix_parameters * length + attention * pairs);
-  flops.palm = windows * (6 * matrix_parameters * length + attention * length * length);
-  double executed = 0, tokens = 0;
+  flops.model = 6 * matrix_parameters * tokens + attention * pairs;
+  flops.palm = 6 * matrix_parameters * tokens + attention * windows * length * length;
+  double executed = 0, of_ranks = 0;
   for (const DryStep& rank : plan.ranks) {
     executed += rank.matmul_flops + rank.attention_flops;
-    tokens += tokens_of(run.config, layout, rank.rank);
+    of_ranks += tokens_of(run.config, layout, rank.rank);
   }
   // Of a large world: what some ranks do for their tokens, all do for all.
-  flops.executed = executed * length * windows / tokens;
+  flops.executed = of_ranks > 0 ? executed * length * windows / of_ranks : 0;
   return flops;
+}
+
+/// As one rank has it, for all.
+Plan plan_of_rank(const DryRun& run, int rank) {
+  Plan plan;
+  plan.every_rank = false;
+  plan.tokens_per_step = run.config.run.seq_len * run.config.train.batch_windows;
+  const SequenceLayout layout = layout_of(run.config);
+  plan.ranks.push_back(DryRank(run, layout, rank).step());
+  plan.flops = flops_of(run, layout, plan);
+  return plan;
 }
 
 }  // namespace
@@ -78,6 +123,11 @@ Plan make_plan(const DryRun& run, const Rates* rates, int threads_per_rank, int 
   Plan plan;
   plan.every_rank = config.run.ranks <= kEveryRank;
   plan.tokens_per_step = config.run.seq_len * config.train.batch_windows;
+  if (!run.windows.empty()) {
+    CHECK(std::ssize(run.windows) == config.train.batch_windows, run.windows.size(), " windows are no step");
+    plan.tokens_per_step = 0;
+    for (const Window& window : run.windows) plan.tokens_per_step += window.token_count;
+  }
   std::vector<int> chosen = kinds_of_ranks(config, layout);
   if (plan.every_rank) {
     chosen.resize(size_t(config.run.ranks));
@@ -110,7 +160,7 @@ Plan make_plan(const DryRun& run, const Rates* rates, int threads_per_rank, int 
   };
   plan.times = play_windows(1);
   const int64_t windows = std::ranges::max_element(plan.ranks, {}, &DryStep::windows)->windows;
-  if (windows > 1) {
+  if (windows > 1 && run.windows.empty()) {
     const std::vector<RankTime> second = play_windows(2);
     for (size_t i = 0; i < plan.times.size(); ++i) extend(plan.times[i], second[i], windows);
   }
@@ -148,11 +198,19 @@ int64_t longest_context(const DryRun& run, double budget_bytes) {
   return good * kGrain;
 }
 
-std::optional<Recompute> cheapest_policy(const DryRun& run, double budget_bytes) {
+Config::Memory smallest_memory(Config::Memory memory) {
+  memory.recompute = Recompute::full;
+  memory.head_chunk = chunk_sizes(memory.head_chunk).back();
+  memory.mlp_chunk = chunk_sizes(memory.mlp_chunk).back();
+  return memory;
+}
+
+std::optional<Config::Memory> cheapest_memory(const DryRun& run, double budget_bytes) {
   Config config = run.config;
   for (const Recompute policy : {Recompute::none, Recompute::selective, Recompute::full}) {
+    config.memory = run.config.memory;
     config.memory.recompute = policy;
-    if (double(peak_bytes({config, run.gpt, run.mask})) <= budget_bytes) return policy;
+    if (fit_chunks(config, run, budget_bytes)) return config.memory;
   }
   return {};
 }
@@ -167,24 +225,24 @@ Config resolved_recompute(const Config& config, const GptConfig& gpt) {
   Config resolved = config;
   const DryRun run{resolved, gpt, Mask{{0}, config.data.window}};
   const double budget = budget_bytes(config);
-  const std::optional<Recompute> policy = cheapest_policy(run, budget);
-  if (!policy) {
-    resolved.memory.recompute = Recompute::full;
-    throw Error(fmt::format("no recompute policy fits {} a rank: \"full\" needs {}", human_bytes(budget),
-                            human_bytes(double(peak_bytes(run)))),
+  const std::optional<Config::Memory> memory = cheapest_memory(run, budget);
+  if (!memory) {
+    resolved.memory = smallest_memory(config.memory);
+    throw Error(fmt::format("no recompute policy fits {} a rank: \"full\" in chunks of {} tokens needs {}",
+                            human_bytes(budget), resolved.memory.mlp_chunk, human_bytes(double(peak_bytes(run)))),
                 "use more ranks or a shorter run.seq_len; `ringlet plan` tells what each setting buys");
   }
-  resolved.memory.recompute = *policy;
+  resolved.memory = *memory;
   return resolved;
 }
 
-std::vector<Knob> knobs_of(const DryRun& run, double budget_bytes) {
+std::vector<Knob> knobs_of(const DryRun& run, const Plan& plan, double budget_bytes) {
   std::vector<Knob> knobs;
   const auto add = [&](std::string name, const Config& config, const GptConfig& gpt) {
     const DryRun changed{config, gpt, run.mask};
-    const Plan plan = make_plan(changed);
-    Knob knob{std::move(name), plan.fullest().peak_bytes, plan.flops.executed};
-    for (const DryStep& rank : plan.ranks) knob.sent_bytes = std::max(knob.sent_bytes, rank.traffic.bytes());
+    const Plan now = plan.every_rank ? make_plan(changed) : plan_of_rank(changed, plan.fullest().rank);
+    Knob knob{std::move(name), now.fullest().peak_bytes, now.flops.executed};
+    for (const DryStep& rank : now.ranks) knob.sent_bytes = std::max(knob.sent_bytes, rank.traffic.bytes());
     if (budget_bytes > 0) knob.longest_context = longest_context(changed, budget_bytes);
     knobs.push_back(std::move(knob));
   };

@@ -46,13 +46,18 @@ int64_t peak_bytes(const DryRun& run);
 /// 1,024.
 int64_t longest_context(const DryRun& run, double budget_bytes);
 
-/// The policy that recomputes least and whose fullest rank fits; absent: none does.
-std::optional<Recompute> cheapest_policy(const DryRun& run, double budget_bytes);
+/// The policy that recomputes least and lets the fullest rank fit, with the head and MLP chunks of the config or, where these
+/// are too large for it, the largest powers of two that fit, down to 64; absent: no policy does.
+std::optional<Config::Memory> cheapest_memory(const DryRun& run, double budget_bytes);
+
+/// The settings that need least: all is recomputed, in the smallest chunks that cheapest_memory tries.
+Config::Memory smallest_memory(Config::Memory configured);
 
 /// The bytes that a config gives each rank: memory.arena_bytes, or four fifths of the machine's memory, shared out.
 double budget_bytes(const Config& config);
 
-/// The config with a policy in place of "auto". Throws Error that says how much is missing when none fits.
+/// The config with the cheapest memory settings in place of recompute "auto". Throws Error that says how much is missing when
+/// none fits.
 Config resolved_recompute(const Config& config, const GptConfig& gpt);
 
 /// What one setting in place of the config's own would change.
@@ -64,8 +69,9 @@ struct Knob {
   int64_t longest_context = 0;  // 0: not asked for
 };
 
+/// plan: of the run. Where it is not of every rank, its fullest rank stands for all.
 /// budget_bytes 0: longest contexts are not looked for.
-std::vector<Knob> knobs_of(const DryRun& run, double budget_bytes);
+std::vector<Knob> knobs_of(const DryRun& run, const Plan& plan, double budget_bytes);
 
 /// The least tokens a rank must hold so that the message of a hop hides behind the attention of a hop, causal, each hop
 /// half visible (zigzag): attention 2 (forward) or 5 (backward) * heads * head_dim * c^2 flops against 8 or 16 * kv_heads *
