@@ -14,10 +14,14 @@ int threads_per_rank(const Config::Run& run) {
   return std::max(1, usable_cores() / int(run.ranks));
 }
 
-void run_world(const Config& config, const RankMain& rank_main) {
+void run_world(const Config& config, const RankMain& rank_main,
+               const std::function<TransferObserver&()>& new_observer) {
+  const auto observer = [&]() -> TransferObserver* { return new_observer ? &new_observer() : nullptr; };
   ThreadsOptions options;
   options.ranks = int(config.run.ranks);
   options.timeout = std::chrono::milliseconds(int64_t(1e3 * config.run.timeout_seconds));
+  // What travels over a link is what the link says, not the copy that stands for it.
+  if (config.run.link.empty()) options.observer = observer();
   // Addresses only: a page costs memory when it is first touched.
   const int64_t arena_bytes =
       config.memory.arena_bytes > 0 ? config.memory.arena_bytes
@@ -29,8 +33,8 @@ void run_world(const Config& config, const RankMain& rank_main) {
     std::unique_ptr<Comm> ring = world->split(world->rank() / int(config.run.ring_size()));
     if (!config.run.link.empty()) {
       const Link link = parse_link(config.run.link);
-      world = std::make_unique<EmulatedLink>(std::move(world), link);
-      ring = std::make_unique<EmulatedLink>(std::move(ring), link);
+      world = std::make_unique<EmulatedLink>(std::move(world), link, observer());
+      ring = std::make_unique<EmulatedLink>(std::move(ring), link, observer());
     }
     rank_main({*device, *ring, trace}, *world);
     device->synchronize();

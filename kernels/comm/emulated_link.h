@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/comm/forwarding_comm.h"
+#include "kernels/comm/transfer_observer.h"
 
 namespace ringlet {
 
@@ -23,8 +24,10 @@ struct Link {
 /// sends. Nothing but time changes.
 class EmulatedLink final : public ForwardingComm {
  public:
-  EmulatedLink(std::unique_ptr<Comm> inner, Link link)
-      : ForwardingComm(*inner), timeline_(std::move(link)), owned_(std::move(inner)) {}
+  /// observer: told when this rank's side of an operation was on the link, by whoever first asks whether it is through;
+  /// may be absent, must outlive this.
+  EmulatedLink(std::unique_ptr<Comm> inner, Link link, TransferObserver* observer = nullptr)
+      : ForwardingComm(*inner), timeline_(std::move(link), observer), owned_(std::move(inner)) {}
 
   Event exchange(std::span<const Message> sends, std::span<const Message> receives, Event after) override;
   Event all_reduce(const Tensor& values, Event after) override;
@@ -35,7 +38,8 @@ class EmulatedLink final : public ForwardingComm {
   using Clock = std::chrono::steady_clock;
 
   struct Transfer {
-    Event inner;
+    Event inner, event;
+    bool is_collective = false;
     double asked_at = 0;
     std::vector<double> peers_asked_at;  // when the other side sent, from its own message
     double out_seconds = 0, in_seconds = 0;
@@ -43,7 +47,7 @@ class EmulatedLink final : public ForwardingComm {
 
   class Arrivals : public Timeline {
    public:
-    explicit Arrivals(Link link) : link_(std::move(link)) {}
+    Arrivals(Link link, TransferObserver* observer) : link_(std::move(link)), observer_(observer) {}
     bool reached(int64_t value) const override;
     void wait(int64_t value) override;
     Event add(std::unique_ptr<Transfer> transfer);
@@ -52,8 +56,10 @@ class EmulatedLink final : public ForwardingComm {
    private:
     /// The next transfer is through in memory: when is it through on the link?
     void arrive() const;
+    void tell(const Transfer& transfer) const;
 
     Link link_;
+    TransferObserver* const observer_;
     mutable std::mutex mutex_;
     mutable std::deque<std::unique_ptr<Transfer>> under_way_;
     mutable int64_t arrived_ = 0, posted_ = 0;
