@@ -224,6 +224,30 @@ void add_verify(CLI::App& main, VerifyOptions& options) {
       "  ringlet verify --ranks 5,7 --lengths 13,1000");
 }
 
+void add_profile(CLI::App& main, ProfileOptions& options) {
+  CLI::App& app = *main.add_subcommand("profile", "Trace a few steps and tell what does not hide behind compute");
+  app.add_option("CONFIG", options.config, "A config, such as configs/quickstart.toml")->required();
+  app.add_option("-o,--output", options.output, "The folder of the traces, which is not there yet")->required();
+  add_settings(app, options.overrides);
+  add_count(app, "--steps", options.steps, "Steps to measure");
+  add_count(app, "--warmup", options.warmup, "Steps before them, not measured");
+  add_key(app, "--ranks", "run.ranks", options.overrides, "Ranks in all");
+  add_key(app, "--ring", "run.ring", options.overrides, "Ranks of one ring");
+  add_key(app, "--threads-per-rank", "run.threads_per_rank", options.overrides,
+          "Threads that compute for each rank (default: the cores, shared out)");
+  add_key(app, "--seq-len", "run.seq_len", options.overrides, "Tokens of a window, over the whole ring");
+  add_key(app, "--link", "run.link", options.overrides, "Emulate a link between the ranks, as in 1GB/s,50us");
+  add_json(app, options.format);
+  app.footer(
+      "Trains as `ringlet train` does, on the config's corpus, or on made-up text where there is none; saves nothing.\n"
+      "FOLDER/rank_0.json, rank_1.json, ... are read by Holistic Trace Analysis; FOLDER/perfetto/all_ranks.json shows\n"
+      "all ranks and their messages in ui.perfetto.dev. hidden: share of the time that messages travel in which the rank\n"
+      "computes. exposed: the rank stands still for a message; late: before the message began to travel.\n"
+      "Examples:\n"
+      "  ringlet profile configs/quickstart.toml --steps 3 -o traces/quickstart\n"
+      "  ringlet profile configs/quickstart.toml --ranks 2 --link 20MB/s,50us -o traces/slow-link");
+}
+
 void add_doctor(CLI::App& main, DoctorCommand& command) {
   CLI::App& app = *main.add_subcommand("doctor", "Show what this machine has and what is missing");
   add_json(app, command.format);
@@ -239,6 +263,7 @@ struct Commands {
   GenerateOptions generate;
   PlanOptions plan;
   VerifyOptions verify;
+  ProfileOptions profile;
   DoctorCommand doctor;
 
   Command chosen(const std::string& name) const {
@@ -249,6 +274,7 @@ struct Commands {
     if (name == "generate") return generate;
     if (name == "plan") return plan;
     if (name == "verify") return verify;
+    if (name == "profile") return profile;
     return doctor;
   }
 };
@@ -268,6 +294,7 @@ Command parse_command_line(int argument_count, const char* const* arguments) {
   add_generate(app, commands.generate);
   add_plan(app, commands.plan);
   add_verify(app, commands.verify);
+  add_profile(app, commands.profile);
   add_doctor(app, commands.doctor);
   try {
     app.parse(argument_count, arguments);

@@ -20,6 +20,7 @@ double TrainStep::accumulate(const StepWindows& windows, Backend& device, const 
   const auto scale = float(rules_.loss_scale(windows.scored_tokens));
   for (int64_t i = 0; i < windows.count; ++i) {
     const ArenaScope scope(device.arena());
+    context.trace.enter_phase("data");
     const Batch batch = windows.next();
     Step step(context, rank_.settings, Pass::training, rank_.layout,
               mask_of(batch.window, mask_, sliding_window_), gpt.rope_base, gpt.heads.head_dim,
