@@ -97,6 +97,26 @@ std::string heading(const ProfileOptions& options, const Config& config, const s
                      threads == 1 ? "" : "s", usable_cores(), run.link.empty() ? "" : ", emulated link " + run.link);
 }
 
+void print(const ProfileOptions& options, const Config& config, const std::string& text, const Overlap& overlap) {
+  const int threads = threads_per_rank(config.run) * int(config.run.ranks), cores = usable_cores();
+  const std::string waste = largest_waste(overlap, threads, cores);
+  if (options.format == OutputFormat::json) {
+    nlohmann::ordered_json json{{"config", options.config}, {"text", text}, {"steps", options.steps},
+                                {"seq_len", config.run.seq_len}, {"layout", name_of(config.run.layout)},
+                                {"ring", config.run.ring_size()}, {"threads", threads}, {"cores", cores},
+                                {"folder", options.output}};
+    json.update(to_json(overlap));
+    json["largest_waste"] = waste;
+    fmt::print("{}\n", json.dump());
+    return;
+  }
+  fmt::print("{}\n\nEach hop, a step, mean over the ranks (compute, and what is sent off beside it)\n{}\n"
+             "Each rank, a step\n{}{}\n{}\n\n",
+             heading(options, config, text), overlap_table(overlap), rank_table(overlap), slowdown_line(overlap), waste);
+  fmt::print("{}/rank_*.json is for Holistic Trace Analysis, {}/perfetto/all_ranks.json for ui.perfetto.dev\n",
+             options.output, options.output);
+}
+
 }  // namespace
 
 void profile_command(const ProfileOptions& options) {
@@ -120,24 +140,9 @@ void profile_command(const ProfileOptions& options) {
 
   std::optional<Mask> mask;
   if (scratch || config.data.mask == MaskRule::causal) mask = Mask{{0}, config.data.window};
-  const Overlap overlap = overlap_of(profile.recording, mask);
-  const int threads = threads_per_rank(config.run) * int(config.run.ranks);
-  const std::string waste = largest_waste(overlap, threads, usable_cores());
-  if (options.format == OutputFormat::json) {
-    nlohmann::ordered_json json{{"steps", options.steps}, {"seq_len", config.run.seq_len},
-                                {"layout", name_of(config.run.layout)}, {"ranks_per_ring", config.run.ring_size()},
-                                {"threads", threads}, {"cores", usable_cores()}, {"folder", options.output}};
-    json.update(to_json(overlap));
-    json["largest_waste"] = waste;
-    fmt::print("{}\n", json.dump());
-  } else {
-    fmt::print("{}\n\nEach hop, a step, mean over the ranks (compute, and what is sent off beside it)\n{}\n"
-               "Each rank, a step\n{}{}\n{}\n\n",
-               heading(options, config, scratch ? "made-up text" : config.data.corpus), overlap_table(overlap),
-               rank_table(overlap), slowdown_line(overlap), waste);
-    fmt::print("{}/rank_*.json is for Holistic Trace Analysis, {}/perfetto/all_ranks.json for ui.perfetto.dev\n",
-               options.output, options.output);
-  }
+  Overlap overlap = overlap_of(profile.recording, mask);
+  if (!config.run.link.empty()) overlap.slowdown.reset();  // what is emulated moves nothing beside the compute
+  print(options, config, scratch ? "made-up text" : config.data.corpus, overlap);
   if (largest > kLargestViewedBytes) {
     console.say(fmt::format("warning: a trace has {}, more than viewers take; profile fewer --steps",
                             human_bytes(double(largest))));

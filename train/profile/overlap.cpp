@@ -8,8 +8,9 @@
 namespace ringlet {
 namespace {
 
-constexpr size_t kLeastCalls = 5;         // of each kind, for a median that says something
-constexpr double kBesideMessages = 0.5;   // share of a call from which it counts as one with a message beside it
+constexpr size_t kLeastCalls = 5;        // of each kind, for a median that says something
+constexpr double kBesideMessages = 0.5;  // share of a call from which it counts as one with a message beside it
+constexpr double kBesideCompute = 0.8;   // share of a call that every other rank must have computed
 
 /// A union of spans, and how much of a stretch it covers.
 class Cover {
@@ -160,12 +161,21 @@ std::optional<Slowdown> slowdown_of(const Recording& recording, const std::optio
     std::vector<double> with, without;
   };
   std::map<std::tuple<Op, std::array<int64_t, 3>, int64_t>, Calls> equal;
+  std::vector<Cover> computes;
+  for (const RankRecording& rank : recording.ranks) computes.emplace_back(compute_spans(rank));
+  // Ranks may share memory and cores: a call is faster while others stand still, which is when messages travel.
+  const auto all_compute = [&](const Span& call) {
+    return std::ranges::all_of(computes, [&](const Cover& compute) {
+      return double(compute.covered_us(call)) >= kBesideCompute * double(call.length_us());
+    });
+  };
   for (const RankRecording& rank : recording.ranks) {
     std::vector<Span> spans(rank.transfers.begin(), rank.transfers.end());
     const Cover transfers(std::move(spans));
     for (const OperationSpan& operation : rank.operations) {
       const OpCall& call = operation.call;
       if (!is_compute(operation) || operation.length_us() == 0 || (is_attention(call.op) && !mask)) continue;
+      if (!all_compute(operation)) continue;
       const int64_t pairs = is_attention(call.op) ? visible_pairs(*mask, call.queries, call.keys) : 0;
       Calls& calls = equal[{call.op, call.size, pairs}];
       const double beside = double(transfers.covered_us(operation)) / double(operation.length_us());

@@ -31,8 +31,8 @@ struct RankOverlap {
   std::optional<double> hidden_percent() const;  // absent: nothing travelled
 };
 
-/// Equal work with and without messages beside it: medians over calls of one operation, size and count of visible pairs,
-/// weighted by their time.
+/// Equal work with and without messages beside it, while all other ranks compute: medians over calls of one operation, size
+/// and count of visible pairs, weighted by their time.
 struct Slowdown {
   double factor = 0;  // time with over time without
   int64_t calls = 0;  // that ran with a message beside them

@@ -125,11 +125,11 @@ std::string rank_table(const Overlap& overlap) {
 
 std::string slowdown_line(const Overlap& overlap) {
   if (!overlap.slowdown) {
-    return "slowdown of overlapped compute: cannot be told, no operation ran often enough both with a message beside it for "
-           "half of its time and without";
+    return "slowdown of overlapped compute: cannot be told (it takes several calls of equal work with a message beside them for "
+           "half of their time, and without, while all ranks compute; and a link that is not emulated)";
   }
   return fmt::format("slowdown of overlapped compute: {:.2f} times, {} calls against calls of equal work without a message "
-                     "beside them",
+                     "beside them, while all ranks compute",
                      overlap.slowdown->factor, overlap.slowdown->calls);
 }
 
