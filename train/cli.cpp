@@ -280,6 +280,30 @@ void add_explain(CLI::App& main, ExplainOptions& options) {
       "  ringlet explain configs/long-64k.toml --layout all --window 4k");
 }
 
+void add_profile(CLI::App& main, ProfileOptions& options) {
+  CLI::App& app = *main.add_subcommand("profile", "Trace a few steps and tell what does not hide behind compute");
+  app.add_option("CONFIG", options.config, "A config, such as configs/quickstart.toml")->required();
+  app.add_option("-o,--output", options.output, "The folder of the traces, which is not there yet")->required();
+  add_settings(app, options.overrides);
+  add_count(app, "--steps", options.steps, "Steps to measure");
+  add_count(app, "--warmup", options.warmup, "Steps before them, not measured");
+  add_key(app, "--ranks", "run.ranks", options.overrides, "Ranks in all");
+  add_key(app, "--ring", "run.ring", options.overrides, "Ranks of one ring");
+  add_key(app, "--threads-per-rank", "run.threads_per_rank", options.overrides,
+          "Threads that compute for each rank (default: the cores, shared out)");
+  add_key(app, "--seq-len", "run.seq_len", options.overrides, "Tokens of a window, over the whole ring");
+  add_key(app, "--link", "run.link", options.overrides, "Emulate a link between the ranks, as in 1GB/s,50us");
+  add_json(app, options.format);
+  app.footer(
+      "Trains as `ringlet train` does, on the config's corpus, or on made-up text where there is none; saves nothing.\n"
+      "FOLDER/rank_0.json, rank_1.json, ... are read by Holistic Trace Analysis; FOLDER/perfetto/all_ranks.json shows\n"
+      "all ranks and their messages in ui.perfetto.dev. hidden: share of the time that messages travel in which the rank\n"
+      "computes. exposed: the rank stands still for a message; late: before the message began to travel.\n"
+      "Examples:\n"
+      "  ringlet profile configs/quickstart.toml --steps 3 -o traces/quickstart\n"
+      "  ringlet profile configs/quickstart.toml --ranks 2 --link 20MB/s,50us -o traces/slow-link");
+}
+
 void add_doctor(CLI::App& main, DoctorCommand& command) {
   CLI::App& app = *main.add_subcommand("doctor", "Show what this machine has and what is missing");
   add_json(app, command.format);
@@ -296,6 +320,7 @@ struct Commands {
   PlanOptions plan;
   VerifyOptions verify;
   ExplainOptions explain;
+  ProfileOptions profile;
   DoctorCommand doctor;
 
   Command chosen(const std::string& name) const {
@@ -307,6 +332,7 @@ struct Commands {
     if (name == "plan") return plan;
     if (name == "verify") return verify;
     if (name == "explain") return explain;
+    if (name == "profile") return profile;
     return doctor;
   }
 };
@@ -327,6 +353,7 @@ Command parse_command_line(int argument_count, const char* const* arguments) {
   add_plan(app, commands.plan);
   add_verify(app, commands.verify);
   add_explain(app, commands.explain);
+  add_profile(app, commands.profile);
   add_doctor(app, commands.doctor);
   try {
     app.parse(argument_count, arguments);

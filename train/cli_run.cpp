@@ -45,6 +45,7 @@ struct Runner {
   int operator()(const PlanOptions& options) const { return plan_command(options), kDone; }
   int operator()(const VerifyOptions& options) const { return verify_command(options), kDone; }
   int operator()(const ExplainOptions& options) const { return explain(options), kDone; }
+  int operator()(const ProfileOptions& options) const { return profile_command(options), kDone; }
   int operator()(const DoctorCommand& command) const { return doctor(command.format), kDone; }
 };
 

@@ -31,6 +31,7 @@ double TrainStep::accumulate(const StepWindows& windows, Backend& device, const 
       continue;
     }
     const ArenaScope scope(device.arena());
+    context.trace.enter_phase("data");
     const Batch batch = windows.next();
     Step step(context, rank_.settings, Pass::training, rank_.layout,
               mask_of(batch.window, mask_, sliding_window_), gpt.rope_base, gpt.heads.head_dim,

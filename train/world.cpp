@@ -21,10 +21,14 @@ int64_t offload_bytes(const Config& config, int world_rank) {
   return BlockInputs::offloaded_bytes(config.model.layers, layout.rows(world_rank % layout.ring_size()), config.model.width);
 }
 
-void run_world(const Config& config, const RankMain& rank_main) {
+void run_world(const Config& config, const RankMain& rank_main,
+               const std::function<TransferObserver&()>& new_observer) {
+  const auto observer = [&]() -> TransferObserver* { return new_observer ? &new_observer() : nullptr; };
   ThreadsOptions options;
   options.ranks = int(config.run.ranks);
   options.timeout = std::chrono::milliseconds(int64_t(1e3 * config.run.timeout_seconds));
+  // What travels over a link is what the link says, not the copy that stands for it.
+  if (config.run.link.empty()) options.observer = observer();
   // Addresses only: a page costs memory when it is first touched.
   const int64_t arena_bytes =
       config.memory.arena_bytes > 0 ? config.memory.arena_bytes
@@ -40,8 +44,8 @@ void run_world(const Config& config, const RankMain& rank_main) {
     std::unique_ptr<Comm> ring = world->split(world->rank() / int(config.run.ring_size()));
     if (!config.run.link.empty()) {
       const Link link = parse_link(config.run.link);
-      world = std::make_unique<EmulatedLink>(std::move(world), link, trace);
-      ring = std::make_unique<EmulatedLink>(std::move(ring), link, trace);
+      world = std::make_unique<EmulatedLink>(std::move(world), link, trace, observer());
+      ring = std::make_unique<EmulatedLink>(std::move(ring), link, trace, observer());
     }
     rank_main({*device, *ring, trace, offload.get()}, *world);
     device->synchronize();

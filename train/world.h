@@ -3,6 +3,7 @@
 #include <functional>
 
 #include "kernels/comm.h"
+#include "kernels/comm/transfer_observer.h"
 #include "model/step.h"
 #include "train/config.h"
 
@@ -13,7 +14,10 @@ using RankMain = std::function<void(RankContext context, Comm& world)>;
 
 /// Starts run.ranks ranks as threads, each with a device of its own, and cuts them into rings of run.ring: ranks
 /// i * ring ... of the world are ring i. Returns when all have returned; throws the first error (kernels/comm/threads.h).
-void run_world(const Config& config, const RankMain& rank_main);
+/// new_observer: gives, to any thread, an observer of its own to each part of the world that moves messages: the threads'
+/// memory, or every emulated link; absent: nobody watches. What it gives must outlive the call.
+void run_world(const Config& config, const RankMain& rank_main,
+               const std::function<TransferObserver&()>& new_observer = {});
 
 /// Bytes that a rank needs in memory.offload.
 int64_t offload_bytes(const Config& config, int world_rank);

@@ -58,14 +58,17 @@ Event EmulatedLink::start_collective(Event inner, int64_t sent_bytes, double ask
   auto transfer = std::make_unique<Transfer>();
   transfer->inner = inner;
   transfer->asked_at = asked_at;
+  transfer->is_collective = true;
   transfer->out_seconds = transfer->in_seconds = timeline_.link().collective_seconds(sent_bytes, size());
   return timeline_.add(std::move(transfer));
 }
 
 Event EmulatedLink::Arrivals::add(std::unique_ptr<Transfer> transfer) {
   const std::lock_guard lock(mutex_);
+  const Event event{this, ++posted_};
+  transfer->event = event;
   under_way_.push_back(std::move(transfer));
-  return {this, ++posted_};
+  return event;
 }
 
 void EmulatedLink::Arrivals::arrive() const {
@@ -76,8 +79,22 @@ void EmulatedLink::Arrivals::arrive() const {
   if (transfer.in_seconds > 0) in_free_ = std::max(in_free_, received_from) + transfer.in_seconds;
   if (transfer.out_seconds > 0) through_at_ = std::max(through_at_, out_free_);
   if (transfer.in_seconds > 0) through_at_ = std::max(through_at_, in_free_);
+  if (observer_ != nullptr) tell(transfer);
   under_way_.pop_front();
   ++arrived_;
+}
+
+void EmulatedLink::Arrivals::tell(const Transfer& transfer) const {
+  using Direction = TransferObserver::Direction;
+  const auto at = [](double seconds) {
+    return Clock::time_point(std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(seconds)));
+  };
+  const auto tell_side = [&](Direction direction, double free, double seconds) {
+    if (seconds > 0) observer_->on_transfer(transfer.event, direction, at(free - seconds), at(free));
+  };
+  if (transfer.is_collective) return tell_side(Direction::both, out_free_, transfer.out_seconds);
+  tell_side(Direction::out, out_free_, transfer.out_seconds);
+  tell_side(Direction::in, in_free_, transfer.in_seconds);
 }
 
 bool EmulatedLink::Arrivals::reached(int64_t value) const {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/comm/forwarding_comm.h"
+#include "kernels/comm/transfer_observer.h"
 #include "kernels/trace.h"
 
 namespace ringlet {
@@ -30,9 +31,10 @@ struct Link {
 /// on, but is never through before all have called; broadcasts and barriers take none. Nothing but time changes.
 class EmulatedLink final : public ForwardingComm {
  public:
-  /// trace: of the rank, which must outlive this.
-  EmulatedLink(std::unique_ptr<Comm> inner, Link link, Trace& trace)
-      : ForwardingComm(*inner), timeline_(std::move(link), trace), owned_(std::move(inner)) {}
+  /// trace: of the rank. observer: told when this rank's side of an operation was on the link, by whoever first asks
+  /// whether it is through; may be absent. Both must outlive this.
+  EmulatedLink(std::unique_ptr<Comm> inner, Link link, Trace& trace, TransferObserver* observer = nullptr)
+      : ForwardingComm(*inner), timeline_(std::move(link), trace, observer), owned_(std::move(inner)) {}
 
   Event exchange(std::span<const Message> sends, std::span<const Message> receives, Event after) override;
   Event all_reduce(const Tensor& values, Event after) override;
@@ -43,7 +45,8 @@ class EmulatedLink final : public ForwardingComm {
   using Clock = std::chrono::steady_clock;
 
   struct Transfer {
-    Event inner;
+    Event inner, event;
+    bool is_collective = false;
     double asked_at = 0;
     std::vector<double> peers_asked_at;  // when the other side sent, from its own message
     double out_seconds = 0, in_seconds = 0;
@@ -51,7 +54,8 @@ class EmulatedLink final : public ForwardingComm {
 
   class Arrivals : public Timeline {
    public:
-    Arrivals(Link link, Trace& trace) : link_(std::move(link)), trace_(trace) {}
+    Arrivals(Link link, Trace& trace, TransferObserver* observer)
+        : link_(std::move(link)), trace_(trace), observer_(observer) {}
     bool reached(int64_t value) const override;
     void wait(int64_t value) override;
     Event add(std::unique_ptr<Transfer> transfer);
@@ -60,9 +64,11 @@ class EmulatedLink final : public ForwardingComm {
    private:
     /// The next transfer is through in memory: when is it through on the link?
     void arrive() const;
+    void tell(const Transfer& transfer) const;
 
     Link link_;
     Trace& trace_;
+    TransferObserver* const observer_;
     mutable std::mutex mutex_;
     mutable std::deque<std::unique_ptr<Transfer>> under_way_;
     mutable int64_t arrived_ = 0, posted_ = 0;

@@ -4,6 +4,7 @@
 #include <functional>
 
 #include "kernels/comm.h"
+#include "kernels/comm/transfer_observer.h"
 #include "kernels/trace.h"
 
 namespace ringlet {
@@ -13,6 +14,9 @@ struct ThreadsOptions {
   /// How long a rank waits for a message, and others give no sign of life (kernels/trace.h), before it
   /// reports who has not answered.
   std::chrono::milliseconds timeout{120'000};
+  /// Told of every message and collective of more than one rank by the progress thread; absent: nobody. Must outlive
+  /// run_ranks.
+  TransferObserver* observer = nullptr;
 };
 
 /// Runs `rank_main` once per rank, each on a thread of its own in this process, connected by a Comm

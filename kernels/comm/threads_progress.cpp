@@ -63,7 +63,7 @@ World::Next World::advance(Lock& lock) {
   std::optional<Failure> failure;
   try {
     found = search();
-    if (found.ready < in_hand_.size()) perform(in_hand_[found.ready], failed_);
+    if (found.ready < in_hand_.size()) perform_observed(in_hand_[found.ready]);
   } catch (...) {
     failure = describe_failure(std::current_exception(), "");
   }
@@ -77,6 +77,20 @@ World::Next World::advance(Lock& lock) {
   for (const Part& part : in_hand_[found.ready].parts) finish_part(*part.timeline, part.value);
   in_hand_.erase(in_hand_.begin() + static_cast<std::ptrdiff_t>(found.ready));
   return Next::again;
+}
+
+void World::perform_observed(const Operation& operation) const {
+  const auto begin = std::chrono::steady_clock::now();
+  perform(operation, failed_);
+  if (observer_ == nullptr || operation.kind == Kind::barrier || operation.parts.size() == 1) return;
+  const auto end = std::chrono::steady_clock::now();
+  using Direction = TransferObserver::Direction;
+  for (const Part& part : operation.parts) {
+    const Direction direction = operation.kind != Kind::message     ? Direction::both
+                                : &part == &operation.parts.front() ? Direction::out
+                                                                    : Direction::in;
+    observer_->on_transfer({part.timeline, part.value}, direction, begin, end);
+  }
 }
 
 World::Search World::search() const {

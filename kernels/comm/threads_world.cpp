@@ -22,7 +22,7 @@ std::unique_ptr<Group> make_group(World& world, const std::vector<int>& members)
 }  // namespace
 
 World::World(const ThreadsOptions& options)
-    : timeout_(std::min(options.timeout, kLongestTimeout)) {
+    : timeout_(std::min(options.timeout, kLongestTimeout)), observer_(options.observer) {
   std::vector<int> members;
   for (int rank = 0; rank < options.ranks; ++rank) {
     members.push_back(rank);

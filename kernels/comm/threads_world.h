@@ -113,6 +113,7 @@ class World {
   void take_matched();
   Next advance(Lock& lock);
   Search search() const;
+  void perform_observed(const Operation& operation) const;
 
   // threads_watchdog.cpp: the lock is held
   void fail_locked(Failure failure);
@@ -124,6 +125,7 @@ class World {
   std::optional<Failure> lost_wait(int missing_rank, int waiting_rank) const;
 
   const std::chrono::milliseconds timeout_;
+  TransferObserver* const observer_;  // or absent
   std::mutex mutex_;
   std::deque<Rank> ranks_;
   std::deque<std::unique_ptr<Group>> groups_;  // the first holds all ranks

@@ -1,0 +1,44 @@
+#include "train/profile/profile.h"
+
+#include "train/trainer.h"
+#include "train/world.h"
+
+namespace ringlet {
+
+Profile record_profile(const Config& config, const GptConfig& gpt, const WindowReader& windows, const ProfileSteps& steps) {
+  CHECK(steps.measured >= 1 && steps.warmup >= 1, steps.measured, " steps after ", steps.warmup);
+  const SequenceLayout layout = make_layout(config.run.layout, config.run.seq_len, int(config.run.ring_size()));
+  const TrainingRun run{config, gpt, windows, nullptr, nullptr, nullptr, {}, {}, {}, {}, {}, {}};
+  std::vector<std::unique_ptr<RankRecorder>> recorders(static_cast<size_t>(config.run.ranks));
+  TransferLogs logs;
+  Profile profile;
+  const int64_t growth = (steps.measured + steps.warmup - 1) / steps.warmup;
+  const auto rank_main = [&](RankContext context, Comm& world) {
+    auto& recorder = recorders[size_t(world.rank())];
+    recorder = std::make_unique<RankRecorder>(context.trace, context.device.arena());
+    ObservedBackend device(context.device, *recorder);
+    RecordingComm recorded_ring(context.ring, *recorder), recorded_world(world, *recorder);
+    Trainer trainer(run, {device, recorded_ring, context.trace}, recorded_world, layout);
+    recorder->restart(1);
+    const auto train_step = [&] {
+      recorder->begin_step(trainer.steps_done() + 1);
+      MetricsRecord record = trainer.train_step();
+      recorder->end_step();
+      return record;
+    };
+    for (int64_t i = 0; i < steps.warmup; ++i) train_step();
+    recorder->restart(growth);
+    world.barrier();  // nothing travels until all have come to the next one
+    if (world.rank() == 0) logs.restart(growth);
+    world.barrier();
+    for (int64_t i = 0; i < steps.measured; ++i) {
+      MetricsRecord record = train_step();
+      if (world.rank() == 0) profile.records.push_back(std::move(record));
+    }
+  };
+  run_world(config, rank_main, [&]() -> TransferObserver& { return logs.add(); });
+  profile.recording = make_recording(recorders, logs, int(config.run.ring_size()));
+  return profile;
+}
+
+}  // namespace ringlet
