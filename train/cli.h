@@ -9,6 +9,8 @@
 #include "train/commands/inspect.h"
 #include "train/commands/plan.h"
 #include "train/commands/prepare.h"
+#include "train/commands/report.h"
+#include "train/commands/scale.h"
 #include "train/commands/train.h"
 #include "train/commands/verify.h"
 
@@ -28,7 +30,8 @@ struct DoctorCommand {
 };
 
 using Command = std::variant<HelpText, PrepareCommand, InspectOptions, TrainOptions, EvalOptions,
-                             GenerateOptions, PlanOptions, VerifyOptions, DoctorCommand>;
+                             GenerateOptions, PlanOptions, VerifyOptions, ScaleOptions, ReportOptions,
+                             DoctorCommand>;
 
 /// What the command line asks for. Throws UsageError with one line of why and one of what to do.
 Command parse_command_line(int argument_count, const char* const* arguments);

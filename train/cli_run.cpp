@@ -44,6 +44,8 @@ struct Runner {
   int operator()(const GenerateOptions& options) const { return generate(options), kDone; }
   int operator()(const PlanOptions& options) const { return plan_command(options), kDone; }
   int operator()(const VerifyOptions& options) const { return verify_command(options), kDone; }
+  int operator()(const ScaleOptions& options) const { return scale_command(options), kDone; }
+  int operator()(const ReportOptions& options) const { return report_command(options), kDone; }
   int operator()(const DoctorCommand& command) const { return doctor(command.format), kDone; }
 };
 

@@ -79,4 +79,19 @@ double parse_bytes(std::string_view text) {
   return number * unit_factor(unit);
 }
 
+int64_t parse_tokens(std::string_view text) {
+  int64_t count = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), count);
+  const std::string_view unit = text.substr(size_t(end - text.data()));
+  const int64_t factor = unit.empty()                ? 1
+                         : unit == "k" || unit == "K" ? int64_t{1} << 10
+                         : unit == "M" || unit == "m" ? int64_t{1} << 20
+                                                      : 0;
+  constexpr int64_t kMost = int64_t{1} << 40;
+  if (error != std::errc{} || factor == 0 || count < 1 || count > kMost / factor) {
+    throw UsageError(fmt::format("\"{}\" is not a number of tokens", text), "give whole numbers, as in 1000, 4k or 1M");
+  }
+  return count * factor;
+}
+
 }  // namespace ringlet

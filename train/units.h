@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -13,6 +14,9 @@ Link parse_link(std::string_view text);
 
 /// "80GiB", "512MiB", "2GB", "1000000". Throws UsageError that shows the form.
 double parse_bytes(std::string_view text);
+
+/// "4k", "1M", "1000": tokens, where k is 1024 and M 1024 k. Throws UsageError that shows the form.
+int64_t parse_tokens(std::string_view text);
 
 /// "a", "b", "c": the names of things that have one, for advice.
 template <class Named>

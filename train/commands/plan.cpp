@@ -2,11 +2,9 @@
 
 #include <fmt/format.h>
 
-#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "data/corpus.h"
 #include "train/console.h"
 #include "train/machine.h"
 #include "train/plan/calibration.h"
@@ -18,16 +16,6 @@
 
 namespace ringlet {
 namespace {
-
-constexpr int64_t kByteVocabulary = 257;
-
-/// The corpus's vocabulary where there is a corpus; --vocabulary, or bytes, where not.
-int64_t vocabulary_of(const PlanOptions& options, const Config& config) {
-  if (options.vocabulary > 0) return options.vocabulary;
-  std::error_code ignored;
-  if (std::filesystem::exists(config.data.corpus, ignored)) return Corpus::open(config.data.corpus).vocabulary();
-  return kByteVocabulary;
-}
 
 std::optional<Rates> rates_for(const PlanOptions& options, const Config& config, const GptConfig& gpt) {
   std::optional<Rates> rates;
@@ -76,7 +64,7 @@ void plan_command(const PlanOptions& options) {
   }
   if (options.config.empty()) throw UsageError("no config is given", "ringlet plan CONFIG.toml, or ringlet plan --paper");
   Config config = load_config(options.config, options.overrides);
-  const GptConfig gpt = config.gpt(vocabulary_of(options, config));
+  const GptConfig gpt = config.gpt(options.vocabulary > 0 ? options.vocabulary : planned_vocabulary(config));
   gpt.validate();
   const bool automatic = config.memory.recompute == Recompute::automatic;
   if (automatic) {
