@@ -173,9 +173,11 @@ Rates calibrate(const Config& config, const GptConfig& gpt, int threads) {
       for (const int64_t key_rows : kKeyRows) time_long_attention(observed, gpt.heads, key_rows);
       if (repeat == 0) stopwatch.clear();
     }
-    if (world.rank() != 0) return;
-    stopwatch.put_into(rates);
-    rates.foreign_bytes = double(resident_bytes() - options.ranks * device->arena().peak_bytes());
+    if (world.rank() == 0) {
+      stopwatch.put_into(rates);
+      rates.foreign_bytes = double(resident_bytes() - options.ranks * device->arena().peak_bytes());
+    }
+    world.barrier();  // nobody's arena goes before it was counted
   });
   rates.link = time_messages();
   return rates;
