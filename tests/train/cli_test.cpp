@@ -47,7 +47,7 @@ Finished run(const std::string& arguments) {
 }
 
 const std::vector<const char*> kCommands{"prepare", "inspect",  "train",
-                                         "eval",    "generate", "plan", "verify", "doctor"};
+                                         "eval",    "generate", "plan", "verify", "scale", "report", "doctor"};
 
 TEST(CommandLine, EveryCommandHasHelpWithAnExample) {
   const std::string all = parse_as<HelpText>({"--help"}).text;
