@@ -304,6 +304,51 @@ void add_profile(CLI::App& main, ProfileOptions& options) {
       "  ringlet profile configs/quickstart.toml --ranks 2 --link 20MB/s,50us -o traces/slow-link");
 }
 
+void add_scale(CLI::App& main, ScaleOptions& options) {
+  CLI::App& app = *main.add_subcommand("scale", "Measure how a step scales with its length and the ranks");
+  app.add_option("CONFIG", options.config, "A config, such as configs/quickstart.toml")->required();
+  add_settings(app, options.overrides);
+  app.add_option("--seq-len", options.lengths,
+                 "Lengths in tokens, over all ranks; k is 1024 (default: 1k,2k,4k)")->delimiter(',');
+  app.add_option("--ranks", options.ranks, "Numbers of ranks (default: 1,2,4)")
+      ->delimiter(',')->check(CLI::Range(int64_t{1}, int64_t{1} << 16));
+  CLI::Option_group& modes = *app.add_option_group("mode", "What the lengths are");
+  const auto add_mode = [&](const char* name, ScaleMode mode, const char* meaning) {
+    modes.add_flag_callback(name, [&options, mode] { options.mode = mode; }, meaning);
+  };
+  add_mode("--strong", ScaleMode::strong, "Every length on every number of ranks (default)");
+  add_mode("--weak", ScaleMode::weak, "The lengths are tokens of a rank");
+  add_mode("--max-context", ScaleMode::max_context, "The longest that fits on each number of ranks, trained one step");
+  modes.require_option(0, 1);
+  app.add_option("--budget", options.budget, "Memory of a rank, as in 2GiB (default: the machine's, shared out)");
+  add_count(app, "--steps", options.steps, "Steps measured in a cell, at least; more where a step is short");
+  app.add_option("-o,--output", options.folder, "Folder of the study; the same command goes on with it")->required();
+  add_json(app, options.format);
+  app.footer(
+      "Each cell trains the config's model on made-up text of one document, after two steps of warm-up, in this process.\n"
+      "What it takes stands beside what `ringlet plan` predicts. cells.csv, study.json and report.html have everything.\n"
+      "A folder can be given more lengths and ranks later. Cells that failed are kept too: without its line in\n"
+      "cells.jsonl a cell is measured anew.\n"
+      "Examples:\n"
+      "  ringlet scale configs/quickstart.toml -o studies/quick\n"
+      "  ringlet scale configs/quickstart.toml --seq-len 1k,4k,16k --ranks 1,2,4 --set run.layout=contiguous -o studies/c\n"
+      "  ringlet scale configs/quickstart.toml --weak --seq-len 1k,2k -o studies/weak\n"
+      "  ringlet scale configs/quickstart.toml --max-context --budget 64MiB -o studies/longest");
+}
+
+void add_report(CLI::App& main, ReportOptions& options) {
+  CLI::App& app = *main.add_subcommand("report", "Draw runs, side by side, and studies: one page of plots and tables");
+  app.add_option("FOLDER", options.folders, "Folders of runs, as runs/NAME, and of studies")->required();
+  app.add_option("-o,--output", options.output,
+                 "The page, NAME.html; each plot beside it as .svg (default: report.html in the only folder, or here)");
+  add_json(app, options.format);
+  app.footer(
+      "Examples:\n"
+      "  ringlet report runs/book\n"
+      "  ringlet report runs/book runs/book-documents -o compared.html\n"
+      "  ringlet report studies/quick");
+}
+
 void add_doctor(CLI::App& main, DoctorCommand& command) {
   CLI::App& app = *main.add_subcommand("doctor", "Show what this machine has and what is missing");
   add_json(app, command.format);
@@ -321,6 +366,8 @@ struct Commands {
   VerifyOptions verify;
   ExplainOptions explain;
   ProfileOptions profile;
+  ScaleOptions scale;
+  ReportOptions report;
   DoctorCommand doctor;
 
   Command chosen(const std::string& name) const {
@@ -333,6 +380,8 @@ struct Commands {
     if (name == "verify") return verify;
     if (name == "explain") return explain;
     if (name == "profile") return profile;
+    if (name == "scale") return scale;
+    if (name == "report") return report;
     return doctor;
   }
 };
@@ -354,6 +403,8 @@ Command parse_command_line(int argument_count, const char* const* arguments) {
   add_verify(app, commands.verify);
   add_explain(app, commands.explain);
   add_profile(app, commands.profile);
+  add_scale(app, commands.scale);
+  add_report(app, commands.report);
   add_doctor(app, commands.doctor);
   try {
     app.parse(argument_count, arguments);

@@ -11,6 +11,8 @@
 #include "train/commands/plan.h"
 #include "train/commands/prepare.h"
 #include "train/commands/profile.h"
+#include "train/commands/report.h"
+#include "train/commands/scale.h"
 #include "train/commands/train.h"
 #include "train/commands/verify.h"
 
@@ -31,6 +33,7 @@ struct DoctorCommand {
 
 using Command = std::variant<HelpText, PrepareCommand, InspectOptions, TrainOptions, EvalOptions,
                              GenerateOptions, PlanOptions, VerifyOptions, ExplainOptions, ProfileOptions,
+                             ScaleOptions, ReportOptions,
                              DoctorCommand>;
 
 /// What the command line asks for. Throws UsageError with one line of why and one of what to do.

@@ -6,7 +6,7 @@
 #include <chrono>
 #include <vector>
 
-#include "tests/bench/fma_peak.h"
+#include "kernels/cpu/fma_peak.h"
 
 namespace ringlet::bench {
 
@@ -33,12 +33,12 @@ void measure(benchmark::State& state, int threads, double flops, const Body& bod
   using Clock = std::chrono::steady_clock;
   std::vector<double> rates, peaks, shares;
   body();  // memory is touched, threads are awake
-  double before = fma_peak_gflops(threads);
+  double before = cpu::fma_peak_gflops(threads);
   for (auto _ : state) {
     const auto start = Clock::now();
     body();
     const std::chrono::duration<double> seconds = Clock::now() - start;
-    const double after = fma_peak_gflops(threads), peak = (before + after) / 2;
+    const double after = cpu::fma_peak_gflops(threads), peak = (before + after) / 2;
     state.SetIterationTime(seconds.count());
     rates.push_back(flops / seconds.count() / 1e9);
     peaks.push_back(peak);

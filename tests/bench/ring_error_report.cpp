@@ -2,8 +2,8 @@
 
 #include <nlohmann/json.hpp>
 
-#include "tests/bench/log_plot.h"
 #include "tests/bench/ring_error.h"
+#include "train/report/plot.h"
 
 namespace ringlet::bench {
 namespace {
@@ -125,22 +125,23 @@ std::string to_json(const RingErrorReport& report) {
 }
 
 std::string to_svg(const RingErrorReport& report) {
-  LogPlot plot;
-  plot.title = fmt::format("Error of the attention output, T = {}, {}", report.length,
-                           name_of(report.layout));
-  plot.x_label = fmt::format("ranks in the ring (at the right: error on {} ranks / error on one)",
-                             kRingSizes.back());
-  plot.y_label = "relative RMS error of O against double precision";
-  plot.x_values.assign(kRingSizes.begin(), kRingSizes.end());
+  Plot plot;
+  plot.title = fmt::format("Error of the attention output, T = {}, {}", report.length, name_of(report.layout));
+  plot.x.label = fmt::format("ranks in the ring (at the right: error on {} ranks / error on one)", kRingSizes.back());
+  plot.x.scale = plot.y.scale = AxisScale::logarithmic;
+  plot.x.ticks.assign(kRingSizes.begin(), kRingSizes.end());
+  plot.x.text = [](double ranks) { return fmt::format("{}", ranks); };
+  plot.y.label = "relative RMS error of O against double precision";
   for (const Scheme& scheme : report.schemes) {
     Line line;
     line.label = scheme.name;
     line.stroke = scheme.origin == Origin::ringlet ? Stroke::solid : Stroke::dashed;
     line.end_note = growth_of(scheme, 0) + "×";
-    for (const auto& errors : scheme.errors) line.values.push_back(errors[0]);
+    line.x.assign(kRingSizes.begin(), kRingSizes.end());
+    for (const auto& errors : scheme.errors) line.y.push_back(errors[0]);
     plot.lines.push_back(std::move(line));
   }
-  return to_svg(plot);
+  return ringlet::to_svg(plot);
 }
 
 }  // namespace ringlet::bench

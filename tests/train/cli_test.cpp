@@ -47,7 +47,8 @@ Finished run(const std::string& arguments) {
 }
 
 const std::vector<const char*> kCommands{"prepare", "inspect",  "train",
-                                         "eval",    "generate", "plan", "verify", "explain", "doctor"};
+                                         "eval",    "generate", "plan", "verify", "explain", "profile", "scale",
+                                         "report", "doctor"};
 
 TEST(CommandLine, EveryCommandHasHelpWithAnExample) {
   const std::string all = parse_as<HelpText>({"--help"}).text;

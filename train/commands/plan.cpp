@@ -3,11 +3,9 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "data/corpus.h"
 #include "train/console.h"
 #include "train/machine.h"
 #include "train/plan/calibration.h"
@@ -21,16 +19,6 @@
 
 namespace ringlet {
 namespace {
-
-constexpr int64_t kByteVocabulary = 257;
-
-/// The corpus's vocabulary where there is a corpus; --vocabulary, or bytes, where not.
-int64_t vocabulary_of(const PlanOptions& options, const Config& config) {
-  if (options.vocabulary > 0) return options.vocabulary;
-  std::error_code ignored;
-  if (std::filesystem::exists(config.data.corpus, ignored)) return Corpus::open(config.data.corpus).vocabulary();
-  return kByteVocabulary;
-}
 
 std::optional<Rates> rates_for(const PlanOptions& options, const Config& config, const GptConfig& gpt) {
   const std::string& text = options.link.empty() ? config.run.link : options.link;
@@ -146,7 +134,7 @@ void plan_command(const PlanOptions& options) {
   std::vector<std::string> overrides = options.overrides;
   if (!options.corpus.empty()) overrides.push_back("data.corpus=" + options.corpus);
   Config config = load_config(options.config, overrides);
-  const GptConfig gpt = config.gpt(vocabulary_of(options, config));
+  const GptConfig gpt = config.gpt(options.vocabulary > 0 ? options.vocabulary : planned_vocabulary(config));
   gpt.validate();
   if (options.tune) return tune_command(options, std::move(config), gpt);
   const bool automatic = config.memory.recompute == Recompute::automatic;

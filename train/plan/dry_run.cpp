@@ -1,7 +1,9 @@
 #include "train/plan/dry_run.h"
 
 #include <algorithm>
+#include <filesystem>
 
+#include "data/corpus.h"
 #include "kernels/comm/dry.h"
 #include "kernels/dry/dry_backend.h"
 #include "train/step_sums.h"
@@ -90,6 +92,13 @@ void add_difference(Traffic& sum, int64_t times, const Traffic& more, const Traf
 }
 
 }  // namespace
+
+int64_t planned_vocabulary(const Config& config) {
+  constexpr int64_t kByteVocabulary = 257;
+  std::error_code ignored;
+  return std::filesystem::exists(config.data.corpus, ignored) ? Corpus::open(config.data.corpus).vocabulary()
+                                                              : kByteVocabulary;
+}
 
 void rehearse_step(const DryRun& run, RankContext context, Comm& world, const SequenceLayout& layout,
                    const StepWindows& windows, const std::function<void(Parameters&)>& initialise,

@@ -24,6 +24,9 @@ struct DryStep {
   double matmul_flops = 0, attention_flops = 0;  // executed in a step
 };
 
+/// The vocabulary of the config's corpus; that of bytes where there is none.
+int64_t planned_vocabulary(const Config& config);
+
 /// What a dry run is of. The config is resolved; its run.ranks and run.ring say of which world.
 struct DryRun {
   const Config& config;

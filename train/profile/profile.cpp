@@ -18,7 +18,7 @@ Profile record_profile(const Config& config, const GptConfig& gpt, const WindowR
     recorder = std::make_unique<RankRecorder>(context.trace, context.device.arena());
     ObservedBackend device(context.device, *recorder);
     RecordingComm recorded_ring(context.ring, *recorder), recorded_world(world, *recorder);
-    Trainer trainer(run, {device, recorded_ring, context.trace}, recorded_world, layout);
+    Trainer trainer(run, {device, recorded_ring, context.trace, context.offload}, recorded_world, layout);
     recorder->restart(1);
     const auto train_step = [&] {
       recorder->begin_step(trainer.steps_done() + 1);

@@ -1,6 +1,6 @@
 #pragma once
 
-namespace ringlet::bench {
+namespace ringlet::cpu {
 
 /// Fused multiply-adds of this processor at this moment, in GFLOP/s over `threads` threads (the
 /// caller and threads - 1 others), with the widest vectors that the kernels use here. Takes 2 ms.
@@ -8,4 +8,4 @@ namespace ringlet::bench {
 /// after it.
 double fma_peak_gflops(int threads);
 
-}  // namespace ringlet::bench
+}  // namespace ringlet::cpu

@@ -1,4 +1,4 @@
-#include "tests/bench/fma_peak.h"
+#include "kernels/cpu/fma_peak.h"
 
 #include <atomic>
 #include <chrono>
@@ -6,12 +6,12 @@
 #include "kernels/cpu/thread_team.h"
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "tests/bench/fma_peak.cpp"
+#define HWY_TARGET_INCLUDE "kernels/cpu/fma_peak.cpp"
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
 HWY_BEFORE_NAMESPACE();
-namespace ringlet::bench::HWY_NAMESPACE {
+namespace ringlet::cpu::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
@@ -39,17 +39,17 @@ double multiply_add(int64_t rounds, float* result) {
   return 2.0 * 12 * double(rounds) * double(hn::Lanes(d));
 }
 
-}  // namespace ringlet::bench::HWY_NAMESPACE
+}  // namespace ringlet::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace ringlet::bench {
+namespace ringlet::cpu {
 
 HWY_EXPORT(multiply_add);
 
 double fma_peak_gflops(int threads) {
   constexpr int64_t kRounds = 500'000;
-  cpu::ThreadTeam team(threads);
+  ThreadTeam team(threads);
   std::atomic<double> gflops = 0;
   std::atomic<int> started = 0;
   team.run(threads, [&](int64_t) {
@@ -67,5 +67,5 @@ double fma_peak_gflops(int threads) {
   return gflops;
 }
 
-}  // namespace ringlet::bench
+}  // namespace ringlet::cpu
 #endif

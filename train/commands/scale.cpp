@@ -1,0 +1,153 @@
+#include "train/commands/scale.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "kernels/check.h"
+#include "train/console.h"
+#include "train/machine.h"
+#include "train/plan/plan.h"
+#include "train/report/study_report.h"
+#include "train/scale/cell_run.h"
+#include "train/signals.h"
+#include "train/units.h"
+
+namespace ringlet {
+namespace {
+
+const char* name_of(ScaleMode mode) {
+  return mode == ScaleMode::strong ? "strong" : mode == ScaleMode::weak ? "weak" : "max-context";
+}
+
+CellWork work_of(const ScaleOptions& options) {
+  CellWork work{.config = options.config, .overrides = options.overrides, .least_steps = options.steps};
+  if (!options.budget.empty()) {
+    work.overrides.push_back(fmt::format("memory.arena_bytes={}", int64_t(parse_bytes(options.budget))));
+  }
+  work.vocabulary = planned_vocabulary(load_config(work.config, work.overrides));
+  if (options.mode == ScaleMode::max_context) {
+    // One step that shows that it fits.
+    work.warmup_steps = 0;
+    work.least_steps = 1;
+    work.least_seconds = 0;
+  }
+  return work;
+}
+
+StudySettings settings_of(const ScaleOptions& options, const CellWork& work) {
+  Config config = load_config(work.config, work.overrides);
+  const Config::Model& model = config.model;
+  const std::string shape =
+      fmt::format("{} ({} layers, width {}, heads {}/{} of {}, recompute {})", config.run.name, model.layers, model.width,
+                  model.heads, model.kv_heads, model.head_dim, name_of(config.memory.recompute));
+  config.run.seq_len = 0;  // the cell's own
+  config.run.ranks = 0;
+  return {{"mode", name_of(options.mode)},
+          {"config", to_toml(config)},
+          {"model", shape},
+          {"vocabulary", std::to_string(work.vocabulary)},
+          {"steps", std::to_string(work.least_steps)},
+          {"machine", fmt::format("{}, {} cores", processor_name(), usable_cores())}};
+}
+
+/// The longest T in the budget of a rank; 1,024 where not even that fits, which its plan will say.
+int64_t longest_length(const CellWork& work, int64_t ranks) {
+  Config config = cell_config(work, 1024, ranks);
+  if (config.memory.recompute == Recompute::automatic) config.memory.recompute = Recompute::full;
+  const DryRun run{config, config.gpt(work.vocabulary), Mask{{0}, config.data.window}};
+  return std::max<int64_t>(1024, longest_context(run, budget_bytes(config)));
+}
+
+std::vector<PlannedCell> planned_cells(const ScaleOptions& options, const CellWork& work) {
+  std::vector<PlannedCell> cells;
+  const auto add = [&](int64_t seq_len, int64_t ranks) {
+    const bool there = std::ranges::any_of(cells, [&](const PlannedCell& other) {
+      return other.cell.seq_len == seq_len && other.cell.ranks == ranks;
+    });
+    if (!there) cells.push_back(plan_cell(work, seq_len, ranks));
+  };
+  if (options.mode == ScaleMode::max_context) {
+    for (const int64_t ranks : options.ranks) add(longest_length(work, ranks), ranks);
+    return cells;
+  }
+  for (const std::string& length : options.lengths) {
+    const int64_t tokens = parse_tokens(length);
+    for (const int64_t ranks : options.ranks) add(options.mode == ScaleMode::weak ? tokens * ranks : tokens, ranks);
+  }
+  return cells;
+}
+
+void check_any_can_run(const std::vector<PlannedCell>& cells) {
+  const auto possible = [](const PlannedCell& planned) { return planned.cell.status == CellStatus::done; };
+  if (std::ranges::any_of(cells, possible)) return;
+  const Cell& first = cells.front().cell;
+  throw Error(fmt::format("none of the {} cells can run; T = {} on {} rank{}: {}", cells.size(),
+                          length_text(double(first.seq_len)), first.ranks, first.ranks == 1 ? "" : "s", first.reason),
+              "choose other --seq-len and --ranks, a smaller model, or more memory; `ringlet plan` tells what a run needs");
+}
+
+void say_cell(Console& console, const Cell& cell) {
+  if (cell.status != CellStatus::done) {
+    console.say(fmt::format("  {}: {}", name_of(cell.status), cell.reason));
+    return;
+  }
+  console.say(fmt::format("  {:.4g} ms a step (p10-p90 {:.4g}-{:.4g}, n = {:.0f}), {} tokens/s", cell.step_ms,
+                          cell.step_ms_p10, cell.step_ms_p90, cell.steps, human_count(cell.tokens_per_second)));
+}
+
+/// False: it was asked to stop.
+bool measure(const CellWork& work, const std::vector<PlannedCell>& cells, CellsFile& file,
+             const std::filesystem::path& folder, Console& console) {
+  for (size_t i = 0; i < cells.size(); ++i) {
+    const Cell& cell = cells[i].cell;
+    if (stop_requested()) return false;
+    const std::string expected =
+        std::isfinite(cell.predicted_step_ms) ? fmt::format(", predicted {:.4g} ms a step", cell.predicted_step_ms) : "";
+    const bool there = file.has(cell.seq_len, cell.ranks);
+    console.say(fmt::format("[{}/{}] T = {} on {} rank{}{}", i + 1, cells.size(), length_text(double(cell.seq_len)),
+                            cell.ranks, cell.ranks == 1 ? "" : "s", there ? ": measured before" : expected));
+    if (there) continue;
+    const bool possible = cell.status == CellStatus::done;
+    const std::optional<Cell> measured = possible ? measure_cell(work, cells[i], folder, stop_requested) : cell;
+    if (!measured) return false;
+    file.append(*measured);
+    say_cell(console, *measured);
+  }
+  return true;
+}
+
+void write_study(const Study& study, const std::filesystem::path& folder) {
+  write_atomically(folder / "cells.csv", to_csv(study.cells));
+  write_atomically(folder / "study.json", to_json(study).dump(1) + '\n');
+  HtmlPage page(study.title());
+  add_study(page, study, "");
+  page.write(folder / "report.html");
+}
+
+}  // namespace
+
+void scale_command(const ScaleOptions& options) {
+  const CellWork work = work_of(options);
+  const std::vector<PlannedCell> cells = planned_cells(options, work);
+  check_any_can_run(cells);
+  const std::filesystem::path folder = options.folder;
+  const StudySettings settings = settings_of(options, work);
+  CellsFile file(folder, settings);
+  install_signal_handlers();
+  Console console;
+  const bool finished = measure(work, cells, file, folder, console);
+  const Study study = make_study({settings, file.cells()});
+  write_study(study, folder);
+  const bool any = std::ranges::any_of(study.cells, [](const Cell& cell) { return cell.status == CellStatus::done; });
+  if (finished && !any) {
+    throw Error("no cell could be measured; " + folder.string() + "/cells.csv has the reasons",
+                "choose other --seq-len and --ranks, and another folder");
+  }
+  fmt::print("{}\n", options.format == OutputFormat::json ? to_json(study).dump() : study.title() + "\n\n" + to_text(study));
+  console.say(finished ? fmt::format("{0}/report.html has the plots, cells.csv and study.json the numbers", folder.string())
+                       : "stopped as asked; the same command goes on where it stopped");
+}
+
+}  // namespace ringlet
