@@ -12,6 +12,7 @@ namespace ringlet {
 namespace {
 
 constexpr int64_t kAnyCount = int64_t(1) << 48;
+constexpr int64_t kMostProfiledSteps = 1000;  // every call of theirs is kept in memory
 
 void add_json(CLI::App& app, OutputFormat& format) {
   app.add_flag_callback(
@@ -20,8 +21,8 @@ void add_json(CLI::App& app, OutputFormat& format) {
 }
 
 void add_count(CLI::App& app, const char* name, int64_t& value, const char* meaning,
-               int64_t lowest = 1) {
-  app.add_option(name, value, meaning)->check(CLI::Range(lowest, kAnyCount));
+               int64_t lowest = 1, int64_t highest = kAnyCount) {
+  app.add_option(name, value, meaning)->check(CLI::Range(lowest, highest));
 }
 
 template <class Enumeration>
@@ -285,8 +286,8 @@ void add_profile(CLI::App& main, ProfileOptions& options) {
   app.add_option("CONFIG", options.config, "A config, such as configs/quickstart.toml")->required();
   app.add_option("-o,--output", options.output, "The folder of the traces, which is not there yet")->required();
   add_settings(app, options.overrides);
-  add_count(app, "--steps", options.steps, "Steps to measure");
-  add_count(app, "--warmup", options.warmup, "Steps before them, not measured");
+  add_count(app, "--steps", options.steps, "Steps to measure", 1, kMostProfiledSteps);
+  add_count(app, "--warmup", options.warmup, "Steps before them, not measured", 1, kMostProfiledSteps);
   add_key(app, "--ranks", "run.ranks", options.overrides, "Ranks in all");
   add_key(app, "--ring", "run.ring", options.overrides, "Ranks of one ring");
   add_key(app, "--threads-per-rank", "run.threads_per_rank", options.overrides,

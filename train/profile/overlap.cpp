@@ -8,7 +8,7 @@
 namespace ringlet {
 namespace {
 
-constexpr size_t kLeastCalls = 5;        // of each kind, for a median that says something
+constexpr size_t kLeastCalls = 20;       // of each kind, for a median that says something
 constexpr double kBesideMessages = 0.5;  // share of a call from which it counts as one with a message beside it
 constexpr double kBesideCompute = 0.8;   // share of a call that every other rank must have computed
 
