@@ -58,7 +58,7 @@ struct Config {
 
   struct Memory {
     Recompute recompute = Recompute::selective;
-    std::string offload;     // folder; empty: nothing leaves the arena
+    std::string offload{};   // folder; empty: nothing leaves the arena
     int64_t zero_stage = 1;  // 1: the optimizer's state is sharded; 2: summed gradients too
     int64_t head_chunk = 512, mlp_chunk = 1024, arena_bytes = 0;
   } memory;
