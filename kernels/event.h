@@ -13,6 +13,8 @@ class Timeline {
   /// The calling host thread sleeps until the queue has come to `value`. Throws Error when that
   /// can no longer happen (a peer failed, or did not answer in time).
   virtual void wait(int64_t value) = 0;
+  /// Does who waits for it wait for other ranks? (Trace::exposed_wait counts that.)
+  virtual bool is_of_ranks() const { return true; }
 };
 
 /// A point in a queue's work, as a small value. The default one has always been reached.

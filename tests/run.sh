@@ -70,7 +70,7 @@ case $mode in
     list_defects
     unset RINGLET_CUDA_MODULE
     # What repeats the same code with more numbers is left to the Release run.
-    release_only='PassesTheQuickMatrix|FiftySteps|BytesOfMemoryAndMessages|PlanTest.Longest|PlanTest.Large|PlanCommand.A|PlanCommand.Tells|ReproducibleAttentionTest.*/(513|1000)$'
+    release_only='PassesADiagonal|FiftySteps|BytesOfMemoryAndMessages|PlanTest.Longest|PlanTest.Large|PlanCommand.A|PlanCommand.Tells|ReproducibleAttentionTest.*/(513|1000)$'
     run_preset asan all -E "$release_only"
     run_preset tsan distributed_tests -L distributed \
       -E "$release_only|BehindTheEndOfAnEpoch|MemoryTest|RingAttentionTest.*/1000$"

@@ -125,7 +125,8 @@ void add_train(CLI::App& main, TrainOptions& options) {
   add_key(app, "--ring", "run.ring", options.overrides, "Ranks of one ring");
   add_key(app, "--threads-per-rank", "run.threads_per_rank", options.overrides,
           "Threads that compute for each rank (default: the cores, shared out)");
-  add_key(app, "--seq-len", "run.seq_len", options.overrides, "Tokens of a window, over the whole ring");
+  add_tokens_key(app, "--seq-len", "run.seq_len", options.overrides,
+                 "Tokens of a window, over the whole ring; 16k is 16,384");
   add_key(app, "--steps", "train.steps", options.overrides, "Optimizer steps");
   add_key(app, "--name", "run.name", options.overrides, "Name of the run");
   add_key(app, "--device", "run.device", options.overrides, "What computes");
@@ -192,7 +193,8 @@ void add_plan(CLI::App& main, PlanOptions& options) {
   add_settings(app, options.overrides);
   add_key(app, "--ranks", "run.ranks", options.overrides, "Ranks in all");
   add_key(app, "--ring", "run.ring", options.overrides, "Ranks of one ring");
-  add_key(app, "--seq-len", "run.seq_len", options.overrides, "Tokens of a window, over the whole ring");
+  add_tokens_key(app, "--seq-len", "run.seq_len", options.overrides,
+                 "Tokens of a window, over the whole ring; 16k is 16,384");
   app.add_option("--device", options.device, "this (default), h200, h100, a100: a device for each rank");
   app.add_option("--link", options.link,
                  "What connects the ranks: bandwidth in each direction and latency, as in 450GB/s,3us, or nvlink4, "
@@ -292,7 +294,8 @@ void add_profile(CLI::App& main, ProfileOptions& options) {
   add_key(app, "--ring", "run.ring", options.overrides, "Ranks of one ring");
   add_key(app, "--threads-per-rank", "run.threads_per_rank", options.overrides,
           "Threads that compute for each rank (default: the cores, shared out)");
-  add_key(app, "--seq-len", "run.seq_len", options.overrides, "Tokens of a window, over the whole ring");
+  add_tokens_key(app, "--seq-len", "run.seq_len", options.overrides,
+                 "Tokens of a window, over the whole ring; 16k is 16,384");
   add_key(app, "--link", "run.link", options.overrides, "Emulate a link between the ranks, as in 1GB/s,50us");
   add_json(app, options.format);
   app.footer(

@@ -85,6 +85,8 @@ class FileOffload final : public Offload, private Timeline {
     return done_ >= value;
   }
 
+  bool is_of_ranks() const override { return false; }
+
   void wait(int64_t value) override {
     std::unique_lock lock(mutex_);
     while (!changed_.wait_for(lock, kPatience, [&] { return done_ >= value || failure_; })) trace_.sign_of_life();

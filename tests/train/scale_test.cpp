@@ -9,7 +9,7 @@
 #include "tests/support/program.h"
 #include "tests/support/training_case.h"
 #include "train/scale/cell_run.h"
-#include "train/scale/quantile.h"
+#include "train/quantile.h"
 #include "train/scale/study.h"
 #include "train/units.h"
 

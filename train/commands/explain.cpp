@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -11,6 +10,7 @@
 #include "train/config.h"
 #include "train/explain/ring_svg.h"
 #include "train/explain/ring_text.h"
+#include "train/files.h"
 #include "train/units.h"
 
 namespace ringlet {
@@ -90,12 +90,6 @@ Json to_json(const RingPicture& picture) {
   return json;
 }
 
-void write_picture(const std::string& path, const std::string& svg) {
-  std::ofstream file(path);
-  file << svg;
-  if (!file.flush()) throw Error("cannot write " + path, "is the folder there, and the disk not full?");
-}
-
 }  // namespace
 
 std::vector<int64_t> document_starts(const std::string& lengths, int64_t length) {
@@ -129,7 +123,7 @@ void explain(const ExplainOptions& options) {
   const int64_t token_bytes =
       options.config.empty() ? 0 : 2 * heads.kv_heads * heads.head_dim * element_bytes(Dtype::f32);
   const std::string title = fmt::format("a ring of {}, T = {}, {}", config.run.ring_size(), length, describe(mask, length));
-  if (!options.svg.empty()) write_picture(options.svg, to_svg(pictures, title));
+  if (!options.svg.empty()) write_atomically(options.svg, to_svg(pictures, title));
   if (options.format == OutputFormat::json) {
     Json json{{"seq_len", length}, {"ranks", config.run.ranks}, {"ring", config.run.ring_size()}, {"window", mask.window},
               {"document_starts", mask.document_starts}, {"token_bytes", token_bytes}};

@@ -138,16 +138,16 @@ void plan_command(const PlanOptions& options) {
   gpt.validate();
   if (options.tune) return tune_command(options, std::move(config), gpt);
   const bool automatic = config.memory.recompute == Recompute::automatic;
+  const std::optional<Rates> rates = rates_for(options, config, gpt);
+  const double budget = budget_of(options, config, rates);
   if (automatic) {
-    if (!options.budget.empty()) config.memory.arena_bytes = int64_t(parse_bytes(options.budget));
+    config.memory.arena_bytes = std::max<int64_t>(1, int64_t(budget));
     config = resolved_recompute(config, gpt);
   }
   const DryRun run{config, gpt, Mask{{0}, config.data.window}};
-  const std::optional<Rates> rates = rates_for(options, config, gpt);
   const bool here = options.device == "this";
   const int threads = here ? threads_per_rank(config.run) : 1, cores = here ? usable_cores() : 0;
   const Plan plan = make_plan(run, rates ? &*rates : nullptr, threads, cores);
-  const double budget = budget_of(options, config, rates);
   check_budget(plan, budget);
   const std::vector<Knob> knobs = knobs_of(run, plan, options.max_context ? budget : 0);
   const bool fits = double(plan.fullest().peak_bytes) <= budget;
@@ -190,7 +190,7 @@ void plan_command(const PlanOptions& options) {
     fmt::print("\n{}\n\n{}\n", overlap_text(run, plan, *rates), timeline_text(run, plan, *rates));
   } else {
     fmt::print("\nno times: this machine is not calibrated for this many threads a rank; --calibrate takes about ten "
-               "seconds\n");
+               "seconds for a small model\n");
   }
 }
 

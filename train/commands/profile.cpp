@@ -70,7 +70,7 @@ std::string made_up_corpus(const ScratchFolder& folder, int64_t seq_len) {
 class TraceFolder {
  public:
   explicit TraceFolder(const std::string& path) : path_(path) {
-    if (std::error_code ignored; fs::exists(path_, ignored)) {
+    if (std::error_code ignored; fs::exists(path_, ignored) && !fs::is_empty(path_, ignored)) {
       throw UsageError("the trace folder '" + path + "' exists", "name another one with -o, or remove it");
     }
     create_folders(path_);

@@ -54,10 +54,14 @@ StudySettings settings_of(const ScaleOptions& options, const CellWork& work) {
 
 /// The longest T in the budget of a rank; 1,024 where not even that fits, which its plan will say.
 int64_t longest_length(const CellWork& work, int64_t ranks) {
-  Config config = cell_config(work, 1024, ranks);
-  if (config.memory.recompute == Recompute::automatic) config.memory.recompute = Recompute::full;
-  const DryRun run{config, config.gpt(work.vocabulary), Mask{{0}, config.data.window}};
-  return std::max<int64_t>(1024, longest_context(run, budget_bytes(config)));
+  try {
+    Config config = cell_config(work, 1024, ranks);
+    if (config.memory.recompute == Recompute::automatic) config.memory = smallest_memory(config.memory);
+    const DryRun run{config, config.gpt(work.vocabulary), Mask{{0}, config.data.window}};
+    return std::max<int64_t>(1024, longest_context(run, budget_bytes(config)));
+  } catch (const Error&) {
+    return 1024;
+  }
 }
 
 std::vector<PlannedCell> planned_cells(const ScaleOptions& options, const CellWork& work) {
@@ -72,9 +76,12 @@ std::vector<PlannedCell> planned_cells(const ScaleOptions& options, const CellWo
     for (const int64_t ranks : options.ranks) add(longest_length(work, ranks), ranks);
     return cells;
   }
+  const int64_t ring = load_config(work.config, work.overrides).run.ring;  // 0: all ranks
   for (const std::string& length : options.lengths) {
     const int64_t tokens = parse_tokens(length);
-    for (const int64_t ranks : options.ranks) add(options.mode == ScaleMode::weak ? tokens * ranks : tokens, ranks);
+    for (const int64_t ranks : options.ranks) {
+      add(options.mode == ScaleMode::weak ? tokens * (ring == 0 ? ranks : ring) : tokens, ranks);
+    }
   }
   return cells;
 }
@@ -131,8 +138,8 @@ void write_study(const Study& study, const std::filesystem::path& folder) {
 void scale_command(const ScaleOptions& options) {
   const CellWork work = work_of(options);
   const std::vector<PlannedCell> cells = planned_cells(options, work);
-  check_any_can_run(cells);
   const std::filesystem::path folder = options.folder;
+  if (std::error_code ignored; !std::filesystem::exists(cells_path(folder), ignored)) check_any_can_run(cells);
   const StudySettings settings = settings_of(options, work);
   CellsFile file(folder, settings);
   install_signal_handlers();

@@ -12,7 +12,7 @@ namespace {
 
 constexpr int kCells = 64;        // of the mask picture, and columns of the strip, at most
 constexpr int kMostLabels = 16;   // ranks with a label, and with a line of their own in the time line
-constexpr int kMostHops = 8;      // hops that are written into their blocks
+constexpr int kMostHopsDrawn = 8;      // hops that are written into their blocks
 constexpr int kMostLines = 32;    // ranks whose blocks are outlined
 constexpr double kSide = 300, kMargin = 34, kPanel = kSide + kMargin + 18, kLetter = 7.6;
 constexpr double kStripTop = 92, kStripHeight = 36, kMaskTop = 186, kTimeTop = kMaskTop + kSide + 48, kTimeHeight = 200;
@@ -182,14 +182,14 @@ class Panel {
     for (int rank = 0; rank < size() && size() <= kMostLabels; ++rank) {
       text(-6, kMaskTop + side * (rank + 0.5) + 4, "end", std::to_string(rank),
            fmt::format("font-size=\"12\" fill=\"{}\" font-weight=\"bold\"", colour_of(rank)));
-      for (int hop = 0; hop < size() && size() <= kMostHops; ++hop) {
+      for (int hop = 0; hop < size() && size() <= kMostHopsDrawn; ++hop) {
         const int owner = picture_.owner_at(rank, hop);
         text(side * owner + side - 4, kMaskTop + side * rank + 13, "end", std::to_string(hop),
              corner_is_coloured(rank, owner) ? "font-size=\"11\" fill=\"#fff\"" : "font-size=\"11\"");
       }
     }
     text(0, kMaskTop + kSide + 15, "start",
-         size() <= kMostHops ? "in the corners: the hop" : fmt::format("{} x {} blocks", size(), size()), "font-size=\"11\"");
+         size() <= kMostHopsDrawn ? "in the corners: the hop" : fmt::format("{} x {} blocks", size(), size()), "font-size=\"11\"");
   }
 
   /// Do the first queries of a rank see the last keys of an owner?

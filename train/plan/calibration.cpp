@@ -13,6 +13,7 @@
 #include "kernels/cpu/cpu_backend.h"
 #include "train/machine.h"
 #include "train/plan/prediction.h"
+#include "train/quantile.h"
 #include "train/world.h"
 
 namespace ringlet {
@@ -28,12 +29,6 @@ constexpr int64_t kQueryRows = 512;
 constexpr int kRepeats = 5;
 constexpr double kPatienceSeconds = 15;  // large models are repeated less often
 constexpr int kVersion = 2;              // of the file of rates
-
-double median(std::vector<double> values) {
-  const auto middle = values.begin() + std::ssize(values) / 2;
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
 
 /// The time of every call, by operation and size.
 class Stopwatch : public OpObserver {

@@ -12,12 +12,6 @@ namespace {
 
 constexpr size_t kMostNamed = 12;
 
-int64_t most_sent(const Plan& plan) {
-  int64_t bytes = 0;
-  for (const DryStep& rank : plan.ranks) bytes = std::max(bytes, rank.traffic.bytes());
-  return bytes;
-}
-
 /// Documents that reach into the window; padding is none.
 int64_t documents_in(const Window& window) {
   return std::ranges::count_if(window.document_starts, [&](int64_t start) { return start < window.token_count; });
@@ -90,7 +84,7 @@ std::string corpus_text(const DryRun& run, const CorpusPlan& plan, const Plan& w
   const auto ms = [](double value) { return fmt::format("{:.4g} ms", 1e3 * value); };
   add("work, model", [](const Plan& step) { return step.flops.model; }, flops);
   add("work, executed", [](const Plan& step) { return step.flops.executed; }, flops);
-  add("sent, at most by a rank", [](const Plan& step) { return double(most_sent(step)); }, bytes);
+  add("sent, at most by a rank", [](const Plan& step) { return double(step.most_sent_bytes()); }, bytes);
   if (worst_case.step_seconds > 0) {
     add("predicted step", [](const Plan& step) { return step.step_seconds; }, ms);
     add("bubble", [](const Plan& step) { return step.bubble_percent(); },

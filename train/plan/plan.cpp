@@ -111,6 +111,10 @@ Plan plan_of_rank(const DryRun& run, int rank) {
 
 const DryStep& Plan::fullest() const { return *std::ranges::max_element(ranks, {}, &DryStep::peak_bytes); }
 
+int64_t Plan::most_sent_bytes() const {
+  return std::ranges::max_element(ranks, {}, [](const DryStep& rank) { return rank.traffic.bytes(); })->traffic.bytes();
+}
+
 double Plan::bubble_percent() const {
   double exposed = 0;
   for (const RankTime& time : times) exposed += time.exposed_seconds;
@@ -242,7 +246,7 @@ std::vector<Knob> knobs_of(const DryRun& run, const Plan& plan, double budget_by
     const DryRun changed{config, gpt, run.mask};
     const Plan now = plan.every_rank ? make_plan(changed) : plan_of_rank(changed, plan.fullest().rank);
     Knob knob{std::move(name), now.fullest().peak_bytes, now.flops.executed};
-    for (const DryStep& rank : now.ranks) knob.sent_bytes = std::max(knob.sent_bytes, rank.traffic.bytes());
+    knob.sent_bytes = now.most_sent_bytes();
     if (budget_bytes > 0) knob.longest_context = longest_context(changed, budget_bytes);
     knobs.push_back(std::move(knob));
   };

@@ -29,6 +29,7 @@ struct Plan {
   double step_seconds = 0;      // of the last rank
 
   const DryStep& fullest() const;
+  int64_t most_sent_bytes() const;  // in a step, by the rank that sends most
   double bubble_percent() const;  // exposed waits over the step, mean of the timed ranks
 };
 

@@ -7,6 +7,7 @@
 #include "train/console.h"
 #include "train/machine.h"
 #include "train/plan/calibration.h"
+#include "train/quantile.h"
 #include "train/units.h"
 #include "train/world.h"
 
@@ -50,10 +51,8 @@ std::string Prediction::text() const {
                      ratio(double(predicted), double(measured))});
   };
   add_bytes("arena of the fullest rank", plan_.fullest().peak_bytes, most(last_.peak_bytes));
-  int64_t sent = 0;
-  for (const DryStep& rank : plan_.ranks) sent = std::max(sent, rank.traffic.bytes());
   const bool exact = config_.data.mask == MaskRule::causal;
-  add_bytes(exact ? "sent in a step, at most by a rank" : "sent in a step, at most by a rank (one document)", sent,
+  add_bytes(exact ? "sent in a step, at most by a rank" : "sent in a step, at most by a rank (one document)", plan_.most_sent_bytes(),
             most(last_.sent_bytes));
   if (foreign_bytes_ > 0) {
     int64_t arenas = 0;
@@ -61,11 +60,9 @@ std::string Prediction::text() const {
     add_bytes("memory of the process", arenas + host_bytes(plan_) + int64_t(foreign_bytes_), peak_resident_bytes());
   }
   if (plan_.step_seconds > 0) {
-    std::vector<double> steps(step_ms_.begin() + 1, step_ms_.end());
-    const auto middle = steps.begin() + std::ssize(steps) / 2;
-    std::nth_element(steps.begin(), middle, steps.end());
-    table.push_back({"a step", fmt::format("{:.4g} ms", 1e3 * plan_.step_seconds), fmt::format("{:.4g} ms", *middle),
-                     ratio(1e3 * plan_.step_seconds, *middle)});
+    const double middle = median({step_ms_.begin() + 1, step_ms_.end()});
+    table.push_back({"a step", fmt::format("{:.4g} ms", 1e3 * plan_.step_seconds), fmt::format("{:.4g} ms", middle),
+                     ratio(1e3 * plan_.step_seconds, middle)});
   }
   std::string text = format_table(table);
   while (text.ends_with('\n')) text.pop_back();

@@ -4,13 +4,14 @@
 #include <mutex>
 #include <set>
 
+#include "train/quantile.h"
 #include "train/window_share.h"
 #include "train/world.h"
 
 namespace ringlet {
 namespace {
 
-constexpr int64_t kLongest = int64_t{1} << 31;
+constexpr int64_t kLongestTuned = int64_t{1} << 31;
 constexpr int kMeasuredSteps = 3;
 constexpr size_t kMostMeasured = 4;
 
@@ -39,7 +40,7 @@ class Tuner {
       });
     };
     Config longer = config_;
-    for (bool fits = true; fits && !found() && longer.run.seq_len <= kLongest / 2;) {
+    for (bool fits = true; fits && !found() && longer.run.seq_len <= kLongestTuned / 2;) {
       longer.run.seq_len *= 2;
       const size_t before = settings_.size();
       add(longer);
@@ -97,7 +98,7 @@ class Tuner {
     setting.peak_bytes = plan.fullest().peak_bytes;
     setting.rows = plan.fullest().rows;
     if (setting.fits) {
-      for (const DryStep& rank : plan.ranks) setting.sent_bytes = std::max(setting.sent_bytes, rank.traffic.bytes());
+      setting.sent_bytes = plan.most_sent_bytes();
       setting.step_seconds = plan.step_seconds;
       setting.tokens_per_second = double(plan.tokens_per_step) / plan.step_seconds;
       setting.bubble_percent = plan.bubble_percent();
@@ -130,11 +131,6 @@ class Tuner {
   std::vector<TunedSetting> settings_;
   std::set<std::vector<std::string>> seen_;
 };
-
-double median(std::vector<double> values) {
-  std::ranges::sort(values);
-  return values[values.size() / 2];
-}
 
 }  // namespace
 

@@ -5,6 +5,8 @@
 #include <string_view>
 #include <tuple>
 
+#include "train/quantile.h"
+
 namespace ringlet {
 namespace {
 
@@ -91,6 +93,7 @@ class RankSums {
       const RankRecorder::Post& post = rank_.posts[*wait.post];
       if (!on_ring(post.cargo)) {
         collective_exposed_ms += exposed;
+        collective_late_ms += late;
       } else if (is_hop(post.place)) {
         HopOverlap& hop = at(post.place);
         hop.exposed_ms += exposed;
@@ -100,7 +103,7 @@ class RankSums {
     return sums;
   }
 
-  double collective_ms = 0, collective_exposed_ms = 0;
+  double collective_ms = 0, collective_exposed_ms = 0, collective_late_ms = 0;
 
  private:
   double ms(int64_t us) const { return 1e-3 * scale_ * double(us); }
@@ -149,12 +152,6 @@ class RankSums {
   std::map<HopKey, HopOverlap>& hops_;
   const Cover compute_;
 };
-
-double median(std::vector<double>& values) {
-  const auto middle = values.begin() + std::ptrdiff_t(values.size() / 2);
-  std::ranges::nth_element(values, middle);
-  return *middle;
-}
 
 std::optional<Slowdown> slowdown_of(const Recording& recording, const std::optional<Mask>& mask) {
   struct Calls {
@@ -213,6 +210,7 @@ Overlap overlap_of(const Recording& recording, const std::optional<Mask>& mask) 
     overlap.ranks.push_back(sums.run());
     overlap.collective_ms += sums.collective_ms / ranks;
     overlap.collective_exposed_ms += sums.collective_exposed_ms / ranks;
+    overlap.collective_late_ms += sums.collective_late_ms / ranks;
     total_ms += overlap.ranks.back().compute_ms;
     largest_ms = std::max(largest_ms, overlap.ranks.back().compute_ms);
   }

@@ -41,7 +41,7 @@ struct Slowdown {
 struct Overlap {
   std::vector<HopOverlap> hops;  // in the order of a step
   std::vector<RankOverlap> ranks;
-  double collective_ms = 0, collective_exposed_ms = 0;  // mean over the ranks
+  double collective_ms = 0, collective_exposed_ms = 0, collective_late_ms = 0;  // mean over the ranks; late: of the exposed
   std::optional<Slowdown> slowdown;                     // absent: there was no equal work of both kinds
   double imbalance = 1;  // largest over mean compute_ms
 };

@@ -89,7 +89,7 @@ std::string largest_waste(const Overlap& overlap, int threads, int cores) {
   const std::vector<Waste> all{
       exposed_hop(overlap), late_ranks(overlap, threads, cores),
       {loader_ms, "waiting for the loader", "Keep the corpus on a faster disk, or in memory."},
-      {overlap.collective_exposed_ms, "waiting for the sums of gradients and the gathering of weights",
+      {overlap.collective_exposed_ms - overlap.collective_late_ms, "waiting for the sums of gradients and the gathering of weights",
        "More windows a step (train.batch_windows) share them out."},
       {other_ms, "time between the operations, on the host",
        "Larger operations (memory.head_chunk, memory.mlp_chunk, more tokens a rank) make it matter less."}};
@@ -136,7 +136,8 @@ std::string slowdown_line(const Overlap& overlap) {
 nlohmann::ordered_json to_json(const Overlap& overlap) {
   nlohmann::ordered_json json{{"imbalance", overlap.imbalance},
                               {"collective_ms", overlap.collective_ms},
-                              {"collective_exposed_ms", overlap.collective_exposed_ms}};
+                              {"collective_exposed_ms", overlap.collective_exposed_ms},
+                              {"collective_late_ms", overlap.collective_late_ms}};
   json["slowdown"] = nullptr;
   if (overlap.slowdown) json["slowdown"] = {{"factor", overlap.slowdown->factor}, {"calls", overlap.slowdown->calls}};
   for (const RankOverlap& rank : overlap.ranks) {

@@ -12,6 +12,7 @@
 #include "kernels/check.h"
 #include "train/console.h"
 #include "train/plan/plan.h"
+#include "train/quantile.h"
 
 namespace ringlet {
 namespace {
@@ -93,6 +94,7 @@ class RunReader {
 std::vector<double> predicted_peaks(const std::filesystem::path& folder) {
   try {
     const Config config = load_config(folder / "config.toml");
+    if (std::error_code ignored; !std::filesystem::exists(config.data.corpus, ignored)) return {};
     const DryRun run{config, config.gpt(planned_vocabulary(config)), Mask{{0}, config.data.window}};
     const Plan plan = make_plan(run);
     std::vector<double> peaks;
@@ -213,7 +215,7 @@ void add_runs(HtmlPage& page, const std::vector<RunMetrics>& runs) {
     const StepSeries speed = thinned(run.tokens_per_second, 1);
     table.push_back({run.name, std::to_string(run.steps), last(run.loss), last(run.validation_loss),
                      last(run.validation_score.values.empty() ? run.score : run.validation_score),
-                     human_count(speed.values.front()), std::to_string(run.peak_bytes.size())});
+                     speed.values.empty() ? "-" : human_count(speed.values.front()), std::to_string(run.peak_bytes.size())});
   }
   page.table(table);
   page.figure(plot_over_steps(runs, "Loss", "nats per token", &RunMetrics::loss, &RunMetrics::validation_loss), "loss",
@@ -234,10 +236,12 @@ StepSeries thinned(const StepSeries& series, size_t points) {
   const size_t count = series.steps.size(), group = (count + points - 1) / points;
   for (size_t first = 0; first < count; first += group) {
     const size_t end = std::min(count, first + group);
-    double value = 0;
-    for (size_t i = first; i < end; ++i) value += series.values[i];
+    std::vector<double> values;
+    for (size_t i = first; i < end; ++i) {
+      if (std::isfinite(series.values[i])) values.push_back(series.values[i]);
+    }
     few.steps.push_back(series.steps[end - 1]);
-    few.values.push_back(value / double(end - first));
+    few.values.push_back(mean(values));
   }
   return few;
 }

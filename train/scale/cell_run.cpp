@@ -12,7 +12,7 @@
 #include "train/machine.h"
 #include "train/plan/calibration.h"
 #include "train/plan/plan.h"
-#include "train/scale/quantile.h"
+#include "train/quantile.h"
 #include "train/trainer.h"
 #include "train/units.h"
 #include "train/world.h"
@@ -123,7 +123,7 @@ Measured train_steps(const CellWork& work, const PlannedCell& planned, const Win
   run_world(config, [&](RankContext context, Comm& world) {
     AttentionClock clock(context.trace);
     ObservedBackend device(context.device, clock);
-    Trainer trainer(run, {device, context.ring, context.trace}, world, layout);
+    Trainer trainer(run, {device, context.ring, context.trace, context.offload}, world, layout);
     for (int64_t step = 0; !last; ++step) {
       const MetricsRecord record = trainer.train_step();
       clock.lap();
@@ -170,14 +170,16 @@ void predict(PlannedCell& planned) {
   const Config& config = planned.config;
   Cell& cell = planned.cell;
   const int threads = threads_per_rank(config.run);
-  std::optional<Rates> rates = load_rates(threads);
+  std::optional<Rates> rates;
+  try {
+    rates = load_rates(threads);
+  } catch (const Error&) {  // damaged: nothing is known of times
+  }
   if (rates && !config.run.link.empty()) rates->link = parse_link(config.run.link);
   const DryRun run{config, planned.gpt, Mask{{0}, config.data.window}};
   const Plan plan = make_plan(run, rates ? &*rates : nullptr, threads, usable_cores());
   cell.predicted_peak_bytes = double(plan.fullest().peak_bytes);
-  int64_t sent = 0;
-  for (const DryStep& rank : plan.ranks) sent = std::max(sent, rank.traffic.bytes());
-  cell.predicted_sent_bytes = double(sent);
+  cell.predicted_sent_bytes = double(plan.most_sent_bytes());
   cell.tokens_per_step = double(plan.tokens_per_step);
   cell.model_flops = plan.flops.model;
   cell.palm_flops = plan.flops.palm;

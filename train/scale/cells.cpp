@@ -34,6 +34,11 @@ Cell cell_from(const Json& json) {
     const Json& value = json.at(field.name);
     if (!value.is_null()) cell.*field.value = value;
   }
+  const bool measured = cell.step_ms > 0 && cell.peak_bytes > 0 && cell.cores > 0 && cell.ring >= 1;
+  if (cell.seq_len < 1 || cell.ranks < 1 || (std::isfinite(cell.ring) && cell.ring < 1) ||
+      (cell.status == CellStatus::done && !measured)) {
+    throw Error("a cell without its numbers");
+  }
   return cell;
 }
 

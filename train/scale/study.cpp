@@ -118,10 +118,11 @@ nlohmann::ordered_json fit_json(const PolynomialFit& fit) {
 }  // namespace
 
 std::string length_text(double tokens) {
+  if (!std::isfinite(tokens)) return "-";
   const auto count = int64_t(tokens);
   if (count >= 1 << 20 && count % (1 << 20) == 0) return fmt::format("{}M", count >> 20);
   if (count >= 1 << 10 && count % (1 << 10) == 0) return fmt::format("{}k", count >> 10);
-  return std::isfinite(tokens) ? fmt::format("{}", count) : "-";
+  return fmt::format("{}", count);
 }
 
 std::string Study::mode() const {
@@ -143,7 +144,8 @@ Study make_study(CellsOfStudy read) {
   Study study{std::move(read.settings), std::move(read.cells), {}};
   const bool weak = study.mode() == "weak";
   std::ranges::sort(study.cells, {}, [&](const Cell& cell) {
-    return std::tuple(weak ? cell.seq_len / cell.ranks : cell.seq_len, cell.ranks);
+    const auto ring = std::isfinite(cell.ring) ? int64_t(cell.ring) : cell.ranks;
+    return std::tuple(weak ? cell.seq_len / ring : cell.seq_len, cell.ranks);
   });
   for (Cell& cell : study.cells) {
     if (is_measured(cell)) compare(cell, study.cells);

@@ -17,6 +17,8 @@ inline double quantile(std::vector<double> values, double share) {
   return values[below] + (place - double(below)) * (values[above] - values[below]);
 }
 
+inline double median(std::vector<double> values) { return quantile(std::move(values), 0.5); }
+
 /// NaN of none.
 inline double mean(const std::vector<double>& values) {
   return values.empty() ? NAN : std::accumulate(values.begin(), values.end(), 0.0) / double(values.size());
