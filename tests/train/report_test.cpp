@@ -133,8 +133,11 @@ TEST(RunReport, ReadsWhatTrainingWrote) {
   EXPECT_DOUBLE_EQ(run.by_position.losses[0], 4);
   EXPECT_THAT(run.peak_bytes, ElementsAre(1000, 2000));
   EXPECT_TRUE(run.predicted_peak_bytes.empty());
-  std::filesystem::copy_file(RINGLET_SOURCE_DIR "/configs/tiny.toml", path / "config.toml");
+  const Config config = tiny_training(make_corpus(folder, 2), 2, 2);
+  std::ofstream(path / "config.toml") << to_toml(config);
   EXPECT_EQ(read_run(path).predicted_peak_bytes.size(), 2u);
+  std::filesystem::remove(config.data.corpus);  // and with it the vocabulary
+  EXPECT_TRUE(read_run(path).predicted_peak_bytes.empty());
 }
 
 TEST(RunReport, LongRunsAreThinned) {
@@ -148,6 +151,8 @@ TEST(RunReport, LongRunsAreThinned) {
   EXPECT_EQ(few.steps[0], 10);
   EXPECT_EQ(few.values[0], 11);
   EXPECT_EQ(thinned(series, 1000).values, series.values);
+  series.values[0] = NAN;  // a step that was skipped hides no other
+  EXPECT_EQ(thinned(series, 100).values[0], 12);
 }
 
 TEST(ReportCommand, ComparesRunsOnOnePage) {
