@@ -96,25 +96,19 @@ Event RecordingComm::exchange(std::span<const Message> sends, std::span<const Me
 
 Event RecordingComm::all_reduce(const Tensor& values, Event after) {
   const Event event = ForwardingComm::all_reduce(values, after);
-  Traffic sent;
-  sent.count_all_reduce(values, size());
-  recorder_.on_collective(Cargo::all_reduce, event, sent.bytes());
+  recorder_.on_collective(Cargo::all_reduce, event, Traffic::of_all_reduce(values, size()));
   return event;
 }
 
 Event RecordingComm::reduce_scatter(const Tensor& values, const Tensor& shard, Event after) {
   const Event event = ForwardingComm::reduce_scatter(values, shard, after);
-  Traffic sent;
-  sent.count_reduce_scatter(shard, size());
-  recorder_.on_collective(Cargo::reduce_scatter, event, sent.bytes());
+  recorder_.on_collective(Cargo::reduce_scatter, event, Traffic::of_shards(shard, size()));
   return event;
 }
 
 Event RecordingComm::all_gather(const Tensor& shard, const Tensor& values, Event after) {
   const Event event = ForwardingComm::all_gather(shard, values, after);
-  Traffic sent;
-  sent.count_all_gather(shard, size());
-  recorder_.on_collective(Cargo::all_gather, event, sent.bytes());
+  recorder_.on_collective(Cargo::all_gather, event, Traffic::of_shards(shard, size()));
   return event;
 }
 
