@@ -40,7 +40,7 @@ struct AttentionState {
 
 /// The gradient that flows in, and what the forward pass left behind, for all rows of the rank.
 struct AttentionGradient {
-  Tensor d_output;  // f32 [rows, heads * head_dim]
+  Tensor d_output;  // [rows, heads * head_dim], of the dtype of q
   Tensor lse;       // f32 [heads, rows], natural logarithm, over the whole ring; -infinity: saw nothing
   Tensor delta;     // f32 [heads, rows], from attention_delta
 };
@@ -50,7 +50,7 @@ struct QkvSplit {
   HeadShape shape;
   std::span<const Piece> pieces;  // of the rank; the kv tensor is laid out piece by piece
   Tensor rotary;                  // f32 [rows, head_dim], from rotary_table
-  Tensor q_norm, k_norm;          // f32 [head_dim] each, or absent: no QK-norm
+  Tensor q_norm, k_norm;          // [head_dim] each, or absent: no QK-norm
   float epsilon = 1e-6f;
 };
 
@@ -67,7 +67,11 @@ enum class CrossEntropy : uint8_t { loss_and_gradient, loss_only };
 /// - Operations are asynchronous: they run in the order of the calls, at any time up to the next wait of the
 ///   host (`read`, `synchronize`). Tensors are captured by value, small structs too.
 /// - They allocate nothing and throw Error when shapes or dtypes disagree.
-/// - Tensors are f32 and contiguous unless said otherwise; [rows, n] may be a column slice where "strided" is
+/// - Activations, and the weights that meet them, are f32 or bf16, all of a call alike: they are called "x", "y", ... with
+///   no dtype below. What is said to be f32 is f32 beside bf16 too: sums (softmax state, gradients of weights, dq and dkv),
+///   statistics, losses. bf16 is storage: values are widened when read, computed in f32, rounded once (to nearest, ties to
+///   even) when written; matrix units may multiply bf16 operands, with sums in f32.
+/// - Tensors are contiguous unless said otherwise; [rows, n] may be a column slice where "strided" is
 ///   said. Zero rows are legal everywhere. Inputs and outputs do not overlap unless said.
 /// - Results do not depend on the number of threads; equal calls give equal bits.
 class Backend {
@@ -93,6 +97,7 @@ class Backend {
   virtual void upload(std::span<const std::byte> host, const Tensor& to) = 0;
   /// A contiguous tensor to host bytes of the same size. Waits.
   virtual void read(const Tensor& from, std::span<std::byte> host) = 0;
+  /// to: f32 or bf16.
   virtual void fill(float value, const Tensor& to) = 0;
   /// Same size and dtype, both contiguous.
   virtual void copy(const Tensor& from, const Tensor& to) = 0;
@@ -102,20 +107,21 @@ class Backend {
   virtual void copy_rows(const Tensor& from, int64_t first_row, const Tensor& to) = 0;
 
   // ---- matrix products ---------------------------------------------------------------------------------
-  /// out [m, n] (strided) = or += op(a) [m, k] * op(b) [k, n]; a, b strided. 2 * m * n * k flops. The bits of an element
-  /// depend on its row of op(a), its column of op(b) and `out` alone: products may be cut by rows and columns.
+  /// out [m, n] (strided) = or += op(a) [m, k] * op(b) [k, n]; a, b strided. out: of the dtype of a and b, or f32.
+  /// 2 * m * n * k flops. On the CPU the bits of an element depend on its row of op(a), its column of op(b) and `out`
+  /// alone: products may be cut by rows and columns. On CUDA they depend on the shapes too.
   virtual void matmul(const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose transpose_b,
                       Write write, const Tensor& out) = 0;
 
   // ---- norms (RMSNorm, arXiv:1910.07467) -----------------------------------------------------------------
   /// y = x / sqrt(mean(x^2) + epsilon) * weight, row by row; x, y: [rows, width], weight: [width].
   virtual void rms_norm_forward(const Tensor& x, const Tensor& weight, float epsilon, const Tensor& y) = 0;
-  /// dx is set or added to; d_weight: [width] is added to.
+  /// dx is set or added to; d_weight: f32 [width] is added to.
   virtual void rms_norm_backward(const Tensor& x, const Tensor& weight, float epsilon, const Tensor& dy,
                                  Write write, const Tensor& dx, const Tensor& d_weight) = 0;
 
   // ---- rotary positions (arXiv:2104.09864), heads ------------------------------------------------------------
-  /// table: [rows, head_dim]: cos of the angles of a row's position in the first half, sin in the second;
+  /// table: f32 [rows, head_dim]: cos of the angles of a row's position in the first half, sin in the second;
   /// angle i = position * base^(-2i / head_dim), computed in double.
   virtual void rotary_table(std::span<const Piece> pieces, double base, const Tensor& table) = 0;
   /// qkv: [rows, qkv_width]. q: [heads, rows, head_dim]. kv: for each piece in turn
@@ -123,7 +129,7 @@ class Backend {
   /// Element i is paired with i + head_dim / 2 (the convention of Hugging Face's Llama).
   virtual void qkv_split_forward(const QkvSplit& split, const Tensor& qkv, const Tensor& q,
                                  const Tensor& kv) = 0;
-  /// d_qkv is set; d_q_norm, d_k_norm are added to. qkv: as in the forward pass, read only for QK-norm (may
+  /// d_qkv is set; d_q_norm, d_k_norm, f32, are added to. dq, dkv: f32. qkv: as in the forward pass, read only for QK-norm (may
   /// be absent without it). d_qkv may be qkv itself.
   virtual void qkv_split_backward(const QkvSplit& split, const Tensor& qkv, const Tensor& dq,
                                   const Tensor& dkv, const Tensor& d_qkv, const Tensor& d_q_norm,
@@ -140,14 +146,14 @@ class Backend {
   /// Cost: 4 * heads * head_dim flops per visible pair.
   virtual void attention_forward(const AttentionStep& step, const Tensor& q, const Tensor& kv,
                                  const AttentionState& state) = 0;
-  /// output: [rows, heads * head_dim] = state.output / state.sum, lse: [heads, rows]. A row that saw nothing
+  /// output: [rows, heads * head_dim] = state.output / state.sum, lse: f32 [heads, rows]. A row that saw nothing
   /// gets output 0, lse -infinity.
   virtual void attention_finish(const HeadShape& shape, const AttentionState& state, const Tensor& output,
                                 const Tensor& lse) = 0;
-  /// delta: [heads, rows] = sum over head_dim of d_output * output, both [rows, heads * head_dim].
+  /// delta: f32 [heads, rows] = sum over head_dim of d_output * output, both [rows, heads * head_dim].
   virtual void attention_delta(const HeadShape& shape, const Tensor& output, const Tensor& d_output,
                                const Tensor& delta) = 0;
-  /// Adds this step's part to dq: [heads, rows, head_dim] and to dkv: [2, kv_heads, kv_rows, head_dim].
+  /// Adds this step's part to dq: f32 [heads, rows, head_dim] and to dkv: f32 [2, kv_heads, kv_rows, head_dim].
   /// Cost: 10 * heads * head_dim flops per visible pair.
   virtual void attention_backward(const AttentionStep& step, const Tensor& q, const Tensor& kv,
                                   const AttentionGradient& gradient, const Tensor& dq,
@@ -162,18 +168,19 @@ class Backend {
   // ---- embedding, loss, optimizer ------------------------------------------------------------------------
   /// tokens: i32 [rows], in [0, vocabulary); table: [vocabulary, width]; y: [rows, width].
   virtual void embedding_forward(const Tensor& tokens, const Tensor& table, const Tensor& y) = 0;
-  /// d_table is added to, in the order of the rows.
+  /// d_table: f32, is added to, in an order that the tokens alone decide.
   virtual void embedding_backward(const Tensor& tokens, const Tensor& dy, const Tensor& d_table) = 0;
-  /// losses: [rows] = -log softmax(logits)[label], 0 where label is -1. With a gradient, logits are overwritten by
+  /// losses: f32 [rows] = -log softmax(logits)[label], 0 where label is -1. With a gradient, logits are overwritten by
   /// gradient_scale * (softmax - onehot), 0 where label is -1; without, their content is lost.
   /// logits: [rows, vocabulary]; labels: i32 [rows].
   virtual void cross_entropy(const Tensor& logits, const Tensor& labels, CrossEntropy mode,
                              float gradient_scale, const Tensor& losses) = 0;
-  /// result: f64 [1] = sum of x^2, summed in double.
+  /// result: f64 [1] = sum of x^2, summed in double. x: f32.
   virtual void sum_of_squares(const Tensor& x, const Tensor& result) = 0;
-  /// One AdamW step (arXiv:1711.05101) on flat tensors of n elements: weights, first and second moment change.
+  /// One AdamW step (arXiv:1711.05101) on flat f32 tensors of n elements: weights, first and second moment change.
+  /// rounded: bf16 [n], set to the new weights; or absent.
   virtual void adamw(const AdamW& settings, const Tensor& gradient, const Tensor& weights,
-                     const Tensor& first_moment, const Tensor& second_moment) = 0;
+                     const Tensor& first_moment, const Tensor& second_moment, const Tensor& rounded) = 0;
 
  private:
   /// What `wait` does to the compute queue.

@@ -1,8 +1,13 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/comm/rank_memory.h"
+#include "kernels/trace.h"
 
 namespace ringlet {
 
@@ -30,8 +35,19 @@ inline std::string cuda_version_text(int32_t version) {
   return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
 }
 
+/// Which kernels compute attention. automatic: the fastest that serves dtype, head_dim and device.
+/// plain: any head_dim, f32 or bf16, no tensor cores. mma: bf16, head_dim 64 or 128, mma.sync, sm_80 and later.
+/// wgmma: bf16, head_dim 64 or 128, sm_90a only. Who asks for one that does not serve gets an Error.
+enum class CudaAttention : uint8_t { automatic, plain, mma, wgmma };
+
+struct CudaBackendOptions {
+  int device = 0;
+  int64_t arena_bytes = 0;  // one allocation
+  CudaAttention attention = CudaAttention::automatic;
+};
+
 /// Counts up whenever something that the program and the module share changes its shape or meaning.
-constexpr int32_t kCudaInterfaceVersion = 1;
+constexpr int32_t kCudaInterfaceVersion = 2;
 
 /// What the module offers. The version stays first in every version: it is read before the rest.
 struct CudaInterface {
@@ -39,6 +55,10 @@ struct CudaInterface {
   /// Asks the driver, and lets every device run an empty kernel: makes a context on each and
   /// waits for it. Reports every failure in a `trouble`; throws std::bad_alloc only.
   CudaMachine (*examine)();
+  /// A rank's device. Throws Error when it cannot be had: no such GPU, not that much memory free.
+  std::unique_ptr<Backend> (*make_backend)(const CudaBackendOptions& options, Trace& trace) = nullptr;
+  /// What moves and sums tensors of ranks that are threads of one process, on whatever GPU or host memory they stand.
+  std::unique_ptr<RankMemory> (*make_rank_memory)() = nullptr;
 };
 
 /// The module's only symbol: a function without arguments that returns the interface.

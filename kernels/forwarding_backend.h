@@ -88,8 +88,8 @@ class ForwardingBackend : public Backend {
     inner_.sum_of_squares(x, result);
   }
   void adamw(const AdamW& settings, const Tensor& gradient, const Tensor& weights,
-             const Tensor& first_moment, const Tensor& second_moment) override {
-    inner_.adamw(settings, gradient, weights, first_moment, second_moment);
+             const Tensor& first_moment, const Tensor& second_moment, const Tensor& rounded) override {
+    inner_.adamw(settings, gradient, weights, first_moment, second_moment, rounded);
   }
 
  protected:

@@ -160,9 +160,10 @@ void ObservedBackend::sum_of_squares(const Tensor& x, const Tensor& result) {
 }
 
 void ObservedBackend::adamw(const AdamW& settings, const Tensor& gradient, const Tensor& weights,
-                            const Tensor& first_moment, const Tensor& second_moment) {
+                            const Tensor& first_moment, const Tensor& second_moment,
+                            const Tensor& rounded) {
   observe(of_elements(Op::adamw, gradient),
-          [&] { ForwardingBackend::adamw(settings, gradient, weights, first_moment, second_moment); });
+          [&] { ForwardingBackend::adamw(settings, gradient, weights, first_moment, second_moment, rounded); });
 }
 
 }  // namespace ringlet

@@ -55,7 +55,7 @@ class ObservedBackend final : public ForwardingBackend {
                      const Tensor& losses) override;
   void sum_of_squares(const Tensor& x, const Tensor& result) override;
   void adamw(const AdamW& settings, const Tensor& gradient, const Tensor& weights,
-             const Tensor& first_moment, const Tensor& second_moment) override;
+             const Tensor& first_moment, const Tensor& second_moment, const Tensor& rounded) override;
 
  private:
   template <class Run>

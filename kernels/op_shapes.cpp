@@ -5,16 +5,6 @@
 namespace ringlet::shapes {
 namespace {
 
-const char* name_of(Dtype dtype) {
-  switch (dtype) {
-    case Dtype::f32: return "f32";
-    case Dtype::f64: return "f64";
-    case Dtype::i32: return "i32";
-    case Dtype::i64: return "i64";
-  }
-  return "?";
-}
-
 std::string text_of(Dtype dtype, const Shape& shape) {
   std::string text = std::string(name_of(dtype)) + " [";
   for (size_t i = 0; i < shape.size(); ++i) text += (i > 0 ? ", " : "") + std::to_string(shape[i]);
@@ -40,6 +30,15 @@ class Expect {
           name, " overlap: stride ", tensor.row_stride, " of a row of ", tensor.row_size());
   }
 
+  /// Contiguous activations: f32 or bf16. Returns which.
+  Dtype activations(const char* name, const Tensor& tensor, const Shape& shape) const {
+    CHECK(tensor, operation_, ": ", name, " is absent");
+    CHECK(tensor.dtype == Dtype::f32 || tensor.dtype == Dtype::bf16, operation_, ": ", name, " is ",
+          name_of(tensor.dtype), ", neither f32 nor bf16");
+    contiguous(name, tensor, tensor.dtype, shape);
+    return tensor.dtype;
+  }
+
   /// f32, contiguous.
   void floats(const char* name, const Tensor& tensor, const Shape& shape) const {
     contiguous(name, tensor, Dtype::f32, shape);
@@ -47,9 +46,7 @@ class Expect {
 
   /// Any shape that has `size` elements; f32, contiguous.
   void flat(const char* name, const Tensor& tensor, int64_t size) const {
-    CHECK(tensor.size() == size, operation_, ": ", name, " has ", tensor.size(), " elements, not ",
-          size);
-    floats(name, tensor, tensor.shape);
+    flat(name, tensor, Dtype::f32, size);
   }
 
   void heads(const HeadShape& shape) const {
@@ -71,12 +68,19 @@ class Expect {
     CHECK(next == rows, operation_, ": pieces of ", next, " rows for ", rows, " rows");
   }
 
+  /// Any shape that has `size` elements; contiguous.
+  void flat(const char* name, const Tensor& tensor, Dtype dtype, int64_t size) const {
+    CHECK(tensor.size() == size, operation_, ": ", name, " has ", tensor.size(), " elements, not ",
+          size);
+    contiguous(name, tensor, dtype, tensor.shape);
+  }
+
   /// Shapes that forward and backward share; returns the rows of the rank.
   int64_t attention(const AttentionStep& step, const Tensor& q, const Tensor& kv) const {
     const int64_t rows = q.shape[1];
     heads(step.shape);
-    floats("q", q, {step.shape.heads, rows, step.shape.head_dim, 1});
-    floats("kv", kv, {2, step.shape.kv_heads, step.keys.row_count, step.shape.head_dim});
+    const Dtype dtype = activations("q", q, {step.shape.heads, rows, step.shape.head_dim, 1});
+    contiguous("kv", kv, dtype, {2, step.shape.kv_heads, step.keys.row_count, step.shape.head_dim});
     contiguous("first_visible", step.first_visible, Dtype::i64, {rows, 1, 1, 1});
     const Piece& queries = step.queries;
     CHECK(queries.first_row >= 0 && queries.row_count >= 0 &&
@@ -113,7 +117,7 @@ void read(const Tensor& from, std::span<std::byte> host) {
         from.bytes());
 }
 
-void fill(const Tensor& to) { Expect("fill").floats("to", to, to.shape); }
+void fill(const Tensor& to) { Expect("fill").activations("to", to, to.shape); }
 
 void copy(const Tensor& from, const Tensor& to) {
   const Expect expect("copy");
@@ -131,8 +135,8 @@ void add(const Tensor& from, const Tensor& to) {
 void copy_rows(const Tensor& from, int64_t first_row, const Tensor& to) {
   const Expect expect("copy_rows");
   const int64_t count = from.shape[0], width = from.shape[2];
-  expect.floats("from", from, {count, from.shape[1], width, 1});
-  expect.floats("to", to, {count, to.shape[1], width, 1});
+  const Dtype dtype = expect.activations("from", from, {count, from.shape[1], width, 1});
+  expect.contiguous("to", to, dtype, {count, to.shape[1], width, 1});
   CHECK(first_row >= 0 && first_row + from.shape[1] <= to.shape[1], "copy_rows: rows ", first_row,
         " + ", from.shape[1], " of ", to.shape[1]);
 }
@@ -145,28 +149,30 @@ MatmulSizes matmul(const Tensor& a, Transpose transpose_a, const Tensor& b, Tran
   const auto matrix = [](int64_t rows, int64_t columns, Transpose transpose) {
     return transpose == Transpose::yes ? Shape{columns, rows, 1, 1} : Shape{rows, columns, 1, 1};
   };
-  expect.strided("out", out, Dtype::f32, {m, n, 1, 1});
-  expect.strided("a", a, Dtype::f32, matrix(m, k, transpose_a));
-  expect.strided("b", b, Dtype::f32, matrix(k, n, transpose_b));
+  CHECK(a.dtype == Dtype::f32 || a.dtype == Dtype::bf16, "matmul: a is ", name_of(a.dtype));
+  const Dtype sum = out.dtype == Dtype::f32 ? Dtype::f32 : a.dtype;
+  expect.strided("out", out, sum, {m, n, 1, 1});
+  expect.strided("a", a, a.dtype, matrix(m, k, transpose_a));
+  expect.strided("b", b, a.dtype, matrix(k, n, transpose_b));
   return {m, n, k};
 }
 
 void rms_norm_forward(const Tensor& x, const Tensor& weight, const Tensor& y) {
   const Expect expect("rms_norm_forward");
   const int64_t width = x.shape[1];
-  expect.floats("x", x, {x.rows(), width, 1, 1});
-  expect.floats("weight", weight, {width, 1, 1, 1});
-  expect.floats("y", y, x.shape);
+  const Dtype dtype = expect.activations("x", x, {x.rows(), width, 1, 1});
+  expect.contiguous("weight", weight, dtype, {width, 1, 1, 1});
+  expect.contiguous("y", y, dtype, x.shape);
 }
 
 void rms_norm_backward(const Tensor& x, const Tensor& weight, const Tensor& dy, const Tensor& dx,
                        const Tensor& d_weight) {
   const Expect expect("rms_norm_backward");
   const int64_t width = x.shape[1];
-  expect.floats("x", x, {x.rows(), width, 1, 1});
-  expect.floats("weight", weight, {width, 1, 1, 1});
-  expect.floats("dy", dy, x.shape);
-  expect.floats("dx", dx, x.shape);
+  const Dtype dtype = expect.activations("x", x, {x.rows(), width, 1, 1});
+  expect.contiguous("weight", weight, dtype, {width, 1, 1, 1});
+  expect.contiguous("dy", dy, dtype, x.shape);
+  expect.contiguous("dx", dx, dtype, x.shape);
   expect.floats("d_weight", d_weight, weight.shape);
 }
 
@@ -179,14 +185,14 @@ void rotary_table(std::span<const Piece> pieces, const Tensor& table) {
 
 namespace {
 
-void qkv_split(const Expect& expect, const QkvSplit& split, int64_t rows) {
+void qkv_split(const Expect& expect, const QkvSplit& split, int64_t rows, Dtype dtype) {
   const Shape norm{split.shape.head_dim, 1, 1, 1};
   expect.heads(split.shape);
   expect.pieces(split.pieces, rows);
   expect.floats("rotary", split.rotary, {rows, split.shape.head_dim, 1, 1});
   if (split.q_norm || split.k_norm) {
-    expect.floats("q_norm", split.q_norm, norm);
-    expect.floats("k_norm", split.k_norm, norm);
+    expect.contiguous("q_norm", split.q_norm, dtype, norm);
+    expect.contiguous("k_norm", split.k_norm, dtype, norm);
   }
 }
 
@@ -197,10 +203,10 @@ void qkv_split_forward(const QkvSplit& split, const Tensor& qkv, const Tensor& q
   const Expect expect("qkv_split_forward");
   const HeadShape& shape = split.shape;
   const int64_t rows = qkv.rows();
-  qkv_split(expect, split, rows);
-  expect.floats("qkv", qkv, {rows, shape.qkv_width(), 1, 1});
-  expect.floats("q", q, {shape.heads, rows, shape.head_dim, 1});
-  expect.flat("kv", kv, 2 * shape.kv_heads * rows * shape.head_dim);
+  const Dtype dtype = expect.activations("qkv", qkv, {rows, shape.qkv_width(), 1, 1});
+  qkv_split(expect, split, rows, dtype);
+  expect.contiguous("q", q, dtype, {shape.heads, rows, shape.head_dim, 1});
+  expect.flat("kv", kv, dtype, 2 * shape.kv_heads * rows * shape.head_dim);
 }
 
 void qkv_split_backward(const QkvSplit& split, const Tensor& qkv, const Tensor& dq,
@@ -209,12 +215,12 @@ void qkv_split_backward(const QkvSplit& split, const Tensor& qkv, const Tensor& 
   const Expect expect("qkv_split_backward");
   const HeadShape& shape = split.shape;
   const int64_t rows = d_qkv.rows();
-  qkv_split(expect, split, rows);
-  expect.floats("d_qkv", d_qkv, {rows, shape.qkv_width(), 1, 1});
+  const Dtype dtype = expect.activations("d_qkv", d_qkv, {rows, shape.qkv_width(), 1, 1});
+  qkv_split(expect, split, rows, dtype);
   expect.floats("dq", dq, {shape.heads, rows, shape.head_dim, 1});
   expect.flat("dkv", dkv, 2 * shape.kv_heads * rows * shape.head_dim);
   if (!split.q_norm) return;
-  expect.floats("qkv", qkv, d_qkv.shape);
+  expect.contiguous("qkv", qkv, dtype, d_qkv.shape);
   expect.floats("d_q_norm", d_q_norm, split.q_norm.shape);
   expect.floats("d_k_norm", d_k_norm, split.k_norm.shape);
 }
@@ -236,7 +242,7 @@ void attention_finish(const HeadShape& shape, const AttentionState& state, const
   const Expect expect("attention_finish");
   const int64_t rows = output.rows();
   expect.heads(shape);
-  expect.floats("output", output, {rows, shape.q_width(), 1, 1});
+  expect.activations("output", output, {rows, shape.q_width(), 1, 1});
   expect.state(state, {shape.heads, rows, shape.head_dim, 1});
   expect.floats("lse", lse, {shape.heads, rows, 1, 1});
 }
@@ -246,8 +252,8 @@ void attention_delta(const HeadShape& shape, const Tensor& output, const Tensor&
   const Expect expect("attention_delta");
   const int64_t rows = output.rows();
   expect.heads(shape);
-  expect.floats("output", output, {rows, shape.q_width(), 1, 1});
-  expect.floats("d_output", d_output, output.shape);
+  const Dtype dtype = expect.activations("output", output, {rows, shape.q_width(), 1, 1});
+  expect.contiguous("d_output", d_output, dtype, output.shape);
   expect.floats("delta", delta, {shape.heads, rows, 1, 1});
 }
 
@@ -256,7 +262,7 @@ void attention_backward(const AttentionStep& step, const Tensor& q, const Tensor
   const Expect expect("attention_backward");
   const int64_t rows = expect.attention(step, q, kv);
   const Shape per_row{step.shape.heads, rows, 1, 1};
-  expect.floats("d_output", gradient.d_output, {rows, step.shape.q_width(), 1, 1});
+  expect.contiguous("d_output", gradient.d_output, q.dtype, {rows, step.shape.q_width(), 1, 1});
   expect.floats("lse", gradient.lse, per_row);
   expect.floats("delta", gradient.delta, per_row);
   expect.floats("dq", dq, q.shape);
@@ -266,41 +272,38 @@ void attention_backward(const AttentionStep& step, const Tensor& q, const Tensor
 void swiglu_forward(const Tensor& gate_up, const Tensor& y) {
   const Expect expect("swiglu_forward");
   const int64_t rows = y.rows(), width = y.shape[1];
-  expect.floats("y", y, {rows, width, 1, 1});
-  expect.floats("gate_up", gate_up, {rows, 2 * width, 1, 1});
+  const Dtype dtype = expect.activations("y", y, {rows, width, 1, 1});
+  expect.contiguous("gate_up", gate_up, dtype, {rows, 2 * width, 1, 1});
 }
 
 void swiglu_backward(const Tensor& gate_up, const Tensor& dy, const Tensor& d_gate_up) {
   const Expect expect("swiglu_backward");
   const int64_t rows = dy.rows(), width = dy.shape[1];
-  expect.floats("dy", dy, {rows, width, 1, 1});
-  expect.floats("gate_up", gate_up, {rows, 2 * width, 1, 1});
-  expect.floats("d_gate_up", d_gate_up, gate_up.shape);
+  const Dtype dtype = expect.activations("dy", dy, {rows, width, 1, 1});
+  expect.contiguous("gate_up", gate_up, dtype, {rows, 2 * width, 1, 1});
+  expect.contiguous("d_gate_up", d_gate_up, dtype, gate_up.shape);
 }
-
-namespace {
-
-void embedding(const Expect& expect, const Tensor& tokens, const Tensor& table, const Tensor& y) {
-  const int64_t rows = tokens.rows(), width = table.shape[1];
-  expect.contiguous("tokens", tokens, Dtype::i32, {rows, 1, 1, 1});
-  expect.floats("table", table, {table.rows(), width, 1, 1});
-  expect.floats("y", y, {rows, width, 1, 1});
-}
-
-}  // namespace
 
 void embedding_forward(const Tensor& tokens, const Tensor& table, const Tensor& y) {
-  embedding(Expect("embedding_forward"), tokens, table, y);
+  const Expect expect("embedding_forward");
+  const int64_t rows = tokens.rows(), width = table.shape[1];
+  expect.contiguous("tokens", tokens, Dtype::i32, {rows, 1, 1, 1});
+  const Dtype dtype = expect.activations("table", table, {table.rows(), width, 1, 1});
+  expect.contiguous("y", y, dtype, {rows, width, 1, 1});
 }
 
 void embedding_backward(const Tensor& tokens, const Tensor& dy, const Tensor& d_table) {
-  embedding(Expect("embedding_backward"), tokens, d_table, dy);
+  const Expect expect("embedding_backward");
+  const int64_t rows = tokens.rows(), width = d_table.shape[1];
+  expect.contiguous("tokens", tokens, Dtype::i32, {rows, 1, 1, 1});
+  expect.floats("d_table", d_table, {d_table.rows(), width, 1, 1});
+  expect.activations("dy", dy, {rows, width, 1, 1});
 }
 
 void cross_entropy(const Tensor& logits, const Tensor& labels, const Tensor& losses) {
   const Expect expect("cross_entropy");
   const int64_t rows = logits.rows();
-  expect.floats("logits", logits, {rows, logits.shape[1], 1, 1});
+  expect.activations("logits", logits, {rows, logits.shape[1], 1, 1});
   expect.contiguous("labels", labels, Dtype::i32, {rows, 1, 1, 1});
   expect.floats("losses", losses, {rows, 1, 1, 1});
 }
@@ -312,13 +315,14 @@ void sum_of_squares(const Tensor& x, const Tensor& result) {
 }
 
 void adamw(const AdamW& settings, const Tensor& gradient, const Tensor& weights,
-           const Tensor& first_moment, const Tensor& second_moment) {
+           const Tensor& first_moment, const Tensor& second_moment, const Tensor& rounded) {
   const Expect expect("adamw");
   CHECK(settings.step >= 1, "adamw: step ", settings.step, " is not counted from 1");
   expect.floats("weights", weights, weights.shape);
   expect.flat("gradient", gradient, weights.size());
   expect.flat("first_moment", first_moment, weights.size());
   expect.flat("second_moment", second_moment, weights.size());
+  if (rounded) expect.flat("rounded", rounded, Dtype::bf16, weights.size());
 }
 
 }  // namespace ringlet::shapes

@@ -55,6 +55,6 @@ void embedding_backward(const Tensor& tokens, const Tensor& dy, const Tensor& d_
 void cross_entropy(const Tensor& logits, const Tensor& labels, const Tensor& losses);
 void sum_of_squares(const Tensor& x, const Tensor& result);
 void adamw(const AdamW& settings, const Tensor& gradient, const Tensor& weights,
-           const Tensor& first_moment, const Tensor& second_moment);
+           const Tensor& first_moment, const Tensor& second_moment, const Tensor& rounded);
 
 }  // namespace ringlet::shapes

@@ -6,14 +6,33 @@
 #include <span>
 #include <type_traits>
 
+#include "kernels/bf16.h"
 #include "kernels/check.h"
 
 namespace ringlet {
 
-enum class Dtype : uint8_t { f32, f64, i32, i64 };
+enum class Dtype : uint8_t { f32, f64, i32, i64, bf16 };
 
 constexpr int64_t element_bytes(Dtype dtype) {
-  return dtype == Dtype::f32 || dtype == Dtype::i32 ? 4 : 8;
+  switch (dtype) {
+    case Dtype::bf16: return 2;
+    case Dtype::f32:
+    case Dtype::i32: return 4;
+    case Dtype::f64:
+    case Dtype::i64: return 8;
+  }
+  return 0;
+}
+
+constexpr const char* name_of(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::f32: return "f32";
+    case Dtype::f64: return "f64";
+    case Dtype::i32: return "i32";
+    case Dtype::i64: return "i64";
+    case Dtype::bf16: return "bf16";
+  }
+  return "?";
 }
 
 template <class T>
@@ -22,6 +41,7 @@ constexpr Dtype dtype_of() {
   if constexpr (std::is_same_v<Plain, float>) return Dtype::f32;
   else if constexpr (std::is_same_v<Plain, double>) return Dtype::f64;
   else if constexpr (std::is_same_v<Plain, int32_t>) return Dtype::i32;
+  else if constexpr (std::is_same_v<Plain, Bf16>) return Dtype::bf16;
   else { static_assert(std::is_same_v<Plain, int64_t>); return Dtype::i64; }
 }
 
@@ -45,7 +65,7 @@ struct Tensor {
   /// The elements as T, in order. Throws Error if T is not the stored dtype or rows are apart.
   template <class T>
   std::span<T> as() const {
-    CHECK(dtype == dtype_of<T>(), "tensor of dtype ", int(dtype), " read as ", int(dtype_of<T>()));
+    CHECK(dtype == dtype_of<T>(), "tensor of dtype ", name_of(dtype), " read as ", name_of(dtype_of<T>()));
     CHECK(contiguous(), "row stride ", row_stride, " of a row of ", row_size());
     return {reinterpret_cast<T*>(data), static_cast<size_t>(size())};
   }
@@ -53,7 +73,7 @@ struct Tensor {
   /// First element of a row as T, for tensors whose rows may be apart. Throws Error on another dtype.
   template <class T>
   T* row(int64_t index) const {
-    CHECK(dtype == dtype_of<T>(), "tensor of dtype ", int(dtype), " read as ", int(dtype_of<T>()));
+    CHECK(dtype == dtype_of<T>(), "tensor of dtype ", name_of(dtype), " read as ", name_of(dtype_of<T>()));
     return reinterpret_cast<T*>(data) + index * row_stride;
   }
 

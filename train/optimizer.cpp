@@ -98,7 +98,7 @@ void ShardedAdamW::update(const AdamW& settings) {
   without_decay.weight_decay = 0;
   for (const Segment& segment : segments_) {
     device.adamw(segment.parameter->decays() ? settings : without_decay, segment.gradient,
-                 segment.weights, segment.first_moment, segment.second_moment);
+                 segment.weights, segment.first_moment, segment.second_moment, {});
   }
   std::vector<Event> gathered;
   for (const Bucket& bucket : parameters_.buckets()) {

@@ -11,16 +11,6 @@ namespace {
 constexpr int64_t kSumBlock = 4096;  // elements: the running sum stays in the nearest cache
 constexpr int64_t kCopyBlock = 1 << 20;  // bytes: a failure is noticed within a millisecond
 
-const char* name_of(Dtype dtype) {
-  switch (dtype) {
-    case Dtype::f32: return "f32";
-    case Dtype::f64: return "f64";
-    case Dtype::i32: return "i32";
-    case Dtype::i64: return "i64";
-  }
-  return "unknown";
-}
-
 std::string describe(const Tensor& tensor) {
   return fmt::format("{} {} values", tensor.size(), name_of(tensor.dtype));
 }

@@ -220,8 +220,9 @@ class CpuBackend final : public Backend {
     result.as<double>()[0] = std::accumulate(sums.begin(), sums.end(), 0.0);
   }
   void adamw(const AdamW& settings, const Tensor& gradient, const Tensor& weights,
-             const Tensor& first_moment, const Tensor& second_moment) override {
-    shapes::adamw(settings, gradient, weights, first_moment, second_moment);
+             const Tensor& first_moment, const Tensor& second_moment, const Tensor& rounded) override {
+    shapes::adamw(settings, gradient, weights, first_moment, second_moment, rounded);
+    CHECK(!rounded, "adamw: bf16 weights are the business of kernels/cpu/bf16_storage.h");
     by_elements(weights.size(), [&](int64_t first, int64_t count) {
       const auto part = [&](const Tensor& tensor) { return flat(tensor).slice(first, count); };
       cpu::adamw(settings, part(gradient), part(weights), part(first_moment), part(second_moment));

@@ -84,7 +84,7 @@ CudaMachine examine_cuda() {
   return machine;
 }
 
-constexpr CudaInterface kInterface{kCudaInterfaceVersion, examine_cuda};
+constexpr CudaInterface kInterface{kCudaInterfaceVersion, examine_cuda, nullptr, nullptr};
 
 }  // namespace
 }  // namespace ringlet

@@ -101,8 +101,8 @@ class DryBackend final : public Backend {
     shapes::sum_of_squares(x, result);
   }
   void adamw(const AdamW& settings, const Tensor& gradient, const Tensor& weights,
-             const Tensor& first_moment, const Tensor& second_moment) override {
-    shapes::adamw(settings, gradient, weights, first_moment, second_moment);
+             const Tensor& first_moment, const Tensor& second_moment, const Tensor& rounded) override {
+    shapes::adamw(settings, gradient, weights, first_moment, second_moment, rounded);
   }
 
  private:

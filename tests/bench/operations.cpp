@@ -234,7 +234,7 @@ void adamw(benchmark::State& state) {
   int64_t step = 1;
   measure_elements(state, weights.size(), 7, [&] {
     device.backend->adamw({1e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, 1, step++}, gradient, weights, first,
-                          second);
+                          second, {});
   });
 }
 

@@ -31,7 +31,7 @@ TEST_P(AdamWTest, SeveralStepsAreTheReference) {
     AdamW settings = kSettings;
     for (settings.step = 1; settings.step <= 5; ++settings.step) {
       const auto gradient = random_values(size, 10 + settings.step);
-      bench.device->adamw(settings, bench.put(gradient, {size, 1, 1, 1}), weights, first, second);
+      bench.device->adamw(settings, bench.put(gradient, {size, 1, 1, 1}), weights, first, second, {});
       expected = reference::adamw(settings, widen(gradient), expected);
     }
     EXPECT_LE(error_of(bench.get(weights), expected.weights), kOutputTolerance) << size;
@@ -49,7 +49,7 @@ TEST_P(AdamWTest, DecayDoesNotPassThroughTheMoments) {
   const Tensor zeros = bench.put(std::vector<float>(65), {65, 1, 1, 1});
   const Tensor first = bench.put(std::vector<float>(65), {65, 1, 1, 1});
   const Tensor second = bench.put(std::vector<float>(65), {65, 1, 1, 1});
-  bench.device->adamw(kSettings, zeros, weights, first, second);
+  bench.device->adamw(kSettings, zeros, weights, first, second, {});
   auto expected = widen(start);
   for (double& value : expected) value *= 1 - 1e-2 * 0.1;
   EXPECT_LE(error_of(bench.get(weights), expected), 1e-7);
@@ -66,7 +66,7 @@ TEST_P(AdamWTest, BiasCorrectionIsWorkedOutInDouble) {
   const std::vector<float> zeros(64);
   const Tensor weights = bench.put(zeros, {64, 1, 1, 1});
   const Tensor first = bench.put(zeros, {64, 1, 1, 1}), second = bench.put(zeros, {64, 1, 1, 1});
-  bench.device->adamw(settings, bench.put(gradient, {64, 1, 1, 1}), weights, first, second);
+  bench.device->adamw(settings, bench.put(gradient, {64, 1, 1, 1}), weights, first, second, {});
   const reference::AdamWState none{widen(zeros), widen(zeros), widen(zeros)};
   EXPECT_LE(error_of(bench.get(weights), reference::adamw(settings, widen(gradient), none).weights),
             1e-6);
@@ -98,11 +98,11 @@ TEST_P(AdamWTest, SumOfSquaresShowsWhatIsNotFinite) {
 TEST(AdamWShapeTest, WrongShapesThrow) {
   Bench bench;
   const Tensor four = bench.poisoned({4, 1, 1, 1}), five = bench.poisoned({5, 1, 1, 1});
-  EXPECT_THROW(bench.device->adamw(kSettings, four, five, five, five), Error);
-  EXPECT_THROW(bench.device->adamw(kSettings, four, four, four, five), Error);
+  EXPECT_THROW(bench.device->adamw(kSettings, four, five, five, five, {}), Error);
+  EXPECT_THROW(bench.device->adamw(kSettings, four, four, four, five, {}), Error);
   AdamW counted_from_zero = kSettings;
   counted_from_zero.step = 0;
-  EXPECT_THROW(bench.device->adamw(counted_from_zero, four, four, four, four), Error);
+  EXPECT_THROW(bench.device->adamw(counted_from_zero, four, four, four, four, {}), Error);
   EXPECT_THROW(bench.device->sum_of_squares(four, five.slice(0, 1)), Error) << "result in f32";
 }
 

@@ -217,9 +217,9 @@ class DeferredBackend final : public Backend {
     queue_.push([=, this] { device_->sum_of_squares(x, result); });
   }
   void adamw(const AdamW& settings, const Tensor& gradient, const Tensor& weights,
-             const Tensor& first_moment, const Tensor& second_moment) override {
+             const Tensor& first_moment, const Tensor& second_moment, const Tensor& rounded) override {
     queue_.push(
-        [=, this] { device_->adamw(settings, gradient, weights, first_moment, second_moment); });
+        [=, this] { device_->adamw(settings, gradient, weights, first_moment, second_moment, rounded); });
   }
 
  private:

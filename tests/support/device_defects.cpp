@@ -78,10 +78,10 @@ class DecaysEverything : public WrongDevice {
  public:
   using WrongDevice::WrongDevice;
   void adamw(const AdamW& settings, const Tensor& gradient, const Tensor& weights,
-             const Tensor& first_moment, const Tensor& second_moment) override {
+             const Tensor& first_moment, const Tensor& second_moment, const Tensor& rounded) override {
     AdamW wrong = settings;
     wrong.weight_decay = 0.1f;
-    WrongDevice::adamw(wrong, gradient, weights, first_moment, second_moment);
+    WrongDevice::adamw(wrong, gradient, weights, first_moment, second_moment, rounded);
   }
 };
 
@@ -89,10 +89,10 @@ class LeavesOutBiasCorrection : public WrongDevice {
  public:
   using WrongDevice::WrongDevice;
   void adamw(const AdamW& settings, const Tensor& gradient, const Tensor& weights,
-             const Tensor& first_moment, const Tensor& second_moment) override {
+             const Tensor& first_moment, const Tensor& second_moment, const Tensor& rounded) override {
     AdamW wrong = settings;
     wrong.step = 1'000'000;
-    WrongDevice::adamw(wrong, gradient, weights, first_moment, second_moment);
+    WrongDevice::adamw(wrong, gradient, weights, first_moment, second_moment, rounded);
   }
 };
 
