@@ -48,6 +48,7 @@ cudaError_t run_probe() {
 
 CudaDevice examine_device(int device, int count) {
   CudaDevice found;
+  found.index = device;
   cudaDeviceProp properties{};
   if (const auto status = cudaGetDeviceProperties(&properties, device)) {
     found.trouble = forget(status);

@@ -6,6 +6,7 @@
 
 #include "kernels/comm/threads.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/host_values.h"
 #include "train/verify/attention_watch.h"
 #include "train/verify/spot_check.h"
 
@@ -13,6 +14,7 @@ namespace ringlet {
 namespace {
 
 constexpr int64_t kArenaBytes = int64_t{1} << 36;  // addresses only
+constexpr int kMostRanksOfDevice = 32;  // problems of verification are small: a GPU is shared out once for all of them
 constexpr std::chrono::seconds kTimeout{60};
 
 /// One rank of the step. Writes into what all ranks share: its own positions, elements and lines only.
@@ -30,12 +32,12 @@ class RankStep {
                     .ranks[size_t(context.ring.rank())]),
         layout_(parts.layout(setup.layout, problem.length(), setup.ring_size)),
         settings_(setup.settings),
-        parameters_(problem.gpt, context.device, world.size(), setup.gradients),
+        parameters_(problem.gpt, context.device, {world.rank(), world.size()}, setup.gradients),
         gpt_(parameters_),
         rank_{context, world, layout_, settings_, gpt_},
         optimizer_(parameters_, world) {
     for (const Parameter& parameter : parameters_.all()) {
-      upload<float>(context.device, problem.weights.at(parameter.name), parameter.weight);
+      parameters_.set(parameter, problem.weights.at(parameter.name));
     }
     const int64_t count = std::ssize(problem.windows);
     for (int64_t i = rank_.ring_index(); i < count; i += rank_.rings()) own_windows_.push_back(i);
@@ -46,9 +48,7 @@ class RankStep {
     if (watch_ == Watch::everything) evaluate(values, leaks);
     train(values, samples);
     for (const Parameter& parameter : parameters_.all()) {
-      std::vector<float>& weight = weights[parameter.name];
-      weight.resize(size_t(parameter.weight.size()));
-      read<float>(context_.device, parameter.weight, weight);
+      weights[parameter.name] = host_values(context_.device, parameter.weight);
     }
   }
 
@@ -235,13 +235,22 @@ RingParts real_parts(int threads_per_rank) {
   return parts;
 }
 
+RingParts real_parts(const Devices& devices) {
+  RingParts parts = real_parts();
+  parts.memory = devices.memory();
+  parts.device = [&devices](int rank, int64_t arena_bytes, Trace& trace) {
+    return devices.make(rank, kMostRanksOfDevice, arena_bytes, trace);
+  };
+  return parts;
+}
+
 RingStep ring_step(const VerifyProblem& problem, const RingSetup& setup, const RingParts& parts,
                    Watch watch) {
   RingStep result{room_for(problem, watch), {}, {}, {}};
   std::vector<std::vector<std::string>> leaks(size_t(setup.ranks()));
   std::vector<std::vector<Deviation>> samples(size_t(setup.ranks()));
   std::vector<std::map<std::string, std::vector<float>>> weights(size_t(setup.ranks()));
-  run_ranks({setup.ranks(), kTimeout}, [&](Comm& all_ranks, Trace& trace) {
+  run_ranks({.ranks = setup.ranks(), .timeout = kTimeout, .memory = parts.memory}, [&](Comm& all_ranks, Trace& trace) {
     const auto me = size_t(all_ranks.rank());
     const std::unique_ptr<Backend> device = parts.device(all_ranks.rank(), kArenaBytes, trace);
     const std::unique_ptr<Comm> world = parts.world(all_ranks.split(0));
