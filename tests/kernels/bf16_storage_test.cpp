@@ -15,9 +15,6 @@ constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 /// bf16 too is f32 in both.
 struct Twin {
   Tensor narrow, wide;
-  Twin slice(int64_t first, int64_t count) const {
-    return {narrow.slice(first, count), wide.slice(first, count)};
-  }
   Twin columns(int64_t first, int64_t count) const {
     return {narrow.columns(first, count), wide.columns(first, count)};
   }
@@ -254,7 +251,7 @@ TEST_F(Bf16StorageTest, Attention) {
 
 TEST_F(Bf16StorageTest, AttentionOfNoKeysAndNoQueries) {
   const HeadShape shape{2, 1, 8};
-  for (const auto& [rows, key_rows] : {std::pair<int64_t, int64_t>{3, 0}, {0, 3}}) {
+  for (const auto& [rows, key_rows] : {std::pair(3, 0), std::pair(0, 3)}) {
     const Tensor first_visible = bench.put(std::vector<int64_t>(rows), {rows, 1, 1, 1});
     const AttentionStep step{shape, {0, 1, 0, rows}, {0, 1, 0, key_rows}, first_visible};
     const Tensor q = random({2, rows, 8, 1}).narrow, kv = random({2, 1, key_rows, 8}).narrow;
@@ -315,8 +312,7 @@ TEST_F(Bf16StorageTest, AdamwRoundsTheNewWeights) {
   for (const int64_t size : {1009, 0, 1, 64}) {
     const Shape shape{size, 1, 1, 1};
     const Twin gradient = random_floats(shape), weights = random_floats(shape), first = random_floats(shape);
-    const std::vector<float> squares(size_t(size), 0.25f);
-    const Twin second = floats(squares, shape);
+    const Twin second = floats(std::vector<float>(size_t(size), 0.25f), shape);
     const Tensor rounded_weights = poisoned({1, size, 1, 1}).narrow;
     device.adamw(settings, gradient.narrow, weights.narrow, first.narrow, second.narrow, rounded_weights);
     device.adamw(settings, gradient.wide, weights.wide, first.wide, second.wide, {});
