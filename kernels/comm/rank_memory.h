@@ -8,7 +8,7 @@
 
 namespace ringlet {
 
-/// Moves and sums tensors of ranks that are threads of one process. Called by one thread; every call returns when it is
+/// Moves and sums tensors of ranks that are threads of one process. Any thread may call it; every call returns when it is
 /// done, or soon after `abandoned` became true. Tensors are contiguous.
 class RankMemory {
  public:

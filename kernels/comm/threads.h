@@ -4,6 +4,7 @@
 #include <functional>
 
 #include "kernels/comm.h"
+#include "kernels/comm/rank_memory.h"
 #include "kernels/comm/transfer_observer.h"
 #include "kernels/trace.h"
 
@@ -17,10 +18,12 @@ struct ThreadsOptions {
   /// Told of every message and collective of more than one rank by the progress thread; absent: nobody. Must outlive
   /// run_ranks.
   TransferObserver* observer = nullptr;
+  /// What moves and sums the tensors; absent: make_host_memory(). Must outlive run_ranks.
+  RankMemory* memory = nullptr;
 };
 
 /// Runs `rank_main` once per rank, each on a thread of its own in this process, connected by a Comm
-/// in host memory. Messages are copied, and sums taken, by one progress thread that sleeps when
+/// in memory. Messages are copied, and sums taken, by one progress thread that sleeps when
 /// there is nothing to do. Returns when all ranks have returned. When one throws, the waits of all
 /// others throw PeerFailed, and the first error is rethrown here with its rank named: UsageError as
 /// such, all else as Error. A rank that returns while others still wait for it, or neither answers nor

@@ -85,7 +85,7 @@ Event ThreadsComm::start(Kind kind, const Tensor& input, const Tensor& output, E
   const bool alone = size() == 1 && !world_.failed();
   if (alone && timeline_.reached(posted_) && after.reached()) {
     // Nobody to wait for: no need to wake the progress thread.
-    perform({kind, {part}}, std::atomic<bool>(false));
+    perform({kind, {part}}, world_.memory(), std::atomic<bool>(false));
     return {};
   }
   const Event event = world_.start_collective(group_, rank_, call, kind, part);

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/comm/rank_memory.h"
 #include "kernels/event.h"
 #include "kernels/tensor.h"
 
@@ -36,6 +37,6 @@ struct Operation {
 void check_parts(const Operation& operation);
 
 /// Moves and sums the data. Gives up between two blocks once `abandoned` is true.
-void perform(const Operation& operation, const std::atomic<bool>& abandoned);
+void perform(const Operation& operation, RankMemory& memory, const std::atomic<bool>& abandoned);
 
 }  // namespace ringlet::threads

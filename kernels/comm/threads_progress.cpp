@@ -81,7 +81,7 @@ World::Next World::advance(Lock& lock) {
 
 void World::perform_observed(const Operation& operation) const {
   const auto begin = std::chrono::steady_clock::now();
-  perform(operation, failed_);
+  perform(operation, memory_, failed_);
   if (observer_ == nullptr || operation.kind == Kind::barrier || operation.parts.size() == 1) return;
   const auto end = std::chrono::steady_clock::now();
   using Direction = TransferObserver::Direction;

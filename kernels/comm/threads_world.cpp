@@ -22,7 +22,10 @@ std::unique_ptr<Group> make_group(World& world, const std::vector<int>& members)
 }  // namespace
 
 World::World(const ThreadsOptions& options)
-    : timeout_(std::min(options.timeout, kLongestTimeout)), observer_(options.observer) {
+    : timeout_(std::min(options.timeout, kLongestTimeout)),
+      observer_(options.observer),
+      host_memory_(make_host_memory()),
+      memory_(options.memory != nullptr ? *options.memory : *host_memory_) {
   std::vector<int> members;
   for (int rank = 0; rank < options.ranks; ++rank) {
     members.push_back(rank);

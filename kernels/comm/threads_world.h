@@ -75,6 +75,7 @@ class World {
   /// After it returns nothing that was posted on this timeline is touched again.
   void withdraw(RankTimeline& timeline);
   bool failed() const { return failed_; }
+  RankMemory& memory() { return memory_; }
 
   // ---- called by run_ranks ----
   void progress();       // the progress thread: returns after stop_progress
@@ -126,6 +127,8 @@ class World {
 
   const std::chrono::milliseconds timeout_;
   TransferObserver* const observer_;  // or absent
+  const std::unique_ptr<RankMemory> host_memory_;
+  RankMemory& memory_;
   std::mutex mutex_;
   std::deque<Rank> ranks_;
   std::deque<std::unique_ptr<Group>> groups_;  // the first holds all ranks
