@@ -159,21 +159,20 @@ class RankStep {
           add_losses(losses, batch, rank_.pieces(), bins);
         });
     if (context_.ring.rank() == 0) own_samples = samples.deviations();  // equal on the ring
-    put_gradients(values.gradients);
+    put_shards(&ShardedAdamW::Segment::gradient, values.gradients);
     sum_over_world(rank_, {&squares, 1});
     const double loss = mean_over_world(bins).mean();
     step.update(squares, problem_.clip_norm, problem_.optimizer);
+    put_shards(&ShardedAdamW::Segment::weights, values.next_weights);
     if (world_.rank() != 0) return;
     values.train_loss = loss;
     values.gradient_norm = std::sqrt(squares);
   }
 
-  void put_gradients(Values& gradients) const {
-    std::vector<float> own;
+  void put_shards(Tensor ShardedAdamW::Segment::*shard, Values& whole) const {
     for (const ShardedAdamW::Segment& segment : optimizer_.segments()) {
-      own.resize(size_t(segment.gradient.size()));
-      read<float>(context_.device, segment.gradient, own);
-      std::ranges::copy(own, gradients.at(segment.parameter->name).begin() + segment.first_element);
+      const std::vector<float> own = host_values(context_.device, segment.*shard);
+      std::ranges::copy(own, whole.at(segment.parameter->name).begin() + segment.first_element);
     }
   }
 
@@ -204,6 +203,7 @@ StepValues room_for(const VerifyProblem& problem, Watch watch) {
   }
   for (const ParameterShape& shape : parameter_shapes(problem.gpt)) {
     values.gradients[shape.name].assign(size_t(shape.size()), 0);
+    values.next_weights[shape.name].assign(size_t(shape.size()), 0);
   }
   return values;
 }
@@ -266,7 +266,6 @@ RingStep ring_step(const VerifyProblem& problem, const RingSetup& setup, const R
   for (const auto& of_rank : leaks) {
     result.leaks.insert(result.leaks.end(), of_rank.begin(), of_rank.end());
   }
-  result.values.next_weights = widened(weights.front());
   for (size_t rank = 1; rank < weights.size(); ++rank) {
     for (const auto& [name, values] : weights[rank]) {
       if (values == weights.front().at(name)) continue;
