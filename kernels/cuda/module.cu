@@ -2,6 +2,7 @@
 // No {fmt} here: nvcc refuses its formats that are checked at compile time.
 #include <cuda_runtime.h>
 
+#include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda_module.h"
 
 namespace ringlet {
@@ -84,7 +85,7 @@ CudaMachine examine_cuda() {
   return machine;
 }
 
-constexpr CudaInterface kInterface{kCudaInterfaceVersion, examine_cuda, nullptr, nullptr};
+constexpr CudaInterface kInterface{kCudaInterfaceVersion, examine_cuda, cuda::make_cuda_backend, nullptr};
 
 }  // namespace
 }  // namespace ringlet
