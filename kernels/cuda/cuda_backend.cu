@@ -27,7 +27,7 @@ static_assert(kScratchBytes >= kEmbeddingScratchBytes && kScratchBytes >= kSumOf
   if (status != cudaSuccess || count == 0) {
     throw Error("there is no GPU to compute on" +
                     (status == cudaSuccess ? std::string() : std::string(": ") + cudaGetErrorString(status)),
-                "`ringlet info` says what it finds; the CPU backend needs no GPU");
+                "`ringlet doctor` says what there is; the CPU backend needs no GPU");
   }
   throw Error("GPU " + std::to_string(device) + " was asked for, but there are " + std::to_string(count) +
                   ", counted from 0",

@@ -89,7 +89,8 @@ Preference make_preference(size_t workspace_bytes, const Tensor& first, const Te
 struct Matmul::Plan {
   Product product;
   Layout first, second, out;
-  std::optional<cublasLtMatmulAlgo_t> algorithm;  // none: cuBLASLt has none for this shape
+  cublasLtMatmulAlgo_t algorithm{};
+  bool has_algorithm = false;  // cuBLASLt may have none for the shape
 };
 
 Matmul::Matmul(std::span<std::byte> workspace) : workspace_(workspace) { check_cublas(cublasLtCreate(&handle_)); }
@@ -113,6 +114,7 @@ std::unique_ptr<Matmul::Plan> Matmul::make_plan(const shapes::MatmulSizes& sizes
                                      plan->out.get(), plan->out.get(), preference.get(), 1, &found, &count);
   if (status == CUBLAS_STATUS_SUCCESS && count == 1 && found.state == CUBLAS_STATUS_SUCCESS) {
     plan->algorithm = found.algo;
+    plan->has_algorithm = true;
   }
   return plan;
 }
@@ -125,14 +127,14 @@ void Matmul::run(cudaStream_t stream, const shapes::MatmulSizes& sizes, const Te
                 alignment_of(a), alignment_of(b), alignment_of(out)};
   std::unique_ptr<Plan>& plan = plans_[key];
   if (plan == nullptr) plan = make_plan(sizes, a, transpose_a, b, transpose_b, out);
-  if (plan->algorithm) {
+  if (plan->has_algorithm) {
     const float alpha = 1, beta = write == Write::add ? 1 : 0;
     const cublasStatus_t status = cublasLtMatmul(
         handle_, plan->product.get(), &alpha, b.data, plan->first.get(), a.data, plan->second.get(), &beta, out.data,
-        plan->out.get(), out.data, plan->out.get(), &*plan->algorithm, workspace_.data(), workspace_.size(), stream);
+        plan->out.get(), out.data, plan->out.get(), &plan->algorithm, workspace_.data(), workspace_.size(), stream);
     // An algorithm may still refuse what the heuristic proposed it for; nothing has been launched then.
     if (status != CUBLAS_STATUS_NOT_SUPPORTED && status != CUBLAS_STATUS_INVALID_VALUE) return check_cublas(status);
-    plan->algorithm.reset();
+    plan->has_algorithm = false;
   }
   plain_matmul(stream, sizes, a, transpose_a, b, transpose_b, write, out);
 }
