@@ -1,7 +1,6 @@
-#include "kernels/cuda/adamw.h"
-
 #include <cmath>
 
+#include "kernels/cuda/adamw.h"
 #include "kernels/cuda/packs.h"
 
 namespace ringlet::cuda {
@@ -20,8 +19,8 @@ __device__ double sum_over_block(double value) {
   return value;
 }
 
-__global__ void __launch_bounds__(kThreads) sum_squares(const float* x, int64_t whole_packs, int64_t size,
-                                                        double* sums) {
+__global__ void __launch_bounds__(kThreads)
+    sum_squares(const float* x, int64_t whole_packs, int64_t size, double* sums) {
   constexpr int kPack = kFullPack<float>;
   double even = 0, odd = 0;
   for (int64_t pack = grid_thread(); pack < whole_packs; pack += grid_threads()) {
@@ -79,17 +78,20 @@ __device__ void step_pack(const Factors& factors, const Tensors& at, int64_t fir
   if (at.rounded != nullptr) store_floats(w, at.rounded + first);
 }
 
-__global__ void __launch_bounds__(kThreads) step_all(Factors factors, Tensors at, int64_t whole_packs, int64_t size) {
+__global__ void __launch_bounds__(kThreads)
+    step_all(Factors factors, Tensors at, int64_t whole_packs, int64_t size) {
   constexpr int kPack = kFullPack<float>;
   for (int64_t pack = grid_thread(); pack < whole_packs; pack += grid_threads()) {
     step_pack<kPack>(factors, at, pack * kPack);
   }
-  for (int64_t i = whole_packs * kPack + grid_thread(); i < size; i += grid_threads()) step_pack<1>(factors, at, i);
+  for (int64_t i = whole_packs * kPack + grid_thread(); i < size; i += grid_threads())
+    step_pack<1>(factors, at, i);
 }
 
 }  // namespace
 
-void sum_of_squares(cudaStream_t stream, const Tensor& x, std::span<std::byte> scratch, const Tensor& result) {
+void sum_of_squares(cudaStream_t stream, const Tensor& x, std::span<std::byte> scratch,
+                    const Tensor& result) {
   CHECK(int64_t(scratch.size()) >= kSumOfSquaresScratchBytes, scratch.size(), " bytes of scratch");
   auto* const sums = reinterpret_cast<double*>(scratch.data());
   const int64_t packs = all_aligned({x.data}) ? x.size() / kFullPack<float> : 0;
@@ -115,10 +117,12 @@ void adamw(cudaStream_t stream, const AdamW& settings, const Tensor& gradient, c
       .step_size = float(rate / (1 - std::pow(beta1, double(settings.step)))),
       .decay = float(rate * double(settings.weight_decay)),
   };
-  const Tensors tensors{elements<const float>(gradient), elements<float>(weights), elements<float>(first_moment),
-                        elements<float>(second_moment), elements<__nv_bfloat16>(rounded)};
+  const Tensors tensors{elements<const float>(gradient), elements<float>(weights),
+                        elements<float>(first_moment), elements<float>(second_moment),
+                        elements<__nv_bfloat16>(rounded)};
   // Four rounded weights are 8 bytes; asking 16 of them too is simpler, and the arena gives 256.
-  const bool aligned = all_aligned({gradient.data, weights.data, first_moment.data, second_moment.data, rounded.data});
+  const bool aligned =
+      all_aligned({gradient.data, weights.data, first_moment.data, second_moment.data, rounded.data});
   const int64_t packs = aligned ? weights.size() / kFullPack<float> : 0;
   step_all<<<blocks_for(packs > 0 ? packs : weights.size()), kThreads, 0, stream>>>(factors, tensors, packs,
                                                                                     weights.size());

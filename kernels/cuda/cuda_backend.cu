@@ -1,10 +1,9 @@
-#include "kernels/cuda/cuda_backend.h"
-
 #include <chrono>
 #include <string>
 
 #include "kernels/cuda/adamw.h"
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/cuda_raii.h"
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/embedding.h"
@@ -46,7 +45,8 @@ void use_device(int device) {
   check_cuda(cudaGetDeviceProperties(&properties, device));
   if (properties.major < 8) {
     throw Error("GPU " + std::to_string(device) + ", " + properties.name + ", has compute capability " +
-                    std::to_string(properties.major) + "." + std::to_string(properties.minor) + "; 8.0 is needed",
+                    std::to_string(properties.major) + "." + std::to_string(properties.minor) +
+                    "; 8.0 is needed",
                 "use an A100, an H100 or something newer, or the CPU backend");
   }
   check_cuda(cudaSetDevice(device));
@@ -62,10 +62,11 @@ CudaBytes allocate_on_device(int device, int64_t arena_bytes) {
   if (bytes <= int64_t(free_bytes)) status = cudaMalloc(&data, size_t(bytes));
   if (status == cudaErrorMemoryAllocation) {
     cudaGetLastError();
-    throw Error("a rank asks for " + std::to_string(bytes) + " bytes of memory on GPU " + std::to_string(device) +
-                    ", where " + std::to_string(free_bytes) + " of " + std::to_string(total_bytes) + " are free",
-                "lower memory.arena_bytes or run.seq_len, use memory.recompute = \"full\" or fewer ranks on a GPU; "
-                "`nvidia-smi` shows who else holds memory");
+    throw Error(
+        "a rank asks for " + std::to_string(bytes) + " bytes of memory on GPU " + std::to_string(device) +
+            ", where " + std::to_string(free_bytes) + " of " + std::to_string(total_bytes) + " are free",
+        "lower memory.arena_bytes or run.seq_len, use memory.recompute = \"full\" or fewer ranks on a GPU; "
+        "`nvidia-smi` shows who else holds memory");
   }
   check_cuda(status);
   return CudaBytes(static_cast<std::byte*>(data));
@@ -143,7 +144,8 @@ class CudaBackend final : public Backend {
     shapes::rotary_table(pieces, table);
     cuda::rotary_table(stream(), pieces, base, table);
   }
-  void qkv_split_forward(const QkvSplit& split, const Tensor& qkv, const Tensor& q, const Tensor& kv) override {
+  void qkv_split_forward(const QkvSplit& split, const Tensor& qkv, const Tensor& q,
+                         const Tensor& kv) override {
     shapes::qkv_split_forward(split, qkv, q, kv);
     cuda::qkv_split_forward(stream(), split, qkv, q, kv);
   }

@@ -1,5 +1,4 @@
 #include "kernels/cuda/elementwise.h"
-
 #include "kernels/cuda/packs.h"
 
 namespace ringlet::cuda {
@@ -14,7 +13,8 @@ __global__ void fill_elements(float value, T* to, int64_t whole_packs, int64_t s
   for (int64_t pack = grid_thread(); pack < whole_packs; pack += grid_threads()) {
     store_floats(values, to + pack * kPack);
   }
-  for (int64_t i = whole_packs * kPack + grid_thread(); i < size; i += grid_threads()) to[i] = round_to<T>(value);
+  for (int64_t i = whole_packs * kPack + grid_thread(); i < size; i += grid_threads())
+    to[i] = round_to<T>(value);
 }
 
 __global__ void add_floats(const float* from, float* to, int64_t whole_packs, int64_t size) {

@@ -1,8 +1,7 @@
-#include "kernels/cuda/embedding.h"
-
 #include <bit>
 #include <cub/device/device_radix_sort.cuh>
 
+#include "kernels/cuda/embedding.h"
 #include "kernels/cuda/row_groups.h"
 
 namespace ringlet::cuda {
@@ -51,12 +50,13 @@ __device__ void add_to(const float (&values)[kPack], float* to) {
   store_floats(sums, to);
 }
 
-// Adds up the runs of equal tokens of one chunk (blockIdx.x). A run that lies inside is added to d_table; the parts of one
-// that crosses the chunk's border go to partials: [chunks, 2, columns], part 0 where the run began earlier, else part 1.
+// Adds up the runs of equal tokens of one chunk (blockIdx.x). A run that lies inside is added to d_table; the
+// parts of one that crosses the chunk's border go to partials: [chunks, 2, columns], part 0 where the run
+// began earlier, else part 1.
 template <class T, int kPack>
 __global__ void __launch_bounds__(kThreads)
-    add_chunks(SortedRows sorted, const T* dy, float* d_table, int64_t width, int64_t first_column, int64_t columns,
-               float* partials) {
+    add_chunks(SortedRows sorted, const T* dy, float* d_table, int64_t width, int64_t first_column,
+               int64_t columns, float* partials) {
   const int64_t column = (int64_t(blockIdx.y) * blockDim.x + threadIdx.x) * kPack;
   if (column >= columns) return;
   const int64_t chunk = blockIdx.x, begin = chunk * sorted.chunk_rows, end = sorted.end_of_chunk(chunk);
@@ -79,9 +79,12 @@ __global__ void __launch_bounds__(kThreads)
       for (int j = 0; j < kPack; ++j) sums[j] += widen(packs[ahead].values[j]);
       const bool is_last = i + 1 == sorted.count || !sorted.same(i, i + 1);
       if (!is_last && i + 1 < end) continue;
-      if (began_earlier) store_floats(sums, partial);
-      else if (!is_last) store_floats(sums, partial + columns);
-      else add_to(sums, d_table + sorted.tokens[i] * width);
+      if (began_earlier)
+        store_floats(sums, partial);
+      else if (!is_last)
+        store_floats(sums, partial + columns);
+      else
+        add_to(sums, d_table + sorted.tokens[i] * width);
       began_earlier = false;
 #pragma unroll
       for (int j = 0; j < kPack; ++j) sums[j] = 0;
@@ -89,12 +92,12 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// For a chunk in which a run begins that goes on in the next one: adds up the run's parts, in order, and adds them to
-// d_table.
+// For a chunk in which a run begins that goes on in the next one: adds up the run's parts, in order, and adds
+// them to d_table.
 template <int kPack>
 __global__ void __launch_bounds__(kThreads)
-    add_crossing_runs(SortedRows sorted, const float* partials, float* d_table, int64_t width, int64_t first_column,
-                      int64_t columns) {
+    add_crossing_runs(SortedRows sorted, const float* partials, float* d_table, int64_t width,
+                      int64_t first_column, int64_t columns) {
   const int64_t column = (int64_t(blockIdx.y) * blockDim.x + threadIdx.x) * kPack;
   const int64_t chunk = blockIdx.x, begin = chunk * sorted.chunk_rows, end = sorted.end_of_chunk(chunk);
   if (column >= columns || end == sorted.count || !sorted.same(end - 1, end)) return;
@@ -133,7 +136,8 @@ struct Scratch {
   template <class T>
   T* take(int64_t count) {
     const size_t bytes = (size_t(count) * sizeof(T) + 255) / 256 * 256;
-    CHECK(bytes <= left.size(), "embedding_backward: ", left.size(), " bytes of scratch are left, ", bytes, " needed");
+    CHECK(bytes <= left.size(), "embedding_backward: ", left.size(), " bytes of scratch are left, ", bytes,
+          " needed");
     auto* const taken = reinterpret_cast<T*>(left.data());
     left = left.subspan(bytes);
     return taken;
@@ -152,18 +156,19 @@ SortedRows sort_rows(cudaStream_t stream, const int32_t* tokens, int64_t count, 
   const int bits = std::max(1, int(std::bit_width(uint64_t(vocabulary - 1))));
   const auto* const keys = reinterpret_cast<const uint32_t*>(tokens);  // none is negative
   size_t bytes = 0;
-  check_cuda(cub::DeviceRadixSort::SortPairs(nullptr, bytes, keys, sorted_tokens, rows, sorted_rows, int(count), 0,
-                                             bits, stream));
+  check_cuda(cub::DeviceRadixSort::SortPairs(nullptr, bytes, keys, sorted_tokens, rows, sorted_rows,
+                                             int(count), 0, bits, stream));
   auto* const room = passing.take<std::byte>(int64_t(bytes));
-  check_cuda(cub::DeviceRadixSort::SortPairs(room, bytes, keys, sorted_tokens, rows, sorted_rows, int(count), 0, bits,
-                                             stream));
+  check_cuda(cub::DeviceRadixSort::SortPairs(room, bytes, keys, sorted_tokens, rows, sorted_rows, int(count),
+                                             0, bits, stream));
   const int64_t chunk_rows = std::max(kLeastChunkRows, (count + kMostChunks - 1) / kMostChunks);
   return {sorted_tokens, sorted_rows, count, chunk_rows};
 }
 
 /// Adds one slab's rows, as many columns at a time as there is scratch for.
 template <class T, int kPack>
-void add_slab(cudaStream_t stream, const SortedRows& sorted, const T* dy, Scratch scratch, const Tensor& d_table) {
+void add_slab(cudaStream_t stream, const SortedRows& sorted, const T* dy, Scratch scratch,
+              const Tensor& d_table) {
   const int64_t width = d_table.shape[1], chunks = sorted.chunks();
   const int64_t room = int64_t(scratch.left.size() / sizeof(float)) / (2 * chunks) / kPack * kPack;
   CHECK(room > 0, "embedding_backward: no scratch is left");
@@ -172,11 +177,11 @@ void add_slab(cudaStream_t stream, const SortedRows& sorted, const T* dy, Scratc
     const int64_t columns = std::min(room, width - first), packs = columns / kPack;
     const unsigned threads = unsigned(std::min<int64_t>(kThreads, (packs + 31) / 32 * 32));
     const dim3 grid(unsigned(chunks), unsigned((packs + threads - 1) / threads));
-    add_chunks<T, kPack><<<grid, threads, 0, stream>>>(sorted, dy, elements<float>(d_table), width, first, columns,
-                                                       partials);
+    add_chunks<T, kPack>
+        <<<grid, threads, 0, stream>>>(sorted, dy, elements<float>(d_table), width, first, columns, partials);
     check_cuda(cudaGetLastError());
-    add_crossing_runs<kPack><<<grid, threads, 0, stream>>>(sorted, partials, elements<float>(d_table), width, first,
-                                                           columns);
+    add_crossing_runs<kPack>
+        <<<grid, threads, 0, stream>>>(sorted, partials, elements<float>(d_table), width, first, columns);
     check_cuda(cudaGetLastError());
   }
 }
@@ -197,8 +202,8 @@ void embedding_forward(cudaStream_t stream, const Tensor& tokens, const Tensor& 
   check_cuda(cudaGetLastError());
 }
 
-void embedding_backward(cudaStream_t stream, const Tensor& tokens, const Tensor& dy, std::span<std::byte> scratch,
-                        const Tensor& d_table) {
+void embedding_backward(cudaStream_t stream, const Tensor& tokens, const Tensor& dy,
+                        std::span<std::byte> scratch, const Tensor& d_table) {
   if (dy.size() == 0) return;
   for (int64_t first = 0; first < dy.rows(); first += kSlabRows) {
     const int64_t count = std::min(kSlabRows, dy.rows() - first);

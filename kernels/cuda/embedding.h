@@ -11,8 +11,8 @@ namespace ringlet::cuda {
 
 void embedding_forward(cudaStream_t stream, const Tensor& tokens, const Tensor& table, const Tensor& y);
 /// scratch: at least kEmbeddingScratchBytes.
-void embedding_backward(cudaStream_t stream, const Tensor& tokens, const Tensor& dy, std::span<std::byte> scratch,
-                        const Tensor& d_table);
+void embedding_backward(cudaStream_t stream, const Tensor& tokens, const Tensor& dy,
+                        std::span<std::byte> scratch, const Tensor& d_table);
 inline constexpr int64_t kEmbeddingScratchBytes = 32 << 20;
 
 }  // namespace ringlet::cuda

@@ -1,11 +1,9 @@
 #include "kernels/cuda/loss.h"
-
 #include "kernels/cuda/row_groups.h"
 
 namespace ringlet::cuda {
 namespace {
 
-constexpr int kMostPacks = 8;  // that a thread keeps in registers
 constexpr int kMostThreads = 1024;
 constexpr float kLowest = -INFINITY;
 
@@ -38,8 +36,10 @@ struct Row {
 #pragma unroll
       for (int j = 0; j < kPack; ++j) {
         const float value = widen(kept[i].values[j]);
-        if constexpr (kCount == 0) running.add(value);
-        else running.maximum = Maximum()(running.maximum, value);
+        if constexpr (kCount == 0)
+          running.add(value);
+        else
+          running.maximum = Maximum()(running.maximum, value);
       }
     });
     maximum[0] = running.maximum;
@@ -77,11 +77,11 @@ struct Row {
   }
 };
 
-// A row is read once when its packs stay in registers (kCount of a thread), else a second time for the gradient.
+// A row is read once if a thread keeps its kCount packs in registers, else again for the gradient.
 template <class T, int kPack, int kCount>
 __global__ void __launch_bounds__(kMostThreads)
-    cross_entropy_rows(T* logits, const int32_t* labels, CrossEntropy mode, float gradient_scale, float* losses,
-                       int64_t rows, int64_t vocabulary) {
+    cross_entropy_rows(T* logits, const int32_t* labels, CrossEntropy mode, float gradient_scale,
+                       float* losses, int64_t rows, int64_t vocabulary) {
   const int64_t row_step = int64_t(gridDim.x) * blockDim.y;
   for (int64_t first_row = int64_t(blockIdx.x) * blockDim.y; first_row < rows; first_row += row_step) {
     const int64_t row = first_row + threadIdx.y;
@@ -117,10 +117,10 @@ void cross_entropy(cudaStream_t stream, const Tensor& logits, const Tensor& labe
     using T = decltype(type);
     with_packs<T>(vocabulary, {logits.data}, [&](auto pack) {
       const RowGroups groups = row_groups(vocabulary / pack(), kMostPacks, kMostThreads);
-      with_pack_count<kMostPacks>(groups.packs_per_thread, [&](auto count) {
+      with_pack_count(groups.packs_per_thread, [&](auto count) {
         cross_entropy_rows<T, pack(), count()><<<blocks_of_rows(rows, groups), groups.threads, 0, stream>>>(
-            elements<T>(logits), elements<const int32_t>(labels), mode, gradient_scale, elements<float>(losses), rows,
-            vocabulary);
+            elements<T>(logits), elements<const int32_t>(labels), mode, gradient_scale,
+            elements<float>(losses), rows, vocabulary);
       });
     });
   });

@@ -1,9 +1,8 @@
-#include "kernels/cuda/matmul.h"
-
 #include <algorithm>
 #include <source_location>
 
 #include "kernels/cuda/cuda_raii.h"
+#include "kernels/cuda/matmul.h"
 
 namespace ringlet::cuda {
 namespace {
@@ -60,7 +59,9 @@ Product make_product(Transpose first, Transpose second) {
 }
 
 struct DestroyPreference {
-  void operator()(cublasLtMatmulPreference_t preference) const { cublasLtMatmulPreferenceDestroy(preference); }
+  void operator()(cublasLtMatmulPreference_t preference) const {
+    cublasLtMatmulPreferenceDestroy(preference);
+  }
 };
 using Preference = std::unique_ptr<cublasLtMatmulPreferenceOpaque_t, DestroyPreference>;
 
@@ -69,13 +70,15 @@ void set(const Preference& preference, cublasLtMatmulPreferenceAttributes_t whic
   check_cublas(cublasLtMatmulPreferenceSetAttribute(preference.get(), which, &value, sizeof(value)));
 }
 
-Preference make_preference(size_t workspace_bytes, const Tensor& first, const Tensor& second, const Tensor& out) {
+Preference make_preference(size_t workspace_bytes, const Tensor& first, const Tensor& second,
+                           const Tensor& out) {
   cublasLtMatmulPreference_t created = nullptr;
   check_cublas(cublasLtMatmulPreferenceCreate(&created));
   Preference preference(created);
   set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t(workspace_bytes));
   // Parts of a sum over k meet in the workspace, in f32 and in a fixed order; never by atomics.
-  set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, uint32_t(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
+  set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+      uint32_t(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, uint32_t(alignment_of(first)));
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, uint32_t(alignment_of(second)));
   set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, uint32_t(alignment_of(out)));
@@ -93,7 +96,9 @@ struct Matmul::Plan {
   bool has_algorithm = false;  // cuBLASLt may have none for the shape
 };
 
-Matmul::Matmul(std::span<std::byte> workspace) : workspace_(workspace) { check_cublas(cublasLtCreate(&handle_)); }
+Matmul::Matmul(std::span<std::byte> workspace) : workspace_(workspace) {
+  check_cublas(cublasLtCreate(&handle_));
+}
 
 Matmul::~Matmul() { cublasLtDestroy(handle_); }
 
@@ -119,21 +124,34 @@ std::unique_ptr<Matmul::Plan> Matmul::make_plan(const shapes::MatmulSizes& sizes
   return plan;
 }
 
-void Matmul::run(cudaStream_t stream, const shapes::MatmulSizes& sizes, const Tensor& a, Transpose transpose_a,
-                 const Tensor& b, Transpose transpose_b, Write write, const Tensor& out) {
+void Matmul::run(cudaStream_t stream, const shapes::MatmulSizes& sizes, const Tensor& a,
+                 Transpose transpose_a, const Tensor& b, Transpose transpose_b, Write write,
+                 const Tensor& out) {
   if (sizes.m == 0 || sizes.n == 0 || (sizes.k == 0 && write == Write::add)) return;
-  const Key key{sizes.m, sizes.n, sizes.k, int64_t(transpose_a), int64_t(transpose_b), int64_t(a.dtype),
-                int64_t(out.dtype), leading_dimension(a), leading_dimension(b), leading_dimension(out),
-                alignment_of(a), alignment_of(b), alignment_of(out)};
+  const Key key{sizes.m,
+                sizes.n,
+                sizes.k,
+                int64_t(transpose_a),
+                int64_t(transpose_b),
+                int64_t(a.dtype),
+                int64_t(out.dtype),
+                leading_dimension(a),
+                leading_dimension(b),
+                leading_dimension(out),
+                alignment_of(a),
+                alignment_of(b),
+                alignment_of(out)};
   std::unique_ptr<Plan>& plan = plans_[key];
   if (plan == nullptr) plan = make_plan(sizes, a, transpose_a, b, transpose_b, out);
   if (plan->has_algorithm) {
     const float alpha = 1, beta = write == Write::add ? 1 : 0;
-    const cublasStatus_t status = cublasLtMatmul(
-        handle_, plan->product.get(), &alpha, b.data, plan->first.get(), a.data, plan->second.get(), &beta, out.data,
-        plan->out.get(), out.data, plan->out.get(), &plan->algorithm, workspace_.data(), workspace_.size(), stream);
+    const cublasStatus_t status =
+        cublasLtMatmul(handle_, plan->product.get(), &alpha, b.data, plan->first.get(), a.data,
+                       plan->second.get(), &beta, out.data, plan->out.get(), out.data, plan->out.get(),
+                       &plan->algorithm, workspace_.data(), workspace_.size(), stream);
     // An algorithm may still refuse what the heuristic proposed it for; nothing has been launched then.
-    if (status != CUBLAS_STATUS_NOT_SUPPORTED && status != CUBLAS_STATUS_INVALID_VALUE) return check_cublas(status);
+    if (status != CUBLAS_STATUS_NOT_SUPPORTED && status != CUBLAS_STATUS_INVALID_VALUE)
+      return check_cublas(status);
     plan->has_algorithm = false;
   }
   plain_matmul(stream, sizes, a, transpose_a, b, transpose_b, write, out);

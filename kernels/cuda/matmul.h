@@ -13,8 +13,9 @@
 
 namespace ringlet::cuda {
 
-/// Matrix products of one stream, by cuBLASLt; by a plain kernel where that offers nothing. What was prepared for a shape
-/// is kept. Equal calls give equal bits: the choice of an algorithm depends on shapes, strides and alignments alone.
+/// Matrix products of one stream, by cuBLASLt; by a plain kernel where that offers nothing. What was prepared
+/// for a shape is kept. Equal calls give equal bits: the choice of an algorithm depends on shapes, strides
+/// and alignments alone.
 class Matmul {
  public:
   /// workspace: device memory of this stream, aligned to 256 bytes; 32 MiB is what Hopper wants.
@@ -40,7 +41,8 @@ class Matmul {
 };
 
 /// The same product without cuBLASLt: any shape, stride and alignment; slow.
-void plain_matmul(cudaStream_t stream, const shapes::MatmulSizes& sizes, const Tensor& a, Transpose transpose_a,
-                  const Tensor& b, Transpose transpose_b, Write write, const Tensor& out);
+void plain_matmul(cudaStream_t stream, const shapes::MatmulSizes& sizes, const Tensor& a,
+                  Transpose transpose_a, const Tensor& b, Transpose transpose_b, Write write,
+                  const Tensor& out);
 
 }  // namespace ringlet::cuda

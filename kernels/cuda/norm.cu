@@ -1,14 +1,12 @@
 #include "kernels/cuda/norm.h"
-
 #include "kernels/cuda/row_groups.h"
 
 namespace ringlet::cuda {
 namespace {
 
-constexpr int kMostPacks = 4;  // that a thread keeps in registers
 constexpr int kMostThreads = 512;
 
-// kPack elements are read at once; kCount packs of a row stay in a thread's registers, 0: rows are read again.
+// kPack elements are read at once; a thread keeps kCount packs of a row in registers, 0: rows are read again.
 template <class T, int kPack, int kCount>
 __global__ void __launch_bounds__(kMostThreads)
     forward(const T* x, const T* weight, float epsilon, T* y, int64_t rows, int64_t width) {
@@ -22,7 +20,8 @@ __global__ void __launch_bounds__(kMostThreads)
     for_packs<kCount>(packs, [&](int i, int64_t pack) {
       kept[i] = load_pack<kPack>(from + pack * kPack);
 #pragma unroll
-      for (int j = 0; j < kPack; ++j) squares[0] = fmaf(widen(kept[i].values[j]), widen(kept[i].values[j]), squares[0]);
+      for (int j = 0; j < kPack; ++j)
+        squares[0] = fmaf(widen(kept[i].values[j]), widen(kept[i].values[j]), squares[0]);
     });
     combine_over_row<Sum>(squares);
     const float scale = 1.0f / sqrtf(squares[0] / float(width) + epsilon);
@@ -54,8 +53,8 @@ __device__ void store_partials(const float (&d_weights)[kCount][kPack], int64_t 
   }
 }
 
-// With s = 1 / sqrt(mean(x^2) + epsilon): dx = s * w * dy - x * s^3 * mean(x * w * dy); d_weight += dy * x * s.
-// partials: [blocks, width], set to the blocks' parts of d_weight.
+// With s = 1 / sqrt(mean(x^2) + epsilon): dx = s * w * dy - x * s^3 * mean(x * w * dy);
+// d_weight += dy * x * s. partials: [blocks, width], set to the blocks' parts of d_weight.
 template <class T, int kPack, int kCount>
 __global__ void __launch_bounds__(kMostThreads)
     backward(const T* x, const T* weight, float epsilon, const T* dy, Write write, T* dx, int64_t rows,
@@ -63,7 +62,8 @@ __global__ void __launch_bounds__(kMostThreads)
   float* const partial = partials + blockIdx.x * width;
   float d_weights[kKept<kCount>][kPack] = {};
   if constexpr (kCount == 0) {
-    for_packs<0>(width / kPack, [&](int, int64_t pack) { store_floats(d_weights[0], partial + pack * kPack); });
+    for_packs<0>(width / kPack,
+                 [&](int, int64_t pack) { store_floats(d_weights[0], partial + pack * kPack); });
   }
   const int64_t row_step = int64_t(gridDim.x) * blockDim.y;
   for (int64_t first_row = int64_t(blockIdx.x) * blockDim.y; first_row < rows; first_row += row_step) {
@@ -116,9 +116,9 @@ __global__ void __launch_bounds__(kMostThreads)
 }
 
 template <class T, int kPack, int kCount>
-void launch_backward(cudaStream_t stream, const Tensor& x, const Tensor& weight, float epsilon, const Tensor& dy,
-                     Write write, const RowGroups& groups, std::span<std::byte> scratch, const Tensor& dx,
-                     const Tensor& d_weight) {
+void launch_backward(cudaStream_t stream, const Tensor& x, const Tensor& weight, float epsilon,
+                     const Tensor& dy, Write write, const RowGroups& groups, std::span<std::byte> scratch,
+                     const Tensor& dx, const Tensor& d_weight) {
   const int64_t rows = x.rows(), width = x.shape[1];
   const unsigned threads = groups.threads.x * groups.threads.y;
   const size_t shared_bytes = groups.threads.y == 1 ? 0 : groups.threads.y * size_t(width) * sizeof(float);
@@ -128,26 +128,27 @@ void launch_backward(cudaStream_t stream, const Tensor& x, const Tensor& weight,
   check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, int(threads), shared_bytes));
   const int64_t room = int64_t(scratch.size() / sizeof(float)) / width;
   CHECK(room > 0, "rms_norm_backward: ", scratch.size(), " bytes of scratch for rows of ", width);
-  const int64_t blocks = std::min<int64_t>({blocks_of_rows(rows, groups), room,
-                                            int64_t(std::max(resident, 1)) * multiprocessors()});
+  const int64_t blocks = std::min<int64_t>(
+      {blocks_of_rows(rows, groups), room, int64_t(std::max(resident, 1)) * multiprocessors()});
   auto* const partials = reinterpret_cast<float*>(scratch.data());
   kernel<<<unsigned(blocks), groups.threads, shared_bytes, stream>>>(
-      elements<const T>(x), elements<const T>(weight), epsilon, elements<const T>(dy), write, elements<T>(dx), rows,
-      width, partials);
+      elements<const T>(x), elements<const T>(weight), epsilon, elements<const T>(dy), write, elements<T>(dx),
+      rows, width, partials);
   check_cuda(cudaGetLastError());
   add_column_sums(stream, partials, blocks, width, width, elements<float>(d_weight));
 }
 
 }  // namespace
 
-void rms_norm_forward(cudaStream_t stream, const Tensor& x, const Tensor& weight, float epsilon, const Tensor& y) {
+void rms_norm_forward(cudaStream_t stream, const Tensor& x, const Tensor& weight, float epsilon,
+                      const Tensor& y) {
   const int64_t rows = x.rows(), width = x.shape[1];
   if (x.size() == 0) return;
   with_activations(x.dtype, [&](auto type) {
     using T = decltype(type);
     with_packs<T>(width, {x.data, weight.data, y.data}, [&](auto pack) {
       const RowGroups groups = row_groups(width / pack(), kMostPacks, kMostThreads);
-      with_pack_count<kMostPacks>(groups.packs_per_thread, [&](auto count) {
+      with_pack_count(groups.packs_per_thread, [&](auto count) {
         forward<T, pack(), count()><<<blocks_of_rows(rows, groups), groups.threads, 0, stream>>>(
             elements<const T>(x), elements<const T>(weight), epsilon, elements<T>(y), rows, width);
       });
@@ -156,16 +157,18 @@ void rms_norm_forward(cudaStream_t stream, const Tensor& x, const Tensor& weight
   check_cuda(cudaGetLastError());
 }
 
-void rms_norm_backward(cudaStream_t stream, const Tensor& x, const Tensor& weight, float epsilon, const Tensor& dy,
-                       Write write, std::span<std::byte> scratch, const Tensor& dx, const Tensor& d_weight) {
+void rms_norm_backward(cudaStream_t stream, const Tensor& x, const Tensor& weight, float epsilon,
+                       const Tensor& dy, Write write, std::span<std::byte> scratch, const Tensor& dx,
+                       const Tensor& d_weight) {
   const int64_t width = x.shape[1];
   if (x.size() == 0) return;
   with_activations(x.dtype, [&](auto type) {
     using T = decltype(type);
     with_packs<T>(width, {x.data, weight.data, dy.data, dx.data}, [&](auto pack) {
       const RowGroups groups = row_groups(width / pack(), kMostPacks, kMostThreads);
-      with_pack_count<kMostPacks>(groups.packs_per_thread, [&](auto count) {
-        launch_backward<T, pack(), count()>(stream, x, weight, epsilon, dy, write, groups, scratch, dx, d_weight);
+      with_pack_count(groups.packs_per_thread, [&](auto count) {
+        launch_backward<T, pack(), count()>(stream, x, weight, epsilon, dy, write, groups, scratch, dx,
+                                            d_weight);
       });
     });
   });

@@ -24,8 +24,10 @@ __device__ inline float widen(__nv_bfloat16 value) { return __bfloat162float(val
 
 template <class T>
 __device__ T round_to(float value) {
-  if constexpr (std::is_same_v<T, float>) return value;
-  else return __float2bfloat16_rn(value);
+  if constexpr (std::is_same_v<T, float>)
+    return value;
+  else
+    return __float2bfloat16_rn(value);
 }
 
 template <int kCount, class T>
@@ -77,15 +79,20 @@ inline bool all_aligned(std::initializer_list<const void*> addresses) {
 /// body(T{}) with the type of activations that `dtype` stands for.
 template <class Body>
 void with_activations(Dtype dtype, const Body& body) {
-  if (dtype == Dtype::bf16) body(__nv_bfloat16{});
-  else body(float{});
+  if (dtype == Dtype::bf16)
+    body(__nv_bfloat16{});
+  else
+    body(float{});
 }
 
-/// body(kPack) as a constant: full packs of T where rows of `width` begin and end on 16 bytes, else single elements.
+/// body(kPack) as a constant: full packs of T where rows of `width` begin and end on 16 bytes, else single
+/// elements.
 template <class T, class Body>
 void with_packs(int64_t width, std::initializer_list<const void*> addresses, const Body& body) {
-  if (width % kFullPack<T> == 0 && all_aligned(addresses)) body(std::integral_constant<int, kFullPack<T>>());
-  else body(std::integral_constant<int, 1>());
+  if (width % kFullPack<T> == 0 && all_aligned(addresses))
+    body(std::integral_constant<int, kFullPack<T>>());
+  else
+    body(std::integral_constant<int, 1>());
 }
 
 template <class T>

@@ -1,12 +1,12 @@
 #include "kernels/cuda/rope.h"
-
 #include "kernels/cuda/row_groups.h"
 #include "kernels/op_shapes.h"
 
 namespace ringlet::cuda {
 namespace {
 
-__global__ void __launch_bounds__(kThreads) fill_rotary_table(Piece piece, double base, int half, float* table) {
+__global__ void __launch_bounds__(kThreads)
+    fill_rotary_table(Piece piece, double base, int half, float* table) {
   for (int i = int(threadIdx.x); i < half; i += int(blockDim.x)) {
     const double frequency = pow(base, -double(i) / double(half));
     for (int64_t row = int64_t(blockIdx.x) * blockDim.y + threadIdx.y; row < piece.row_count;
@@ -47,8 +47,9 @@ struct Split {
   }
 };
 
-// A head of a row belongs to a group of 1, 2, 4, ... 32 threads along x; heads stand along y, rows along z. A thread has
-// up to kCount packs of the head's first half, and those of the second half that they are paired with.
+// A head of a row belongs to a group of 1, 2, 4, ... 32 threads along x; heads stand along y, rows along z. A
+// thread has up to kCount packs of the head's first half, and those of the second half that they are paired
+// with.
 template <int kPack>
 constexpr int kCount = 8 / kPack;  // enough for shapes::kMaxHeadDim
 
@@ -108,7 +109,8 @@ __global__ void __launch_bounds__(kThreads) split_forward(Split<T, T> split, con
     for (int head = int(threadIdx.y); head < split.all_heads(); head += int(blockDim.y)) {
       const T* const from = qkv + split.fused_offset(row, head);
       Halves<kPack> x;
-      for_halves<kPack>(split.head_dim, [&](int half, int i, int column) { load_floats(from + column, x[half][i]); });
+      for_halves<kPack>(split.head_dim,
+                        [&](int half, int i, int column) { load_floats(from + column, x[half][i]); });
       if (split.is_rotated(head)) {
         if constexpr (kNorm == QkNorm::yes) {
           const float scale = inverse_rms<kPack>(x, split.head_dim, split.epsilon);
@@ -121,7 +123,8 @@ __global__ void __launch_bounds__(kThreads) split_forward(Split<T, T> split, con
         rotate<kPack>(split.rotary + (split.first_row + row) * split.head_dim, split.head_dim, 1.0f, x);
       }
       T* const to = split.split_row(row, head);
-      for_halves<kPack>(split.head_dim, [&](int half, int i, int column) { store_floats(x[half][i], to + column); });
+      for_halves<kPack>(split.head_dim,
+                        [&](int half, int i, int column) { store_floats(x[half][i], to + column); });
     }
   }
 }
@@ -144,8 +147,7 @@ __device__ void norm_backward(const Halves<kPack>& x, const T* weight, int head_
   for_halves<kPack>(head_dim, [&](int half, int i, int column) {
 #pragma unroll
     for (int j = 0; j < kPack; ++j) {
-      gradient[half][i][j] =
-          widen(weight[column + j]) * gradient[half][i][j] * scale - x[half][i][j] * pull;
+      gradient[half][i][j] = widen(weight[column + j]) * gradient[half][i][j] * scale - x[half][i][j] * pull;
     }
   });
 }
@@ -170,8 +172,8 @@ __device__ void store_partial(const Halves<kPack>& d_weight, int head_dim, float
   }
 }
 
-// partials: [blocks, 2, head_dim], set to the blocks' parts of d_q_norm and d_k_norm. qkv and d_qkv may be the same: a
-// thread writes what it alone has read.
+// partials: [blocks, 2, head_dim], set to the blocks' parts of d_q_norm and d_k_norm. qkv and d_qkv may be
+// the same: a thread writes what it alone has read.
 template <class T, int kPack, QkNorm kNorm>
 __global__ void __launch_bounds__(kThreads)
     split_backward(Split<T, const float> split, const T* qkv, T* d_qkv, float* partials) {
@@ -185,11 +187,13 @@ __global__ void __launch_bounds__(kThreads)
       for_halves<kPack>(split.head_dim,
                         [&](int half, int i, int column) { load_floats(from + column, gradient[half][i]); });
       if (split.is_rotated(head)) {
-        rotate<kPack>(split.rotary + (split.first_row + row) * split.head_dim, split.head_dim, -1.0f, gradient);
+        rotate<kPack>(split.rotary + (split.first_row + row) * split.head_dim, split.head_dim, -1.0f,
+                      gradient);
         if constexpr (kNorm == QkNorm::yes) {
           Halves<kPack> x;
-          for_halves<kPack>(split.head_dim,
-                            [&](int half, int i, int column) { load_floats(qkv + fused + column, x[half][i]); });
+          for_halves<kPack>(split.head_dim, [&](int half, int i, int column) {
+            load_floats(qkv + fused + column, x[half][i]);
+          });
           if (head < split.heads) {
             norm_backward<T, kPack>(x, split.q_norm, split.head_dim, split.epsilon, gradient, d_q_weight);
           } else {
@@ -197,8 +201,9 @@ __global__ void __launch_bounds__(kThreads)
           }
         }
       }
-      for_halves<kPack>(split.head_dim,
-                        [&](int half, int i, int column) { store_floats(gradient[half][i], d_qkv + fused + column); });
+      for_halves<kPack>(split.head_dim, [&](int half, int i, int column) {
+        store_floats(gradient[half][i], d_qkv + fused + column);
+      });
     }
   }
   if constexpr (kNorm == QkNorm::yes) {
@@ -209,7 +214,8 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class T, class U>
-Split<T, U> split_of(const QkvSplit& split, const Piece& piece, int64_t all_rows, const Tensor& q, const Tensor& kv) {
+Split<T, U> split_of(const QkvSplit& split, const Piece& piece, int64_t all_rows, const Tensor& q,
+                     const Tensor& kv) {
   return {.heads = int(split.shape.heads),
           .kv_heads = int(split.shape.kv_heads),
           .head_dim = int(split.shape.head_dim),
@@ -240,41 +246,50 @@ unsigned blocks_for_rows(int64_t rows, const dim3& threads) {
 
 /// body(T{}, pack, norm): pack and norm are constants.
 template <class Body>
-void with_kernel(const QkvSplit& split, Dtype dtype, std::initializer_list<const void*> addresses, const Body& body) {
+void with_kernel(const QkvSplit& split, Dtype dtype, std::initializer_list<const void*> addresses,
+                 const Body& body) {
   const bool aligned = all_aligned(addresses) && all_aligned({split.rotary.data});
   const auto with_norm = [&](auto type, auto pack) {
-    if (split.q_norm) body(type, pack, std::integral_constant<QkNorm, QkNorm::yes>());
-    else body(type, pack, std::integral_constant<QkNorm, QkNorm::no>());
+    if (split.q_norm)
+      body(type, pack, std::integral_constant<QkNorm, QkNorm::yes>());
+    else
+      body(type, pack, std::integral_constant<QkNorm, QkNorm::no>());
   };
   with_activations(dtype, [&](auto type) {
     constexpr int kHalf = std::is_same_v<decltype(type), float> ? 4 : 8;
-    if (aligned && split.shape.head_dim % (2 * kHalf) == 0) with_norm(type, std::integral_constant<int, kHalf>());
-    else if (aligned) with_norm(type, std::integral_constant<int, 4>());
-    else with_norm(type, std::integral_constant<int, 1>());
+    if (aligned && split.shape.head_dim % (2 * kHalf) == 0)
+      with_norm(type, std::integral_constant<int, kHalf>());
+    else if (aligned)
+      with_norm(type, std::integral_constant<int, 4>());
+    else
+      with_norm(type, std::integral_constant<int, 1>());
   });
 }
 
 template <class T, int kPack, QkNorm kNorm>
 void launch_backward(cudaStream_t stream, const Split<T, const float>& split, const HeadShape& shape,
-                     std::span<std::byte> scratch, const Tensor& qkv, const Tensor& d_qkv, const Tensor& d_q_norm,
-                     const Tensor& d_k_norm) {
+                     std::span<std::byte> scratch, const Tensor& qkv, const Tensor& d_qkv,
+                     const Tensor& d_q_norm, const Tensor& d_k_norm) {
   const dim3 threads = threads_for(shape, kPack);
   const auto kernel = split_backward<T, kPack, kNorm>;
   int64_t blocks = blocks_for_rows(split.row_count, threads);
   const int64_t width = 2 * shape.head_dim;
   if (kNorm == QkNorm::yes) {
     int resident = 0;
-    check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, int(threads.x * threads.y * threads.z), 0));
+    check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel,
+                                                             int(threads.x * threads.y * threads.z), 0));
     const int64_t room = int64_t(scratch.size() / sizeof(float)) / width;
     CHECK(room > 0, "qkv_split_backward: ", scratch.size(), " bytes of scratch for ", width, " floats");
     blocks = std::min<int64_t>({blocks, room, int64_t(std::max(resident, 1)) * multiprocessors()});
   }
   auto* const partials = reinterpret_cast<float*>(scratch.data());
-  kernel<<<unsigned(blocks), threads, 0, stream>>>(split, elements<const T>(qkv), elements<T>(d_qkv), partials);
+  kernel<<<unsigned(blocks), threads, 0, stream>>>(split, elements<const T>(qkv), elements<T>(d_qkv),
+                                                   partials);
   check_cuda(cudaGetLastError());
   if (kNorm == QkNorm::no) return;
   add_column_sums(stream, partials, blocks, width, shape.head_dim, elements<float>(d_q_norm));
-  add_column_sums(stream, partials + shape.head_dim, blocks, width, shape.head_dim, elements<float>(d_k_norm));
+  add_column_sums(stream, partials + shape.head_dim, blocks, width, shape.head_dim,
+                  elements<float>(d_k_norm));
 }
 
 }  // namespace
@@ -306,15 +321,17 @@ void qkv_split_forward(cudaStream_t stream, const QkvSplit& split, const Tensor&
 }
 
 void qkv_split_backward(cudaStream_t stream, const QkvSplit& split, const Tensor& qkv, const Tensor& dq,
-                        const Tensor& dkv, std::span<std::byte> scratch, const Tensor& d_qkv, const Tensor& d_q_norm,
-                        const Tensor& d_k_norm) {
+                        const Tensor& dkv, std::span<std::byte> scratch, const Tensor& d_qkv,
+                        const Tensor& d_q_norm, const Tensor& d_k_norm) {
   for (const Piece& piece : split.pieces) {
     if (piece.row_count == 0) continue;
-    with_kernel(split, d_qkv.dtype, {qkv.data, dq.data, dkv.data, d_qkv.data}, [&](auto type, auto pack, auto norm) {
-      using T = decltype(type);
-      launch_backward<T, pack(), norm()>(stream, split_of<T, const float>(split, piece, d_qkv.rows(), dq, dkv),
-                                         split.shape, scratch, qkv, d_qkv, d_q_norm, d_k_norm);
-    });
+    with_kernel(
+        split, d_qkv.dtype, {qkv.data, dq.data, dkv.data, d_qkv.data}, [&](auto type, auto pack, auto norm) {
+          using T = decltype(type);
+          launch_backward<T, pack(), norm()>(stream,
+                                             split_of<T, const float>(split, piece, d_qkv.rows(), dq, dkv),
+                                             split.shape, scratch, qkv, d_qkv, d_q_norm, d_k_norm);
+        });
   }
 }
 

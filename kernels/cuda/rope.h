@@ -14,7 +14,7 @@ void qkv_split_forward(cudaStream_t stream, const QkvSplit& split, const Tensor&
                        const Tensor& kv);
 /// scratch: used for QK-norm only, 4 KiB at least; more is faster.
 void qkv_split_backward(cudaStream_t stream, const QkvSplit& split, const Tensor& qkv, const Tensor& dq,
-                        const Tensor& dkv, std::span<std::byte> scratch, const Tensor& d_qkv, const Tensor& d_q_norm,
-                        const Tensor& d_k_norm);
+                        const Tensor& dkv, std::span<std::byte> scratch, const Tensor& d_qkv,
+                        const Tensor& d_q_norm, const Tensor& d_k_norm);
 
 }  // namespace ringlet::cuda

@@ -1,19 +1,17 @@
 #pragma once
 
-#include <span>
-
 #include "kernels/cuda/packs.h"
 
 namespace ringlet::cuda {
 
-/// How a block shares out rows: threadIdx.y counts rows, the threads of a row stand along x, whole warps each.
-/// Thread x has the packs x, x + blockDim.x, ... of its row.
+/// How a block shares out rows: threadIdx.y counts rows, the threads of a row stand along x, whole warps
+/// each. Thread x has the packs x, x + blockDim.x, ... of its row.
 struct RowGroups {
   dim3 threads;
   int packs_per_thread;  // rounded up
 };
 
-/// For rows of `packs` packs; a thread has at most `most_packs` where `most_threads` to a row suffice for that.
+/// For rows of `packs` packs: a thread has at most `most_packs`, if `most_threads` to a row are enough for it.
 inline RowGroups row_groups(int64_t packs, int most_packs, unsigned most_threads) {
   unsigned across = 32;
   while (across < most_threads && int64_t(across) * most_packs < packs) across *= 2;
@@ -21,16 +19,16 @@ inline RowGroups row_groups(int64_t packs, int most_packs, unsigned most_threads
   return {dim3(across, std::max(1u, unsigned(kThreads) / across)), int(std::max<int64_t>(each, 1))};
 }
 
-/// body(constant): the smallest of 1, 2, 3, 4, 8 that holds `packs`, among those up to kMost; 0: none does.
-template <int kMost, class Body>
+/// Packs of a row that a thread may keep in registers; as floats they are four times 4 or 8 of them.
+inline constexpr int kMostPacks = 4;
+
+/// body(constant): `packs` as a constant up to kMostPacks; 0 beyond.
+template <class Body>
 void with_pack_count(int packs, const Body& body) {
-  if (packs > kMost) return body(std::integral_constant<int, 0>());
-  if constexpr (kMost >= 8) {
-    if (packs > 4) return body(std::integral_constant<int, 8>());
-  }
-  if (packs > 3) return body(std::integral_constant<int, 4>());
-  if (packs > 2) return body(std::integral_constant<int, 3>());
-  if (packs > 1) return body(std::integral_constant<int, 2>());
+  if (packs > kMostPacks) return body(std::integral_constant<int, 0>());
+  if (packs == 4) return body(std::integral_constant<int, 4>());
+  if (packs == 3) return body(std::integral_constant<int, 3>());
+  if (packs == 2) return body(std::integral_constant<int, 2>());
   body(std::integral_constant<int, 1>());
 }
 
@@ -38,8 +36,8 @@ void with_pack_count(int packs, const Body& body) {
 template <int kCount>
 constexpr int kKept = kCount > 0 ? kCount : 1;
 
-/// body(i, pack) for the packs of the calling thread; i counts them where kCount, their number at most, is known, and is 0
-/// where it is not (kCount 0).
+/// body(i, pack) for the packs of the calling thread; i counts them where kCount, their number at most, is
+/// known, and is 0 where it is not (kCount 0).
 template <int kCount, class Body>
 __device__ void for_packs(int64_t packs, const Body& body) {
   if constexpr (kCount > 0) {
@@ -68,8 +66,8 @@ struct Maximum {
   __device__ float operator()(float a, float b) const { return a > b || a != a ? a : b; }
 };
 
-/// Combines values over the threads of a row, in an order that the shape of the block decides; every thread gets the
-/// result. All threads of the block call it together.
+/// Combines values over the threads of a row, in an order that the shape of the block decides; every thread
+/// gets the result. All threads of the block call it together.
 template <class Combine, int kCount>
 __device__ void combine_over_row(float (&values)[kCount]) {
   const Combine combine;
@@ -97,8 +95,8 @@ __device__ void combine_over_row(float (&values)[kCount]) {
   }
 }
 
-/// sums[column] += the sum of partials[row][column] over all rows, in a fixed order. partials: [rows, row_stride].
-void add_column_sums(cudaStream_t stream, const float* partials, int64_t rows, int64_t row_stride, int64_t width,
-                     float* sums);
+/// sums[column] += the sum of partials[row][column] over all rows, in a fixed order.
+void add_column_sums(cudaStream_t stream, const float* partials, int64_t rows, int64_t row_stride,
+                     int64_t width, float* sums);
 
 }  // namespace ringlet::cuda

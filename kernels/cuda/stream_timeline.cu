@@ -1,9 +1,8 @@
-#include "kernels/cuda/stream_timeline.h"
-
 #include <chrono>
 #include <thread>
 
 #include "kernels/cuda/cuda_raii.h"
+#include "kernels/cuda/stream_timeline.h"
 
 namespace ringlet::cuda {
 

@@ -62,8 +62,8 @@ class Pause {
   int looks_ = 0;
 };
 
-/// The host sleeps until everything on `stream` is done, and calls sign_of_life meanwhile. Throws Error when the device
-/// has failed.
+/// The host sleeps until everything on `stream` is done, and calls sign_of_life meanwhile. Throws Error when
+/// the device has failed.
 template <class SignOfLife>
 void wait_until_idle(cudaStream_t stream, const SignOfLife& sign_of_life) {
   for (Pause pause; !is_idle(stream); pause.take()) sign_of_life();

@@ -1,6 +1,5 @@
-#include "kernels/cuda/swiglu.h"
-
 #include "kernels/cuda/row_groups.h"
+#include "kernels/cuda/swiglu.h"
 
 namespace ringlet::cuda {
 namespace {
