@@ -2,6 +2,7 @@
 // No {fmt} here: nvcc refuses its formats that are checked at compile time.
 #include <cuda_runtime.h>
 
+#include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/rank_memory.h"
 #include "kernels/cuda_module.h"
 
@@ -86,7 +87,8 @@ CudaMachine examine_cuda() {
   return machine;
 }
 
-constexpr CudaInterface kInterface{kCudaInterfaceVersion, examine_cuda, nullptr, cuda::make_rank_memory};
+constexpr CudaInterface kInterface{kCudaInterfaceVersion, examine_cuda, cuda::make_cuda_backend,
+                                   cuda::make_rank_memory};
 
 }  // namespace
 }  // namespace ringlet
