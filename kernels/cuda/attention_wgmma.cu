@@ -272,6 +272,7 @@ __device__ __forceinline__ void consume(Consumer<kHeadDim>& self, int first_tile
     multiply_fence();
     self.start_scores(scores, turn.stage);
     barrier_wait(shared.values_full(before.stage), before.parity);
+    multiply_fence();  // again: behind a loop the compiler does not see the first one, and would serialize
     self.start_output(before.stage);
     if (self.index < kConsumers - 1 || tile > first_tile) named_barrier_arrive(next_turn, kTwo);
     multiply_wait<1>();
@@ -335,7 +336,7 @@ __global__ void __launch_bounds__(Plan<kHeadDim>::kThreads, 1)
     if (thread == 0) produce(q, kv, step, work, shared, first_tile, tile_end);
   } else {
     grow_registers<P::kConsumerRegisters>();
-    const int index = thread / kWarpgroup - 1;
+    const int index = __shfl_sync(~0u, thread / kWarpgroup - 1, 0);  // so the compiler knows that a warp agrees
     const int row = index * 64 + thread % kWarpgroup / 32 * 16 + thread % 32 / 4;
     Consumer<kHeadDim> self{shared, index, step.scale, {visible[row], visible[row + 8]}, all_see};
     self.load(step, work, work.first_query + row);
