@@ -280,6 +280,7 @@ __device__ __forceinline__ void consume(Consumer<kHeadDim>& self, int first_tile
     release(shared.keys_empty(turn.stage));
     self.mask(scores, tile);
     self.weigh(scores);
+    pin(scores);  // weighed before the wait, not behind it
     multiply_wait<0>();
     pin(self.output);
     release(shared.values_empty(before.stage));
