@@ -119,8 +119,8 @@ __device__ inline void take_weights(Weights<64>& weights, const uint4 (&from)[8]
   }
 }
 
-/// One block per KV head and kKeyRows keys. Two warps share 32 keys, so that each has room for 32 rows of sums:
-/// one computes the weights and dv, the other takes the weights over and computes d scores and dk. The second
+/// One block per KV head and kKeyRows keys. Two warps share 32 keys, so that each has room for 32 rows of
+/// sums: one computes the weights and dv, the other takes them over and computes d scores and dk. The second
 /// adds to dk a step later, when the first is at its exponentials.
 template <int kHeadDim>
 __global__ void __launch_bounds__(kThreads, 1) key_gradients(const BackwardPieces pieces) {

@@ -24,7 +24,7 @@ __device__ inline uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-/// 16 bytes of global memory to shared memory, asynchronously; zeros when absent, and `from` is valid even then.
+/// 16 bytes of global memory to shared memory, asynchronously; zeros when absent, with a valid `from`.
 __device__ inline void copy_async(uint32_t to, const void* from, bool present) {
   const int bytes = present ? 16 : 0;
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
@@ -112,7 +112,7 @@ template <int kHeadDim, int kColumns>
 __device__ inline void add_products(Sums<kColumns>& sums, uint32_t a, uint32_t b, int step) {
   constexpr uint32_t kBlockBytes = 16 * kHeadDim * 2;
   uint32_t left[2][4];
-  const uint32_t columns = uint32_t(step) << 5;  // step * 32 bytes: whole chunks, so the swizzle allows xor
+  const uint32_t columns = uint32_t(step) << 5;  // in bytes; whole pairs of chunks, so the swizzle allows xor
   load_blocks(left[0], a ^ columns);
   load_blocks(left[1], (a ^ columns) + kBlockBytes);
 #pragma unroll
