@@ -8,10 +8,10 @@
 
 /// Tiles of bf16 in shared memory and products of them by mma.sync (sm_80 and later).
 ///
-/// A tile is [rows, head_dim], row-major; chunk c (16 bytes) of row r stands at chunk c ^ (r & 7) of its row, so that
-/// neither loads of 8 rows nor of 8 columns meet in a bank. Tiles start at multiples of 256 bytes. A warp multiplies 32
-/// rows. Lane l holds, of a block of 16 x 8 sums, row l / 4 (and 8 below it), columns 2 * (l % 4) and the next:
-/// sums[block row][block column] = {(row, column), (row, column + 1), (row + 8, column), (row + 8, column + 1)}.
+/// A tile is [rows, head_dim], row-major; chunk c (16 bytes) of row r stands at chunk c ^ (r & 7) of its row,
+/// so that 8 rows of a chunk lie in different banks. Tiles start at multiples of 256 bytes.
+/// A warp multiplies 32 rows. Lane l holds, of a block of 16 x 8 sums, rows l / 4 and l / 4 + 8, columns
+/// 2 * (l % 4) and the next, as {(row, column), (row, column + 1), (row + 8, column), (row + 8, column + 1)}.
 namespace ringlet::cuda::mma_tiles {
 
 template <int kColumns>
@@ -24,7 +24,7 @@ __device__ inline uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-/// 16 bytes of global memory to shared memory, asynchronously; zeros when absent, `from` is valid all the same.
+/// 16 bytes of global memory to shared memory, asynchronously; zeros when absent, with a valid `from`.
 __device__ inline void copy_async(uint32_t to, const void* from, bool present) {
   const int bytes = present ? 16 : 0;
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
@@ -33,7 +33,7 @@ __device__ inline void copy_async(uint32_t to, const void* from, bool present) {
 /// This thread's copies have landed. Barrier next, so that all have.
 __device__ inline void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
-/// Starts the copy of rows [0, present) of `from` to a tile of kRows rows, zeros below them. All kThreads take part.
+/// Starts the copy of the first `present` rows to a tile of kRows rows, zeros below. All kThreads take part.
 template <int kRows, int kHeadDim, int kThreads>
 __device__ inline void copy_tile(uint32_t tile, const Bf16* from, int64_t row_stride, int present) {
   constexpr int kChunks = kHeadDim / 8, kStep = kThreads / kChunks;
@@ -106,13 +106,13 @@ __device__ inline void clear(Sums<kColumns>& sums) {
   }
 }
 
-/// sums += a b^T over columns [16 * step, 16 * step + 16). a: 32 rows of a tile, with left_offset; b: kColumns rows of a
-/// tile, with right_offset.
+/// sums += a b^T over columns [16 * step, 16 * step + 16). a: 32 rows of a tile, with left_offset;
+/// b: kColumns rows of a tile, with right_offset.
 template <int kHeadDim, int kColumns>
 __device__ inline void add_products(Sums<kColumns>& sums, uint32_t a, uint32_t b, int step) {
   constexpr uint32_t kBlockBytes = 16 * kHeadDim * 2;
   uint32_t left[2][4];
-  const uint32_t columns = uint32_t(step) << 5;  // step * 32 bytes: whole chunks, so the swizzle allows xor
+  const uint32_t columns = uint32_t(step) << 5;  // in bytes; whole pairs of chunks, so the swizzle allows xor
   load_blocks(left[0], a ^ columns);
   load_blocks(left[1], (a ^ columns) + kBlockBytes);
 #pragma unroll
@@ -129,7 +129,8 @@ __device__ inline void add_products(Sums<kColumns>& sums, uint32_t a, uint32_t b
 
 /// sums += weights * tile: kDepth rows of a tile, with left_offset.
 template <int kHeadDim, int kDepth>
-__device__ inline void add_weighted_rows(Sums<kHeadDim>& sums, const Weights<kDepth>& weights, uint32_t tile) {
+__device__ inline void add_weighted_rows(Sums<kHeadDim>& sums, const Weights<kDepth>& weights,
+                                         uint32_t tile) {
 #pragma unroll
   for (int k = 0; k < kDepth / 16; ++k) {
 #pragma unroll
@@ -145,7 +146,7 @@ __device__ inline void add_weighted_rows(Sums<kHeadDim>& sums, const Weights<kDe
   }
 }
 
-/// Calls f(pointer to 2 floats, sums of them) for this lane's part of 32 rows, of which the first `present` are there.
+/// Calls f(pointer to 2 floats, their sums) for this lane's part of 32 rows; the first `present` are there.
 template <int kHeadDim, class Function>
 __device__ inline void for_each_pair(Sums<kHeadDim>& sums, float* rows, int present, Function f) {
   const int lane = int(threadIdx.x) % 32;
