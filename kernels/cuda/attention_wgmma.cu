@@ -280,7 +280,9 @@ __device__ __forceinline__ void consume(Consumer<kHeadDim>& self, int first_tile
     release(shared.keys_empty(turn.stage));
     self.mask(scores, tile);
     self.weigh(scores);
-    pin(scores);  // weighed before the wait, not behind it
+    // Long there. Without a branch the compiler would wait for the products first and weigh after that.
+    pin(scores);
+    barrier_wait(shared.values_full(before.stage), before.parity);
     multiply_wait<0>();
     pin(self.output);
     release(shared.values_empty(before.stage));
