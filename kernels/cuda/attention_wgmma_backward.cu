@@ -16,7 +16,7 @@ namespace ringlet::cuda::wgmma {
 namespace {
 
 constexpr int kThreads = 3 * kWarpgroup;
-constexpr int kLoaderRegisters = 40, kComputeRegisters = 232;  // 40 + 2 * 232 of 3 * 168
+constexpr int kLoaderRegisters = 56, kComputeRegisters = 224;  // 56 + 2 * 224 of 3 * 168
 constexpr int kComputeWarps = 8;
 constexpr int kOwnRows = 128;  // of the tile that a block owns
 constexpr int kOwnLoads = 2;   // of that tile: q and d_output, or k and v
@@ -295,10 +295,12 @@ __device__ __forceinline__ void load_columns(const BackwardStep& step, const Key
       QueryColumns<Block::kQueries>& columns = block.columns(turn.stage);
 #pragma unroll
       for (int i = 0; i < kEach; ++i) {
-        const int column = thread + i * kThreadsHere;
-        columns.lse[column] = lse[i];
-        columns.delta[column] = delta[i];
-        if (some_masked) {
+        columns.lse[thread + i * kThreadsHere] = lse[i];
+        columns.delta[thread + i * kThreadsHere] = delta[i];
+      }
+      if (some_masked) {
+#pragma unroll 1
+        for (int column = thread; column < Block::kQueries; column += kThreadsHere) {
           const bool exists = first + column <= queries.last;
           columns.seen[column] = exists ? keys_seen(step, first + column) : Interval{0, -1};
         }
