@@ -1,11 +1,18 @@
 #pragma once
 
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 
 #include "kernels/cuda/wgmma.cuh"
 
 namespace ringlet::cuda::wgmma {
+
+inline constexpr int kThreads = 3 * kWarpgroup;
+inline constexpr int kLoaderRegisters = 56, kComputeRegisters = 224;  // 56 + 2 * 224 of 3 * 168
+inline constexpr int kComputeWarps = 8;
+inline constexpr int kOwnRows = 128;  // of the tile that a block owns
+inline constexpr int kOwnLoads = 2;   // of that tile: q and d_output, or k and v
 
 /// What both kernels of the backward pass know of a step. Queries are counted from the first of the step, keys from
 /// the first of the block.
@@ -81,6 +88,11 @@ __device__ inline Interval queries_that_see(const BackwardStep& step, Interval k
 __device__ inline float lse_log2(float lse) { return lse == -INFINITY ? INFINITY : lse * 1.4426950408889634f; }
 
 // ---- tiles -----------------------------------------------------------------------------------------------------
+/// The dynamic shared memory from its first place for a tile.
+__device__ __forceinline__ std::byte* tiles_begin(std::byte* memory) {
+  return memory + (kTileAlignment - shared_address(memory) % kTileAlignment) % kTileAlignment;
+}
+
 /// One head's tile of kRows rows of a map over [rows, heads * head_dim]. Announces its bytes.
 template <int kRows, int kHeadDim>
 __device__ __forceinline__ void load_head_tile(uint32_t to, const CUtensorMap& map, int row, int head,
