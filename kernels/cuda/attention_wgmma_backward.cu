@@ -7,10 +7,11 @@
 #include "kernels/cuda/wgmma_key_gradients.cuh"
 #include "kernels/cuda/wgmma_query_gradients.cuh"
 
-// Two kernels, so that every gradient has one owner and no sum depends on timing: one walks over the keys of a tile of
-// queries (dq), one over the queries of a tile of keys (dk, dv). Both compute scores and probabilities anew: 7 products
-// where one kernel would do with 5. In both, warpgroup 0 loads and two others compute 64 rows of the tile each. The
-// gradients of the scores never leave the registers: as sums of one product they lie as the left operand of the next.
+// Two kernels, so that every gradient has one owner and no sum depends on timing: one walks over the keys of a
+// tile of queries (dq), one over the queries of a tile of keys (dk, dv). Both compute scores and probabilities
+// anew: 7 products where one kernel would do with 5. In both, warpgroup 0 loads and two others compute 64 rows of
+// the tile each. The gradients of the scores never leave the registers: as sums of one product they lie as the
+// left operand of the next.
 
 namespace ringlet::cuda::wgmma {
 namespace {
@@ -78,8 +79,8 @@ void launch_both(cudaStream_t stream, const AttentionStep& step, const Tensor& q
 void attention_backward(cudaStream_t stream, const AttentionStep& step, const Tensor& q, const Tensor& kv,
                         const AttentionGradient& gradient, const Tensor& dq, const Tensor& dkv) {
   const int64_t head_dim = step.shape.head_dim;
-  CHECK(q.dtype == Dtype::bf16 && (head_dim == 64 || head_dim == 128), "attention by wgmma: ", name_of(q.dtype),
-        ", head_dim ", head_dim);
+  CHECK(q.dtype == Dtype::bf16 && (head_dim == 64 || head_dim == 128), "attention by wgmma: ",
+        name_of(q.dtype), ", head_dim ", head_dim);
   if (step.queries.row_count == 0 || step.keys.row_count == 0) return;
   if (head_dim == 64) launch_both<64>(stream, step, q, kv, gradient, dq, dkv);
   else launch_both<128>(stream, step, q, kv, gradient, dq, dkv);

@@ -14,8 +14,8 @@ inline constexpr int kComputeWarps = 8;
 inline constexpr int kOwnRows = 128;  // of the tile that a block owns
 inline constexpr int kOwnLoads = 2;   // of that tile: q and d_output, or k and v
 
-/// What both kernels of the backward pass know of a step. Queries are counted from the first of the step, keys from
-/// the first of the block.
+/// What both kernels of the backward pass know of a step. Queries are counted from the first of the step,
+/// keys from the first of the block.
 struct BackwardStep {
   const int64_t* first_visible;  // [query_count], non-decreasing
   const float *lse, *delta;      // of the first query of head 0; heads lie head_rows apart
@@ -35,7 +35,7 @@ struct Interval {
   int first, last;
 };
 
-// ---- who sees whom ---------------------------------------------------------------------------------------------
+// ---- who sees whom ----------------------------------------------------------------------------------------
 __device__ inline int64_t floor_divide(int64_t a, int64_t positive) {
   if (positive == 1) return a;
   const int64_t quotient = a / positive;
@@ -61,8 +61,8 @@ __device__ inline bool all_visible(const BackwardStep& step, Interval queries, I
          step.position_of_key(keys.first) >= step.first_visible[queries.last];
 }
 
-/// The first index of [begin, end) whose value is above `limit`, or end; values do not fall. For whole warps: a round
-/// asks 32 values at once, since a chain of 20 loads would be felt.
+/// The first index of [begin, end) whose value is above `limit`, or end; values do not fall. For whole warps:
+/// a round asks 32 values at once, since a chain of 20 loads would be felt.
 __device__ inline int first_above(const int64_t* values, int begin, int end, int64_t limit) {
   if (begin < end && values[end - 1] <= limit) return end;
   const int lane = int(threadIdx.x % 32);
@@ -81,17 +81,23 @@ __device__ inline Interval queries_that_see(const BackwardStep& step, Interval k
   const int64_t distance = step.position_of_key(keys.first) - step.query_position;
   const int first =
       clamp_index(floor_divide(distance + step.query_stride - 1, step.query_stride), 0, step.query_count);
-  return {first, first_above(step.first_visible, first, step.query_count, step.position_of_key(keys.last)) - 1};
+  const int64_t last_position = step.position_of_key(keys.last);
+  return {first, first_above(step.first_visible, first, step.query_count, last_position) - 1};
 }
 
 /// LSE times log2(e). A row that saw nothing gets probability 0 from an endless sum.
-__device__ inline float lse_log2(float lse) { return lse == -INFINITY ? INFINITY : lse * 1.4426950408889634f; }
+__device__ inline float lse_log2(float lse) {
+  return lse == -INFINITY ? INFINITY : lse * 1.4426950408889634f;
+}
 
-// ---- tiles -----------------------------------------------------------------------------------------------------
+// ---- tiles ------------------------------------------------------------------------------------------------
 /// The dynamic shared memory from its first place for a tile.
 __device__ __forceinline__ std::byte* tiles_begin(std::byte* memory) {
   return memory + (kTileAlignment - shared_address(memory) % kTileAlignment) % kTileAlignment;
 }
+
+/// A value that all lanes of a warp have, so that the compiler knows: descriptors are made of it.
+__device__ __forceinline__ int uniform(int value) { return __shfl_sync(0xffffffffu, value, 0); }
 
 /// One head's tile of kRows rows of a map over [rows, heads * head_dim]. Announces its bytes.
 template <int kRows, int kHeadDim>
@@ -110,7 +116,8 @@ __device__ __forceinline__ void multiply_rows(float (&sums)[kColumns / 2], uint3
   const uint64_t a_operand = operand(a, kRowsOfA), b_operand = operand(b, kColumns);
 #pragma unroll
   for (int k = 0; k < kHeadDim / 16; ++k) {
-    multiply<Major::k, Major::k>(sums, a_operand + step_k(k, kRowsOfA), b_operand + step_k(k, kColumns), k > 0);
+    const uint64_t a_part = a_operand + step_k(k, kRowsOfA), b_part = b_operand + step_k(k, kColumns);
+    multiply<Major::k, Major::k>(sums, a_part, b_part, k > 0);
   }
 }
 /// sums [64, head_dim] += a * b. a: [64, kRows] in registers; b: a tile of kRows rows.
@@ -122,14 +129,14 @@ __device__ __forceinline__ void add_product(float (&sums)[kHeadDim / 2], const u
   for (int k = 0; k < kRows / 16; ++k) multiply<Major::mn>(sums, a[k], b_operand + step_mn(k), 1);
 }
 
-/// After a multiply_wait: what follows reads the sums, and the compiler does not see that they have just come.
+/// After a multiply_wait, before the sums are read: the compiler does not see that they have just come.
 template <int kCount>
 __device__ __forceinline__ void sums_arrived(float (&sums)[kCount]) {
 #pragma unroll
   for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(sums[i])::"memory");
 }
 
-/// Eight columns of a fragment, 16 k .. 16 k + 15 of its rows, as the left operand of the next product.
+/// Columns 16 k .. 16 k + 15 of a fragment as the left operand of the next product.
 template <int kCount>
 __device__ __forceinline__ void pack_fragment(uint32_t (&packed)[4], const float (&values)[kCount], int k) {
 #pragma unroll
@@ -150,15 +157,20 @@ __device__ __forceinline__ void add_to_rows(float* to, int first_row, int row_co
     for (int i = 0; i < kHeadDim / 8; ++i) {
       float2* const pair = reinterpret_cast<float2*>(at + 8 * i);
       const float2 old = *pair;
-      *pair = make_float2(old.x + factor * sums[4 * i + 2 * half], old.y + factor * sums[4 * i + 2 * half + 1]);
+      const float even = sums[4 * i + 2 * half], odd = sums[4 * i + 2 * half + 1];
+      *pair = make_float2(fmaf(factor, even, old.x), fmaf(factor, odd, old.y));
     }
   }
 }
 
-// ---- two warpgroups take turns --------------------------------------------------------------------------------
+// ---- two warpgroups take turns ----------------------------------------------------------------------------
 // One issues its products while the other computes probabilities. Both make equally many turns.
-__device__ __forceinline__ void await_turn(int warpgroup) { named_barrier_sync(1 + warpgroup, 2 * kWarpgroup); }
-__device__ __forceinline__ void pass_turn(int warpgroup) { named_barrier_arrive(2 - warpgroup, 2 * kWarpgroup); }
+__device__ __forceinline__ void await_turn(int warpgroup) {
+  named_barrier_sync(1 + warpgroup, 2 * kWarpgroup);
+}
+__device__ __forceinline__ void pass_turn(int warpgroup) {
+  named_barrier_arrive(2 - warpgroup, 2 * kWarpgroup);
+}
 
 /// One arrival per warp, after all its lanes are done.
 __device__ __forceinline__ void warp_arrive(uint32_t barrier) {

@@ -15,11 +15,11 @@ struct QueryColumns {
   int some_masked;
 };
 
-/// Shared memory: k, v of the tile; per stage q, d_output of a tile of queries; QueryColumns per stage; barriers.
+/// Shared memory: k, v of the tile; per stage q and d_output of a tile of queries; their columns; barriers.
 template <int kHeadDim>
 struct KeyBlock {
   static constexpr int kQueries = kHeadDim == 64 ? 128 : 64;  // what the registers hold beside dk and dv
-  static constexpr int kStages = 3;
+  static constexpr int kStages = 4;
   static constexpr int kOwnBytes = kOwnRows * kHeadDim * 2, kTileBytes = kQueries * kHeadDim * 2;
   static constexpr int kColumnsAt = 2 * kOwnBytes + 2 * kStages * kTileBytes;
   static constexpr int kColumnsBytes = (int(sizeof(QueryColumns<kQueries>)) + 15) / 16 * 16;
@@ -69,19 +69,20 @@ __device__ __forceinline__ void load_for_keys(const BackwardStep& step, const Ke
   const int group = step.heads / step.kv_heads, first_head = block.kv_head * group;
   Turn<Block::kStages> turn;
   for (int tile = block.query_tiles.first; tile <= block.query_tiles.last; ++tile) {
+    const int row = tile * Block::kQueries;
     for (int head = first_head; head < first_head + group; ++head, turn.advance()) {
-      const uint32_t loaded = block.loaded(turn.stage);
+      const uint32_t loaded = block.loaded(turn.stage), d_output = block.d_output(turn.stage);
       barrier_wait(block.free(turn.stage), turn.parity ^ 1);
-      load_tile<Block::kQueries, kHeadDim>(block.q(turn.stage), maps.q, tile * Block::kQueries, head, loaded);
-      load_head_tile<Block::kQueries, kHeadDim>(block.d_output(turn.stage), maps.d_output, tile * Block::kQueries,
-                                                head, loaded);
+      load_tile<Block::kQueries, kHeadDim>(block.q(turn.stage), maps.q, row, head, loaded);
+      load_head_tile<Block::kQueries, kHeadDim>(d_output, maps.d_output, row, head, loaded);
     }
   }
 }
 
 /// The columns of the same tiles; kColumnWarps warps, `thread` among them.
 template <int kHeadDim>
-__device__ __forceinline__ void load_columns(const BackwardStep& step, const KeyBlock<kHeadDim>& block, int thread) {
+__device__ __forceinline__ void load_columns(const BackwardStep& step, const KeyBlock<kHeadDim>& block,
+                                             int thread) {
   using Block = KeyBlock<kHeadDim>;
   constexpr int kThreadsHere = 32 * Block::kColumnWarps, kEach = Block::kQueries / kThreadsHere;
   const int group = step.heads / step.kv_heads, first_head = block.kv_head * group;
@@ -159,9 +160,9 @@ __device__ __forceinline__ void compute_for_keys(const BackwardStep& step, const
   if (warpgroup == 1) pass_turn(warpgroup);
   barrier_wait(block.own_loaded(), 0);
   Turn<Block::kStages> turn;
-  const int group = step.heads / step.kv_heads;
+  const int tiles = block.query_tiles.last - block.query_tiles.first + 1;
 #pragma unroll 1
-  for (int left = (block.query_tiles.last - block.query_tiles.first + 1) * group; left > 0; --left, turn.advance()) {
+  for (int left = tiles * (step.heads / step.kv_heads); left > 0; --left, turn.advance()) {
     float scores[kQueries / 2], d_scores[kQueries / 2];
     const QueryColumns<kQueries>& columns = block.columns(turn.stage);
     barrier_wait(block.loaded(turn.stage), turn.parity);
@@ -201,12 +202,13 @@ __device__ __forceinline__ void compute_for_keys(const BackwardStep& step, const
   sums_arrived(dk);
   sums_arrived(dv);
   const int64_t matrix = int64_t(step.key_count) * kHeadDim;
-  add_to_rows<kHeadDim>(step.dkv + block.kv_head * matrix, first_row, step.key_count, step.scale, dk);
-  add_to_rows<kHeadDim>(step.dkv + (step.kv_heads + block.kv_head) * matrix, first_row, step.key_count, 1.0f, dv);
+  float* const to = step.dkv + block.kv_head * matrix;
+  add_to_rows<kHeadDim>(to, first_row, step.key_count, step.scale, dk);
+  add_to_rows<kHeadDim>(to + step.kv_heads * matrix, first_row, step.key_count, 1.0f, dv);
 }
 
-/// A block owns a tile of keys and values of one KV head, for all query heads that read it. In causal attention the
-/// first tiles have most to do.
+/// A block owns a tile of keys and values of one KV head, for all query heads that read it. In causal
+/// attention the first tiles have most to do.
 template <int kHeadDim>
 __global__ void __launch_bounds__(kThreads, 1)
     key_gradients(const __grid_constant__ KeyMaps maps, const __grid_constant__ BackwardStep step) {
@@ -222,11 +224,12 @@ __global__ void __launch_bounds__(kThreads, 1)
                     {queries.first / Block::kQueries, queries.last / Block::kQueries}};
   if (threadIdx.x == 0) block.init_barriers();
   __syncthreads();
-  const int warpgroup = int(threadIdx.x / kWarpgroup), columns_from = kWarpgroup - 32 * Block::kColumnWarps;
+  const int warpgroup = uniform(int(threadIdx.x / kWarpgroup));
+  constexpr int kColumnsFrom = kWarpgroup - 32 * Block::kColumnWarps;
   if (warpgroup == 0) {
     shrink_registers<kLoaderRegisters>();
     if (threadIdx.x == 0) load_for_keys(step, maps, block);
-    if (int(threadIdx.x) >= columns_from) load_columns(step, block, int(threadIdx.x) - columns_from);
+    if (int(threadIdx.x) >= kColumnsFrom) load_columns(step, block, int(threadIdx.x) - kColumnsFrom);
   } else {
     grow_registers<kComputeRegisters>();
     compute_for_keys(step, block, warpgroup - 1);

@@ -6,13 +6,15 @@
 
 namespace ringlet::cuda::wgmma {
 
-/// Shared memory: q, d_output of the tile; per stage k and v of a tile of keys; barriers.
+/// Shared memory: q, d_output of the tile; k of some tiles of keys, v of some; barriers.
 template <int kHeadDim>
 struct QueryBlock {
-  static constexpr int kKeys = 128, kStages = kHeadDim == 64 ? 4 : 2;
+  static constexpr int kKeys = 128;
+  // As many as fit. k is needed to the end of a tile, v not so long.
+  static constexpr int kKeyStages = kHeadDim == 64 ? 4 : 3, kValueStages = kHeadDim == 64 ? 4 : 2;
   static constexpr int kTileBytes = kOwnRows * kHeadDim * 2;
-  static constexpr int kBarriersAt = (2 + 2 * kStages) * kTileBytes;
-  static constexpr int kBytes = kBarriersAt + (1 + 4 * kStages) * 8 + kTileAlignment;
+  static constexpr int kBarriersAt = (2 + kKeyStages + kValueStages) * kTileBytes;
+  static constexpr int kBytes = kBarriersAt + (1 + 2 * kKeyStages + 2 * kValueStages) * 8 + kTileAlignment;
   static_assert(kKeys == kOwnRows);
 
   uint32_t begin;
@@ -21,21 +23,19 @@ struct QueryBlock {
 
   __device__ uint32_t q() const { return begin; }
   __device__ uint32_t d_output() const { return begin + kTileBytes; }
-  __device__ uint32_t k(int stage) const { return begin + (2 + 2 * stage) * kTileBytes; }
-  __device__ uint32_t v(int stage) const { return begin + (3 + 2 * stage) * kTileBytes; }
+  __device__ uint32_t k(int stage) const { return begin + (2 + stage) * kTileBytes; }
+  __device__ uint32_t v(int stage) const { return k(kKeyStages + stage); }
   __device__ uint32_t own_loaded() const { return begin + kBarriersAt; }
-  __device__ uint32_t k_loaded(int stage) const { return own_loaded() + 8 + 32 * stage; }
-  __device__ uint32_t v_loaded(int stage) const { return k_loaded(stage) + 8; }
-  __device__ uint32_t k_free(int stage) const { return k_loaded(stage) + 16; }
-  __device__ uint32_t v_free(int stage) const { return k_loaded(stage) + 24; }
+  __device__ uint32_t k_loaded(int stage) const { return own_loaded() + 8 + 16 * stage; }
+  __device__ uint32_t k_free(int stage) const { return k_loaded(stage) + 8; }
+  __device__ uint32_t v_loaded(int stage) const { return k_loaded(kKeyStages + stage); }
+  __device__ uint32_t v_free(int stage) const { return v_loaded(stage) + 8; }
 
   __device__ void init_barriers() const {
     barrier_init(own_loaded(), kOwnLoads);
-    for (int stage = 0; stage < kStages; ++stage) {
+    for (int stage = 0; stage < kKeyStages + kValueStages; ++stage) {  // those of v follow those of k
       barrier_init(k_loaded(stage), 1);
-      barrier_init(v_loaded(stage), 1);
       barrier_init(k_free(stage), kComputeWarps);
-      barrier_init(v_free(stage), kComputeWarps);
     }
     barrier_init_fence();
   }
@@ -53,14 +53,14 @@ __device__ __forceinline__ void load_for_queries(const BackwardStep& step, const
   load_head_tile<kOwnRows, kHeadDim>(block.d_output(), maps.d_output, block.queries.first, block.head,
                                      block.own_loaded());
   using Block = QueryBlock<kHeadDim>;
-  Turn<Block::kStages> turn;
-  for (int tile = block.key_tiles.last; tile >= block.key_tiles.first; --tile, turn.advance()) {
-    const int row = tile * Block::kKeys;
-    barrier_wait(block.k_free(turn.stage), turn.parity ^ 1);
-    load_tile<Block::kKeys, kHeadDim>(block.k(turn.stage), maps.kv, row, kv_head, block.k_loaded(turn.stage));
-    barrier_wait(block.v_free(turn.stage), turn.parity ^ 1);
-    load_tile<Block::kKeys, kHeadDim>(block.v(turn.stage), maps.kv, row, step.kv_heads + kv_head,
-                                     block.v_loaded(turn.stage));
+  Turn<Block::kKeyStages> k;
+  Turn<Block::kValueStages> v;
+  for (int tile = block.key_tiles.last; tile >= block.key_tiles.first; --tile, k.advance(), v.advance()) {
+    const int row = tile * Block::kKeys, v_head = step.kv_heads + kv_head;
+    barrier_wait(block.k_free(k.stage), k.parity ^ 1);
+    load_tile<Block::kKeys, kHeadDim>(block.k(k.stage), maps.kv, row, kv_head, block.k_loaded(k.stage));
+    barrier_wait(block.v_free(v.stage), v.parity ^ 1);
+    load_tile<Block::kKeys, kHeadDim>(block.v(v.stage), maps.kv, row, v_head, block.v_loaded(v.stage));
   }
 }
 
@@ -87,8 +87,8 @@ struct QueryRows {
 
 /// Scores of a thread's rows to probabilities. Keys from first_key.
 template <int kCount>
-__device__ __forceinline__ void row_probabilities(float (&scores)[kCount], float scale_log2, const QueryRows& rows,
-                                                  int first_key) {
+__device__ __forceinline__ void row_probabilities(float (&scores)[kCount], float scale_log2,
+                                                  const QueryRows& rows, int first_key) {
 #pragma unroll
   for (int i = 0; i < kCount; ++i) scores[i] = exp2_fast(fmaf(scores[i], scale_log2, -rows.lse[i / 2 % 2]));
   if (rows.seen_by_all.first <= first_key && first_key + kCount * 2 - 1 <= rows.seen_by_all.last) return;
@@ -103,26 +103,28 @@ __device__ __forceinline__ void row_probabilities(float (&scores)[kCount], float
 }
 
 template <int kHeadDim>
-__device__ __forceinline__ void compute_for_queries(const BackwardStep& step, const QueryBlock<kHeadDim>& block,
-                                                    int warpgroup) {
-  constexpr int kKeys = QueryBlock<kHeadDim>::kKeys;
+__device__ __forceinline__ void compute_for_queries(const BackwardStep& step,
+                                                    const QueryBlock<kHeadDim>& block, int warpgroup) {
+  using Block = QueryBlock<kHeadDim>;
+  constexpr int kKeys = Block::kKeys;
   const int first_row = block.queries.first + 64 * warpgroup, thread = int(threadIdx.x % kWarpgroup);
   const QueryRows rows(step, block.head, first_row + thread / 32 * 16 + thread % 32 / 4);
   const uint32_t own_bytes = 64 * kSlabRowBytes * warpgroup;
   float dq[kHeadDim / 2] = {};
   if (warpgroup == 1) pass_turn(warpgroup);
   barrier_wait(block.own_loaded(), 0);
-  Turn<QueryBlock<kHeadDim>::kStages> turn;
+  Turn<Block::kKeyStages> k;
+  Turn<Block::kValueStages> v;
 #pragma unroll 1
-  for (int tile = block.key_tiles.last; tile >= block.key_tiles.first; --tile, turn.advance()) {
+  for (int tile = block.key_tiles.last; tile >= block.key_tiles.first; --tile, k.advance(), v.advance()) {
     float scores[kKeys / 2], d_scores[kKeys / 2];
-    barrier_wait(block.k_loaded(turn.stage), turn.parity);
-    barrier_wait(block.v_loaded(turn.stage), turn.parity);
+    barrier_wait(block.k_loaded(k.stage), k.parity);
+    barrier_wait(block.v_loaded(v.stage), v.parity);
     await_turn(warpgroup);
     multiply_fence();
-    multiply_rows<kHeadDim, kOwnRows, kKeys>(scores, block.q() + own_bytes, block.k(turn.stage));
+    multiply_rows<kHeadDim, kOwnRows, kKeys>(scores, block.q() + own_bytes, block.k(k.stage));
     multiply_commit();
-    multiply_rows<kHeadDim, kOwnRows, kKeys>(d_scores, block.d_output() + own_bytes, block.v(turn.stage));
+    multiply_rows<kHeadDim, kOwnRows, kKeys>(d_scores, block.d_output() + own_bytes, block.v(v.stage));
     multiply_commit();
     if (warpgroup == 0 || tile > block.key_tiles.first) pass_turn(warpgroup);
     multiply_wait<1>();
@@ -130,25 +132,29 @@ __device__ __forceinline__ void compute_for_queries(const BackwardStep& step, co
     row_probabilities(scores, step.scale_log2, rows, tile * kKeys);
     multiply_wait<0>();
     sums_arrived(d_scores);
-    warp_arrive(block.v_free(turn.stage));
+    warp_arrive(block.v_free(v.stage));
     uint32_t packed[kKeys / 16][4];
 #pragma unroll
-    for (int k = 0; k < kKeys / 16; ++k) {
+    for (int part = 0; part < kKeys / 16; ++part) {
 #pragma unroll
-      for (int i = 8 * k; i < 8 * k + 8; ++i) d_scores[i] = scores[i] * (d_scores[i] - rows.delta[i / 2 % 2]);
-      pack_fragment(packed[k], d_scores, k);
+      for (int i = 8 * part; i < 8 * part + 8; ++i) {
+        d_scores[i] = scores[i] * (d_scores[i] - rows.delta[i / 2 % 2]);
+      }
+      pack_fragment(packed[part], d_scores, part);
     }
     multiply_fence();
-    add_product<kHeadDim, kKeys>(dq, packed, block.k(turn.stage));
+    add_product<kHeadDim, kKeys>(dq, packed, block.k(k.stage));
     multiply_commit();
     multiply_wait<0>();
-    warp_arrive(block.k_free(turn.stage));
+    warp_arrive(block.k_free(k.stage));
   }
   sums_arrived(dq);
-  add_to_rows<kHeadDim>(step.dq + block.head * step.head_rows * kHeadDim, first_row, step.query_count, step.scale, dq);
+  float* const to = step.dq + block.head * step.head_rows * kHeadDim;
+  add_to_rows<kHeadDim>(to, first_row, step.query_count, step.scale, dq);
 }
 
-/// A block owns a tile of queries of one head. In causal attention the last tiles have most to do: they come first.
+/// A block owns a tile of queries of one head. In causal attention the last tiles have most to do: they come
+/// first.
 template <int kHeadDim>
 __global__ void __launch_bounds__(kThreads, 1)
     query_gradients(const __grid_constant__ QueryMaps maps, const __grid_constant__ BackwardStep step) {
@@ -163,7 +169,7 @@ __global__ void __launch_bounds__(kThreads, 1)
                     {keys.first / Block::kKeys, keys.last / Block::kKeys}};
   if (threadIdx.x == 0) block.init_barriers();
   __syncthreads();
-  const int warpgroup = int(threadIdx.x / kWarpgroup);
+  const int warpgroup = uniform(int(threadIdx.x / kWarpgroup));
   if (warpgroup == 0) {
     shrink_registers<kLoaderRegisters>();
     if (threadIdx.x == 0) load_for_queries(step, maps, block);
