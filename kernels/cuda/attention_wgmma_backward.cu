@@ -7,11 +7,11 @@
 #include "kernels/cuda/wgmma_key_gradients.cuh"
 #include "kernels/cuda/wgmma_query_gradients.cuh"
 
-// Two kernels, so that every gradient has one owner and no sum depends on timing: one walks over the keys of a
-// tile of queries (dq), one over the queries of a tile of keys (dk, dv). Both compute scores and probabilities
-// anew: 7 products where one kernel would do with 5. In both, warpgroup 0 loads and two others compute 64 rows of
-// the tile each. The gradients of the scores never leave the registers: as sums of one product they lie as the
-// left operand of the next.
+// Two kernels, so that every gradient has one owner and no sum depends on timing: one walks over the keys of
+// a tile of queries (dq), one over the queries of a tile of keys (dk, dv). Both compute scores and
+// probabilities anew: 7 products where one kernel would do with 5. In both, warpgroup 0 loads and two others
+// compute 64 rows of the tile each. The gradients of the scores never leave the registers: as sums of one
+// product they lie as the left operand of the next.
 
 namespace ringlet::cuda::wgmma {
 namespace {

@@ -131,6 +131,18 @@ template <int kGroups>
 __device__ __forceinline__ void multiply_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kGroups) : "memory");
 }
+/// Keeps what computes these registers before this point, and what reads them after it: the compiler knows neither
+/// multiply_fence nor multiply_wait as an access. No instruction.
+template <int kCount>
+__device__ __forceinline__ void pin(float (&registers)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(registers[i])::"memory");
+}
+template <int kCount>
+__device__ __forceinline__ void pin(uint32_t (&registers)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+r"(registers[i])::"memory");
+}
 
 /// Descriptor of a tile of `rows` rows at `address`, for Major::k and Major::mn: the next 8 rows are 1024 bytes
 /// on, the next 64 columns a slab. A warpgroup's 64 rows of more begin at address + first row * kSlabRowBytes.
@@ -158,7 +170,7 @@ __device__ __forceinline__ float exp2_fast(float x) {
 
 // ---- host ---------------------------------------------------------------------------------------------
 /// bf16 [matrices, rows, columns] for load_slab and load_tile: base a multiple of 16 bytes, rows contiguous,
-/// matrices matrix_stride elements apart (a multiple of 8), columns a multiple of 64. tile_rows: of a slab, <= 256.
+/// matrices matrix_stride elements apart (a multiple of 8). tile_rows: of a slab, <= 256.
 struct MapShape {
   int64_t matrices, rows, columns, matrix_stride;
   int tile_rows;

@@ -129,13 +129,6 @@ __device__ __forceinline__ void add_product(float (&sums)[kHeadDim / 2], const u
   for (int k = 0; k < kRows / 16; ++k) multiply<Major::mn>(sums, a[k], b_operand + step_mn(k), 1);
 }
 
-/// After a multiply_wait, before the sums are read: the compiler does not see that they have just come.
-template <int kCount>
-__device__ __forceinline__ void sums_arrived(float (&sums)[kCount]) {
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(sums[i])::"memory");
-}
-
 /// Columns 16 k .. 16 k + 15 of a fragment as the left operand of the next product.
 template <int kCount>
 __device__ __forceinline__ void pack_fragment(uint32_t (&packed)[4], const float (&values)[kCount], int k) {

@@ -174,14 +174,15 @@ __device__ __forceinline__ void compute_for_keys(const BackwardStep& step, const
     multiply_commit();
     if (warpgroup == 0 || left > 1) pass_turn(warpgroup);
     multiply_wait<1>();
-    sums_arrived(scores);
+    pin(scores);
     column_probabilities(scores, step.scale_log2, columns, own_key);
     multiply_wait<0>();
-    sums_arrived(d_scores);
+    pin(d_scores);
     uint32_t packed[kQueries / 16][4], d_packed[kQueries / 16][4];
 #pragma unroll
     for (int k = 0; k < kQueries / 16; ++k) {
       pack_fragment(packed[k], scores, k);
+      pin(packed[k]);
 #pragma unroll
       for (int i = 8 * k; i < 8 * k + 8; i += 4) {
         const float2 delta = *reinterpret_cast<const float2*>(columns.delta + 2 * i + own_column);
@@ -191,6 +192,7 @@ __device__ __forceinline__ void compute_for_keys(const BackwardStep& step, const
         d_scores[i + 3] = scores[i + 3] * (d_scores[i + 3] - delta.y);
       }
       pack_fragment(d_packed[k], d_scores, k);
+      pin(d_packed[k]);
     }
     multiply_fence();
     add_product<kHeadDim, kQueries>(dv, packed, block.d_output(turn.stage));
@@ -199,8 +201,8 @@ __device__ __forceinline__ void compute_for_keys(const BackwardStep& step, const
     multiply_wait<0>();
     warp_arrive(block.free(turn.stage));
   }
-  sums_arrived(dk);
-  sums_arrived(dv);
+  pin(dk);
+  pin(dv);
   const int64_t matrix = int64_t(step.key_count) * kHeadDim;
   float* const to = step.dkv + block.kv_head * matrix;
   add_to_rows<kHeadDim>(to, first_row, step.key_count, step.scale, dk);

@@ -128,10 +128,10 @@ __device__ __forceinline__ void compute_for_queries(const BackwardStep& step,
     multiply_commit();
     if (warpgroup == 0 || tile > block.key_tiles.first) pass_turn(warpgroup);
     multiply_wait<1>();
-    sums_arrived(scores);
+    pin(scores);
     row_probabilities(scores, step.scale_log2, rows, tile * kKeys);
     multiply_wait<0>();
-    sums_arrived(d_scores);
+    pin(d_scores);
     warp_arrive(block.v_free(v.stage));
     uint32_t packed[kKeys / 16][4];
 #pragma unroll
@@ -141,6 +141,7 @@ __device__ __forceinline__ void compute_for_queries(const BackwardStep& step,
         d_scores[i] = scores[i] * (d_scores[i] - rows.delta[i / 2 % 2]);
       }
       pack_fragment(packed[part], d_scores, part);
+      pin(packed[part]);
     }
     multiply_fence();
     add_product<kHeadDim, kKeys>(dq, packed, block.k(k.stage));
@@ -148,7 +149,7 @@ __device__ __forceinline__ void compute_for_queries(const BackwardStep& step,
     multiply_wait<0>();
     warp_arrive(block.k_free(k.stage));
   }
-  sums_arrived(dq);
+  pin(dq);
   float* const to = step.dq + block.head * step.head_rows * kHeadDim;
   add_to_rows<kHeadDim>(to, first_row, step.query_count, step.scale, dq);
 }
