@@ -1,6 +1,8 @@
-// How fast a GPU does the operations of a Backend: attention, a ring's share of it, matrix products, the rest.
+// How fast a GPU does the operations of a Backend: attention, a ring's share of it, matrix products, the
+// rest.
 //   gpu_bench OUT_FOLDER [--quick]
-// A table on stdout; gpu_bench.json and gpu_bench.md in the folder. About a minute; --quick leaves out the long sequences.
+// A table on stdout; gpu_bench.json and gpu_bench.md in the folder. About a minute; --quick leaves out the
+// long sequences.
 #include "tests/bench/gpu_bench.h"
 
 #include <algorithm>
@@ -77,7 +79,8 @@ void Report::write(const std::string& folder, const CudaDevice& device) const {
 }
 
 Gpu::Gpu(const CudaInterface& interface, CudaAttention attention, int64_t arena_bytes)
-    : device_(interface.make_backend({.device = 0, .arena_bytes = arena_bytes, .attention = attention}, trace_)) {
+    : device_(
+          interface.make_backend({.device = 0, .arena_bytes = arena_bytes, .attention = attention}, trace_)) {
   const CounterRandom random(1, hash_name("gpu bench"));
   std::vector<float> values(kPoolSize);
   // Sums of uniform numbers: near enough to normal ones, and quickly made.

@@ -38,22 +38,24 @@ class Report {
   std::vector<Figure> figures_;
 };
 
-/// A GPU's memory and operations with one kernel of attention. What a measurement allocates is given back by ArenaScope.
+/// A GPU's memory and operations with one kernel of attention. What a measurement allocates is given back by
+/// ArenaScope.
 class Gpu {
  public:
   Gpu(const CudaInterface& interface, CudaAttention attention, int64_t arena_bytes);
   Backend& operator*() { return *device_; }
   Backend* operator->() { return device_.get(); }
 
-  /// A tensor of normal numbers (times `scale`), never zeros: a GPU is faster on zeros than it will ever be at work.
+  /// A tensor of normal numbers (times `scale`), never zeros: a GPU is faster on zeros than it will ever be
+  /// at work.
   Tensor random(Dtype dtype, Shape shape, double scale = 1);
   /// f32 zeros, for sums.
   Tensor zeros(Shape shape);
   Tensor empty(Dtype dtype, Shape shape) { return device_->arena().allocate("bench", dtype, shape); }
   Tensor integers(int64_t count, int64_t below);
 
-  /// Milliseconds of one body(): median over batches of calls, the queue drained around each batch. Warms up first;
-  /// takes about `budget_ms`, but at least three batches.
+  /// Milliseconds of one body(): median over batches of calls, the queue drained around each batch. Warms up
+  /// first; takes about `budget_ms`, but at least three batches.
   double time(const std::function<void()>& body, double budget_ms = 150);
 
  private:
@@ -65,7 +67,8 @@ class Gpu {
 
 enum class Extent : uint8_t { quick, full };
 
-void measure_attention(const CudaInterface& interface, int32_t compute_capability, Extent extent, Report& report);
+void measure_attention(const CudaInterface& interface, int32_t compute_capability, Extent extent,
+                       Report& report);
 void measure_ring(const CudaInterface& interface, int32_t compute_capability, Extent extent, Report& report);
 void measure_matmul(Gpu& gpu, Extent extent, Report& report);
 void measure_elements(Gpu& gpu, Report& report);

@@ -41,7 +41,8 @@ Layer make_layer(Gpu& gpu, const HeadShape& shape, int64_t rows, const std::vect
   layer.first_visible = all_visible(gpu, rows);
   layer.output = gpu.empty(Dtype::bf16, flat);
   layer.lse = gpu.empty(Dtype::f32, per_row), layer.delta = gpu.empty(Dtype::f32, per_row);
-  layer.state = {gpu.empty(Dtype::f32, heads), gpu.empty(Dtype::f32, per_row), gpu.empty(Dtype::f32, per_row)};
+  layer.state = {gpu.empty(Dtype::f32, heads), gpu.empty(Dtype::f32, per_row),
+                 gpu.empty(Dtype::f32, per_row)};
   layer.dq = gpu.zeros(heads);
   for (const Piece& piece : keys) {
     const Shape both{2, shape.kv_heads, piece.row_count, shape.head_dim};
@@ -73,8 +74,8 @@ struct Pass {
   }
   void backward(Gpu& gpu) const {
     for_each_step([&](const AttentionStep& step, size_t key) {
-      gpu->attention_backward(step, layer.q, layer.kv[key], {layer.d_output, layer.lse, layer.delta}, layer.dq,
-                              layer.dkv[key]);
+      gpu->attention_backward(step, layer.q, layer.kv[key], {layer.d_output, layer.lse, layer.delta},
+                              layer.dq, layer.dkv[key]);
     });
   }
   /// Everything that the backward pass reads.
@@ -110,8 +111,9 @@ void measure_size(Gpu& gpu, CudaAttention path, const HeadShape& shape, int64_t 
     const Pass pass = make_pass(gpu, shape, {{causal ? 0 : length, 1, 0, length}}, {{0, 1, 0, length}});
     const Times times = time_pass(gpu, pass);
     const double flops = 4.0 * double(length) * double(length) * double(shape.q_width()) / (causal ? 2 : 1);
-    const std::string name = std::string(name_of(path)) + ", head_dim " + std::to_string(shape.head_dim) + ", T " +
-                             std::to_string(length / 1024) + "k, " + (causal ? "causal" : "full block");
+    const std::string name = std::string(name_of(path)) + ", head_dim " + std::to_string(shape.head_dim) +
+                             ", T " + std::to_string(length / 1024) + "k, " +
+                             (causal ? "causal" : "full block");
     report.add(name + ", forward", times.forward_ms, flops / times.forward_ms / 1e9, "TFLOP/s");
     report.add(name + ", backward", times.backward_ms, 2.5 * flops / times.backward_ms / 1e9, "TFLOP/s");
   }
@@ -139,13 +141,16 @@ void measure_ring_of(Gpu& gpu, CudaAttention path, const HeadShape& shape, int64
       for (const Piece& piece : zigzag((rank + kRing - hop) % kRing, kRing, rows)) keys.push_back(piece);
     }
     const Times times = measure(zigzag(rank, kRing, rows), keys);
-    slowest = {std::max(slowest.forward_ms, times.forward_ms), std::max(slowest.backward_ms, times.backward_ms)};
+    slowest = {std::max(slowest.forward_ms, times.forward_ms),
+               std::max(slowest.backward_ms, times.backward_ms)};
   }
   const std::string name = std::string(name_of(path)) + ", " + std::to_string(shape.heads) + " heads of " +
                            std::to_string(shape.head_dim) + ", " + std::to_string(rows / 1024) + "k a rank";
   const double forward_flops = 2.0 * double(total) * double(total) * double(shape.q_width());
-  report.add(name + ", one call forward", alone.forward_ms, forward_flops / alone.forward_ms / 1e9, "TFLOP/s");
-  report.add(name + ", one call backward", alone.backward_ms, 2.5 * forward_flops / alone.backward_ms / 1e9, "TFLOP/s");
+  report.add(name + ", one call forward", alone.forward_ms, forward_flops / alone.forward_ms / 1e9,
+             "TFLOP/s");
+  report.add(name + ", one call backward", alone.backward_ms, 2.5 * forward_flops / alone.backward_ms / 1e9,
+             "TFLOP/s");
   const auto share = [&](const char* what, double one_ms, double rank_ms) {
     report.add(name + ", a rank's steps " + what, rank_ms, 100 * one_ms / kRing / rank_ms, "%");
   };
@@ -156,8 +161,10 @@ void measure_ring_of(Gpu& gpu, CudaAttention path, const HeadShape& shape, int64
 
 }  // namespace
 
-void measure_attention(const CudaInterface& interface, int32_t compute_capability, Extent extent, Report& report) {
-  report.begin("Attention", "bf16, batch 1; forward 4 T^2 H d flops, half of that causal; backward 2.5 times forward");
+void measure_attention(const CudaInterface& interface, int32_t compute_capability, Extent extent,
+                       Report& report) {
+  report.begin("Attention",
+               "bf16, batch 1; forward 4 T^2 H d flops, half of that causal; backward 2.5 times forward");
   std::vector<int64_t> lengths = {2048, 8192};
   if (extent == Extent::full) lengths = {2048, 8192, 16384, 32768};
   std::vector<CudaAttention> paths = paths_of(compute_capability);

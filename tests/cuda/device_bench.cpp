@@ -38,10 +38,14 @@ const Gpu& gpu() {
 
 const char* name_of(CudaAttention attention) {
   switch (attention) {
-    case CudaAttention::automatic: return "";
-    case CudaAttention::plain: return "_plain";
-    case CudaAttention::mma: return "_mma";
-    case CudaAttention::wgmma: return "_wgmma";
+    case CudaAttention::automatic:
+      return "";
+    case CudaAttention::plain:
+      return "_plain";
+    case CudaAttention::mma:
+      return "_mma";
+    case CudaAttention::wgmma:
+      return "_wgmma";
   }
   return "?";
 }
@@ -74,8 +78,8 @@ double largest(const Doubles& values) {
 }  // namespace
 
 std::string text_of(const Setting& setting) {
-  return std::string(setting.device == DeviceKind::cuda ? "cuda_" : "cpu_") + ringlet::name_of(setting.dtype) +
-         name_of(setting.attention);
+  return std::string(setting.device == DeviceKind::cuda ? "cuda_" : "cpu_") +
+         ringlet::name_of(setting.dtype) + name_of(setting.attention);
 }
 
 std::vector<Setting> every_device() {
@@ -138,7 +142,8 @@ std::vector<int32_t> DeviceTest::random_integers(int64_t count, int64_t below) {
 Tensor DeviceTest::poisoned_as(Dtype dtype, Shape shape) {
   const int64_t bytes = make_tensor(nullptr, dtype, shape).bytes();
   // Bits of ones are NaN in every dtype of floating point.
-  const Tensor whole = device_->arena().allocate("test", Dtype::bf16, {(bytes + 2 * kGuardBytes) / 2, 1, 1, 1});
+  const Tensor whole =
+      device_->arena().allocate("test", Dtype::bf16, {(bytes + 2 * kGuardBytes) / 2, 1, 1, 1});
   device_->upload(std::vector<std::byte>(whole.bytes(), std::byte{0xff}), whole);
   guards_.push_back(whole);
   return make_tensor(whole.data + kGuardBytes, dtype, shape);
@@ -189,8 +194,8 @@ std::vector<std::byte> DeviceTest::bits(const Tensor& tensor) {
 void DeviceTest::next_case() {
   for (const Tensor& whole : guards_) {
     const auto is_guard = [](std::byte b) { return b == std::byte{0xff}; };
-    const Tensor before = whole.slice(0, kGuardBytes / 2), after = whole.slice(whole.rows() - kGuardBytes / 2,
-                                                                               kGuardBytes / 2);
+    const Tensor before = whole.slice(0, kGuardBytes / 2),
+                 after = whole.slice(whole.rows() - kGuardBytes / 2, kGuardBytes / 2);
     EXPECT_TRUE(std::ranges::all_of(bits(before), is_guard)) << "something was written in front of a tensor";
     EXPECT_TRUE(std::ranges::all_of(bits(after), is_guard)) << "something was written behind a tensor";
   }
@@ -212,7 +217,8 @@ void expect_close(const Floats& actual, const Doubles& expected, int64_t row_siz
   }
   const double highest = largest(expected) > 0 ? largest(expected) : 1;
   for (size_t i = 0; i < expected.size(); ++i) {
-    ASSERT_LE(std::abs(double(actual[i]) - expected[i]), 8 * tolerance * highest) << what << ", element " << i;
+    ASSERT_LE(std::abs(double(actual[i]) - expected[i]), 8 * tolerance * highest)
+        << what << ", element " << i;
   }
 }
 

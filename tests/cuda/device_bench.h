@@ -37,8 +37,8 @@ std::vector<Setting> every_attention();
 
 /// A test of operations that runs once for each setting; by name it is skipped where there is no such device.
 ///
-/// All tensors stand between guard bands of NaN: what is read beyond a tensor shows in the result, what is written there
-/// shows when the test ends.
+/// All tensors stand between guard bands of NaN: what is read beyond a tensor shows in the result, what is
+/// written there shows when the test ends.
 class DeviceTest : public testing::TestWithParam<Setting> {
  protected:
   void SetUp() override;
@@ -85,14 +85,14 @@ class DeviceTest : public testing::TestWithParam<Setting> {
 
 inline Doubles widened(const Floats& values) { return {values.begin(), values.end()}; }
 
-/// Fails unless |actual - expected| is at most `tolerance`, relative, over all in L2. Beside it, since a large tensor
-/// hides one bad row: every row (of row_size) at most 4 times that, relative to its own length plus the usual length of
-/// a row; every element at most 8 times that, relative to the largest. NaN fails.
+/// Fails unless |actual - expected| is at most `tolerance`, relative, over all in L2. Beside it, since a
+/// large tensor hides one bad row: every row (of row_size) at most 4 times that, relative to its own length
+/// plus the usual length of a row; every element at most 8 times that, relative to the largest. NaN fails.
 void expect_close(const Floats& actual, const Doubles& expected, int64_t row_size, double tolerance,
                   const char* what);
 
-/// What was computed in f32 and rounded once to `dtype`: every element to a unit in the last place of bf16, or to the
-/// tolerance for f32; beside it that tolerance of the largest element, for sums that cancel.
+/// What was computed in f32 and rounded once to `dtype`: every element to a unit in the last place of bf16,
+/// or to the tolerance for f32; beside it that tolerance of the largest element, for sums that cancel.
 void expect_rounded(const Floats& actual, const Doubles& expected, Dtype dtype, const char* what,
                     double f32_tolerance = kOutputTolerance);
 

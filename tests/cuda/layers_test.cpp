@@ -31,9 +31,11 @@ TEST_P(DeviceNormTest, ForwardAndBackwardAreTheReference) {
       const Tensor d_weight = put_f32(d_weight_start, {width, 1, 1, 1});
 
       device().rms_norm_forward(input, w, kEpsilon, y);
-      expect_rounded(get(y), reference::rms_norm(widened(x), widened(weight), double(kEpsilon)), dtype(), "y");
+      expect_rounded(get(y), reference::rms_norm(widened(x), widened(weight), double(kEpsilon)), dtype(),
+                     "y");
 
-      auto expected = reference::rms_norm_backward(widened(x), widened(weight), double(kEpsilon), widened(dy));
+      auto expected =
+          reference::rms_norm_backward(widened(x), widened(weight), double(kEpsilon), widened(dy));
       device().rms_norm_backward(input, w, kEpsilon, gradient, Write::set, dx, d_weight);
       expect_rounded(get(dx), expected.dx, dtype(), "dx", kGradientTolerance);
       for (int64_t i = 0; i < width; ++i) expected.d_weight[i] += double(d_weight_start[i]);
@@ -125,13 +127,15 @@ class DeviceQkvSplitTest : public DeviceTest {
     for (const HeadShape& shape : {HeadShape{1, 1, 8}, {4, 2, 24}, {6, 1, 64}, {2, 2, 72}, {4, 1, 128}}) {
       for (const auto& pieces : kPieces) {
         for (const bool normed : {false, true}) {
-          SplitInput input{shape, pieces, reference::rotary_table(pieces, 10'000, shape.head_dim), {}, {}, 1e-2};
+          SplitInput input{shape, pieces, reference::rotary_table(pieces, 10'000, shape.head_dim),
+                           {},    {},     1e-2};
           if (normed) {
             input.q_norm = widened(random_activations(shape.head_dim));
             input.k_norm = widened(random_activations(shape.head_dim));
           }
-          SCOPED_TRACE(testing::Message() << shape.heads << '/' << shape.kv_heads << " heads of " << shape.head_dim
-                                          << ", " << rows_of(pieces) << " rows, norm " << normed);
+          SCOPED_TRACE(testing::Message()
+                       << shape.heads << '/' << shape.kv_heads << " heads of " << shape.head_dim << ", "
+                       << rows_of(pieces) << " rows, norm " << normed);
           body(input);
           next_case();
         }
@@ -171,7 +175,8 @@ TEST_P(DeviceQkvSplitTest, BackwardIsTheReferenceAlsoInPlace) {
     const int64_t rows = rows_of(input.pieces), head_dim = shape.head_dim;
     const bool normed = !input.q_norm.empty();
     const Floats values = random_activations(rows * shape.qkv_width());
-    const Floats dq = random_floats(rows * shape.q_width()), dkv = random_floats(2 * rows * shape.kv_heads * head_dim);
+    const Floats dq = random_floats(rows * shape.q_width()),
+                 dkv = random_floats(2 * rows * shape.kv_heads * head_dim);
     const Floats start = random_floats(head_dim);
     auto expected = reference::qkv_split_backward(input, widened(values), {widened(dq), widened(dkv)});
     for (size_t i = 0; i < expected.d_q_norm.size(); ++i) {

@@ -29,8 +29,8 @@ class DeviceMatmulTest : public DeviceTest {
   }
   void expect_product(const Floats& out, Dtype out_dtype, const Doubles& expected, int64_t columns,
                       const char* what) {
-    expect_close(out, expected, std::max<int64_t>(columns, 1), out_dtype == Dtype::bf16 ? 4e-3 : kOutputTolerance,
-                 what);
+    expect_close(out, expected, std::max<int64_t>(columns, 1),
+                 out_dtype == Dtype::bf16 ? 4e-3 : kOutputTolerance, what);
   }
 
   /// The matrix as columns [first, first + width) of a wider one whose other elements are NaN.
@@ -56,8 +56,15 @@ class DeviceMatmulTest : public DeviceTest {
 INSTANTIATE_TEST_SUITE_P(Devices, DeviceMatmulTest, testing::ValuesIn(every_device()), setting_name);
 
 TEST_P(DeviceMatmulTest, SetsAndAddsAsTheLoopDoes) {
-  for (const auto& [m, n, k] : {Sizes{1, 1, 1}, {1, 65, 64}, {7, 1, 63}, {64, 64, 64}, {65, 63, 127},
-                                {128, 129, 72}, {257, 129, 768}, {8, 2100, 64}, {130, 257, 31}}) {
+  for (const auto& [m, n, k] : {Sizes{1, 1, 1},
+                                {1, 65, 64},
+                                {7, 1, 63},
+                                {64, 64, 64},
+                                {65, 63, 127},
+                                {128, 129, 72},
+                                {257, 129, 768},
+                                {8, 2100, 64},
+                                {130, 257, 31}}) {
     for (const auto& [transpose_a, transpose_b] : kOrders) {
       SCOPED_TRACE(testing::Message() << m << " x " << n << " x " << k << ", transposed " << int(transpose_a)
                                       << int(transpose_b));
@@ -114,8 +121,10 @@ TEST_P(DeviceMatmulTest, AnEmptySumIsZeroWhenSetAndNothingWhenAdded) {
 
 TEST_P(DeviceMatmulTest, NoRowsOrNoColumnsAreLegal) {
   const Tensor some = put(random_activations(35), {5, 7, 1, 1});
-  device().matmul(put({}, {0, 5, 1, 1}), Transpose::no, some, Transpose::no, Write::set, poisoned({0, 7, 1, 1}));
-  device().matmul(some, Transpose::no, put({}, {7, 0, 1, 1}), Transpose::no, Write::set, poisoned({5, 0, 1, 1}));
+  device().matmul(put({}, {0, 5, 1, 1}), Transpose::no, some, Transpose::no, Write::set,
+                  poisoned({0, 7, 1, 1}));
+  device().matmul(some, Transpose::no, put({}, {7, 0, 1, 1}), Transpose::no, Write::set,
+                  poisoned({5, 0, 1, 1}));
   EXPECT_NO_THROW(device().synchronize());
 }
 
@@ -132,7 +141,8 @@ TEST_P(DeviceMatmulTest, WrongShapesThrow) {
 
 TEST_P(DeviceMatmulTest, EqualCallsGiveEqualBits) {
   for (const auto& [m, n, k] : {Sizes{129, 257, 768}, {768, 512, on_cuda() ? 4096 : 256}}) {
-    const Tensor a = put(random_activations(m * k), {k, m, 1, 1}), b = put(random_activations(k * n), {k, n, 1, 1});
+    const Tensor a = put(random_activations(m * k), {k, m, 1, 1}),
+                 b = put(random_activations(k * n), {k, n, 1, 1});
     for (const Dtype out_dtype : output_dtypes()) {
       const Tensor out = poisoned_as(out_dtype, {m, n, 1, 1});
       std::vector<std::byte> first;

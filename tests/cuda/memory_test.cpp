@@ -81,13 +81,16 @@ TEST_P(DeviceMemoryTest, CopyKeepsIntegers) {
 }
 
 TEST_P(DeviceMemoryTest, CopyRowsAppendsToEveryHead) {
-  for (const auto& [heads, rows, more, width] : {std::array<int64_t, 4>{2, 2, 5, 3}, {6, 65, 200, 64}, {4, 1, 9, 128}}) {
-    const Floats start = random_activations(heads * more * width), added = random_activations(heads * rows * width);
+  for (const auto& [heads, rows, more, width] :
+       {std::array<int64_t, 4>{2, 2, 5, 3}, {6, 65, 200, 64}, {4, 1, 9, 128}}) {
+    const Floats start = random_activations(heads * more * width),
+                 added = random_activations(heads * rows * width);
     const Tensor cache = put(start, {heads, more, width, 1});
     device().copy_rows(put(added, {heads, rows, width, 1}), 3, cache);
     Floats expected = start;
     for (int64_t head = 0; head < heads; ++head) {
-      std::copy_n(added.begin() + head * rows * width, rows * width, expected.begin() + (head * more + 3) * width);
+      std::copy_n(added.begin() + head * rows * width, rows * width,
+                  expected.begin() + (head * more + 3) * width);
     }
     EXPECT_EQ(get(cache), expected);
     next_case();
@@ -135,7 +138,8 @@ TEST_P(DeviceMemoryTest, MoreThanTheArenaIsAnErrorThatNamesTheRegion) {
     device().arena().allocate("checkpoints", Dtype::f32, {capacity, 1, 1, 1});
     FAIL() << "nothing was thrown";
   } catch (const Error& error) {
-    EXPECT_NE(std::string(error.what()).find("out of memory: 'checkpoints'"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find("out of memory: 'checkpoints'"), std::string::npos)
+        << error.what();
   }
   EXPECT_EQ(get(put({1, 2}, {2, 1, 1, 1})), (Floats{1, 2})) << "the device goes on";
 }

@@ -15,7 +15,8 @@ INSTANTIATE_TEST_SUITE_P(Devices, DeviceEmbeddingTest, testing::ValuesIn(every_d
 
 TEST_P(DeviceEmbeddingTest, ForwardCopiesRowsAndBackwardAddsThem) {
   for (const int64_t rows : {0, 1, 63, 130, 1000}) {
-    for (const auto& [vocabulary, width] : {std::pair<int64_t, int64_t>{17, 1}, {17, 7}, {257, 64}, {5, 65}, {1000, 768}}) {
+    for (const auto& [vocabulary, width] :
+         {std::pair<int64_t, int64_t>{17, 1}, {17, 7}, {257, 64}, {5, 65}, {1000, 768}}) {
       SCOPED_TRACE(testing::Message() << rows << " rows, table " << vocabulary << " x " << width);
       const Floats table = random_activations(vocabulary * width), dy = random_activations(rows * width);
       const Floats start = random_floats(vocabulary * width);
@@ -25,7 +26,8 @@ TEST_P(DeviceEmbeddingTest, ForwardCopiesRowsAndBackwardAddsThem) {
       Floats expected;
       Doubles gradient = widened(start);
       for (int64_t row = 0; row < rows; ++row) {
-        expected.insert(expected.end(), table.begin() + tokens[row] * width, table.begin() + (tokens[row] + 1) * width);
+        expected.insert(expected.end(), table.begin() + tokens[row] * width,
+                        table.begin() + (tokens[row] + 1) * width);
         for (int64_t i = 0; i < width; ++i) gradient[tokens[row] * width + i] += double(dy[row * width + i]);
       }
       EXPECT_EQ(get(y), expected);
@@ -44,7 +46,8 @@ TEST_P(DeviceEmbeddingTest, OneTokenGathersAllRows) {
   Doubles expected(3 * width);
   for (int64_t i = 0; i < rows * width; ++i) expected[width + i % width] += double(dy[i]);
   const Tensor d_table = put_f32(Floats(3 * width), {3, width, 1, 1});
-  device().embedding_backward(put_integers(std::vector<int32_t>(rows, 1)), put(dy, {rows, width, 1, 1}), d_table);
+  device().embedding_backward(put_integers(std::vector<int32_t>(rows, 1)), put(dy, {rows, width, 1, 1}),
+                              d_table);
   expect_close(get(d_table), expected, width, kOutputTolerance, "d_table");
 }
 
@@ -82,8 +85,16 @@ INSTANTIATE_TEST_SUITE_P(Devices, DeviceLossTest, testing::ValuesIn(every_device
 
 TEST_P(DeviceLossTest, LossAndGradientAreTheReference) {
   constexpr float kScale = 0.37f;
-  for (const auto& [rows, vocabulary] : {std::pair<int64_t, int64_t>{0, 64}, {1, 1}, {65, 2}, {65, 63}, {7, 64}, {65, 65},
-                                         {130, 257}, {7, 1031}, {65, 2100}, {3, 50304}}) {
+  for (const auto& [rows, vocabulary] : {std::pair<int64_t, int64_t>{0, 64},
+                                         {1, 1},
+                                         {65, 2},
+                                         {65, 63},
+                                         {7, 64},
+                                         {65, 65},
+                                         {130, 257},
+                                         {7, 1031},
+                                         {65, 2100},
+                                         {3, 50304}}) {
     for (const double scale : {1.0, 30.0}) {
       SCOPED_TRACE(testing::Message() << rows << " rows of " << vocabulary << ", scale " << scale);
       const Floats logits = random_activations(rows * vocabulary, scale);
@@ -93,7 +104,8 @@ TEST_P(DeviceLossTest, LossAndGradientAreTheReference) {
       for (const auto mode : {CrossEntropy::loss_only, CrossEntropy::loss_and_gradient}) {
         const Tensor x = put(logits, {rows, vocabulary, 1, 1}), losses = poisoned_f32({rows, 1, 1, 1});
         device().cross_entropy(x, put_integers(labels), mode, kScale, losses);
-        expect_close(get(losses), reference::cross_entropy(widened(logits), labels), 1, kOutputTolerance, "losses");
+        expect_close(get(losses), reference::cross_entropy(widened(logits), labels), 1, kOutputTolerance,
+                     "losses");
         if (mode == CrossEntropy::loss_only) continue;
         const Floats actual = get(x);
         expect_close(actual, gradient, vocabulary, in_bf16() ? 4e-3 : kGradientTolerance, "gradient");
@@ -129,12 +141,18 @@ TEST_P(DeviceLossTest, OneNanLogitMakesTheLossNan) {
 
 class DeviceAdamWTest : public DeviceTest {};
 INSTANTIATE_TEST_SUITE_P(Devices, DeviceAdamWTest,
-                         testing::Values(Setting{DeviceKind::cpu, Dtype::f32}, Setting{DeviceKind::cuda, Dtype::f32}),
+                         testing::Values(Setting{DeviceKind::cpu, Dtype::f32},
+                                         Setting{DeviceKind::cuda, Dtype::f32}),
                          setting_name);
 
 TEST_P(DeviceAdamWTest, SeveralStepsAreTheReference) {
-  AdamW settings{.learning_rate = 1e-2f, .beta1 = 0.9f, .beta2 = 0.95f, .epsilon = 1e-8f, .weight_decay = 0.1f,
-                 .gradient_scale = 0.5f, .step = 1};
+  AdamW settings{.learning_rate = 1e-2f,
+                 .beta1 = 0.9f,
+                 .beta2 = 0.95f,
+                 .epsilon = 1e-8f,
+                 .weight_decay = 0.1f,
+                 .gradient_scale = 0.5f,
+                 .step = 1};
   for (const int64_t size : {0, 1, 7, 63, 64, 65, 1009, 100'003}) {
     for (const bool with_rounded : {false, true}) {
       SCOPED_TRACE(testing::Message() << size << " elements, rounded " << with_rounded);
@@ -164,8 +182,13 @@ TEST_P(DeviceAdamWTest, SeveralStepsAreTheReference) {
 
 // 1 - beta2^step is tiny at first: in float it would be off by 6e-4 here.
 TEST_P(DeviceAdamWTest, BiasCorrectionIsWorkedOutInDouble) {
-  const AdamW settings{.learning_rate = 1e-2f, .beta1 = 0.9f, .beta2 = 0.99999f, .epsilon = 1e-8f,
-                       .weight_decay = 0.1f, .gradient_scale = 0.5f, .step = 10};
+  const AdamW settings{.learning_rate = 1e-2f,
+                       .beta1 = 0.9f,
+                       .beta2 = 0.99999f,
+                       .epsilon = 1e-8f,
+                       .weight_decay = 0.1f,
+                       .gradient_scale = 0.5f,
+                       .step = 10};
   const Shape shape{64, 1, 1, 1};
   const Floats gradient = random_floats(64), zeros(64);
   const Tensor weights = put_f32(zeros, shape), first = put_f32(zeros, shape), second = put_f32(zeros, shape);
