@@ -71,9 +71,9 @@ TEST_P(DeviceRingTest, StepsLoseNothing) {
     const auto error = [&](const Order& order) {
       const AttentionLayer layer = put_layer(c);
       forward(c, layer, order);
-      const double error = error_of(normalised(c, layer), expected);
+      const double found = error_of(normalised(c, layer), expected);
       next_case();
-      return error;
+      return found;
     };
     const double one = error({0});
     EXPECT_LE(one, output_tolerance());
