@@ -37,7 +37,7 @@ std::string line_of(const Figure& figure) {
 }  // namespace
 
 void Report::begin(const std::string& group, const std::string& convention) {
-  groups_.push_back({group, convention, {}});
+  groups_.push_back({group, convention});
   std::printf("\n%s (%s)\n", group.c_str(), convention.c_str());
 }
 
@@ -48,7 +48,7 @@ void Report::add(const std::string& name, double ms, double value, const std::st
 }
 
 void Report::skip(const std::string& name, const std::string& cause) {
-  groups_.back().skipped.push_back(name + ": " + cause);
+  skipped_.push_back(name + ": " + cause);
   std::printf("  %-58s not measured: %s\n", name.c_str(), cause.c_str());
   std::fflush(stdout);
 }
@@ -73,8 +73,9 @@ void Report::write(const std::string& folder, const CudaDevice& device) const {
                                  {"value", figure.value},
                                  {"unit", figure.unit}});
     }
-    for (const std::string& skipped : group.skipped) markdown << "\nNot measured: " << skipped << "\n";
   }
+  for (const std::string& skipped : skipped_) markdown << "\nNot measured: " << skipped << "\n";
+  json["not_measured"] = skipped_;
   std::ofstream(folder + "/gpu_bench.json") << json.dump(1) << '\n';
 }
 
@@ -181,7 +182,6 @@ int run(const std::string& folder, Extent extent) {
     }
     report.write(folder, device);
   };
-  report.begin("Setup", "what could not be set up is named here");
   part("operations", [&] {
     Gpu gpu(*module.interface, CudaAttention::automatic, int64_t{8} << 30);
     part("matrix products", [&] { measure_matmul(gpu, extent, report); });

@@ -25,6 +25,7 @@ class Report {
   void begin(const std::string& group, const std::string& convention);
   /// Prints the line at once, so that a run that is cut off has said what it found.
   void add(const std::string& name, double ms, double value, const std::string& unit);
+  /// Something that was not measured, and why.
   void skip(const std::string& name, const std::string& cause);
   /// gpu_bench.json and gpu_bench.md in the folder.
   void write(const std::string& folder, const CudaDevice& device) const;
@@ -32,10 +33,10 @@ class Report {
  private:
   struct Group {
     std::string name, convention;
-    std::vector<std::string> skipped;
   };
   std::vector<Group> groups_;
   std::vector<Figure> figures_;
+  std::vector<std::string> skipped_;
 };
 
 /// A GPU's memory and operations with one kernel of attention. What a measurement allocates is given back by

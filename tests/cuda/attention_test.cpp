@@ -125,6 +125,29 @@ TEST_P(DeviceAttentionTest, AStartedStateHasSeenNothing) {
   EXPECT_EQ(get(state.sum), Floats(3 * 65, 0.0f));
 }
 
+// More rows than the second dimension of a grid has.
+TEST_P(DeviceAttentionTest, FinishAndDeltaOfManyRows) {
+  const HeadShape shape{2, 1, 8};
+  const int64_t rows = 70'001, width = shape.q_width();
+  const AttentionCase c{shape, {{0, 1, 0, rows}}, {}};
+  const Floats sums = random_floats(2 * rows * 8), d_output = random_activations(rows * width);
+  const AttentionState state{put_f32(sums, {2, rows, 8, 1}), put_f32(Floats(2 * rows, 3.0f), {2, rows, 1, 1}),
+                             put_f32(Floats(2 * rows, 2.0f), {2, rows, 1, 1})};
+  const Tensor output = poisoned({rows, width, 1, 1}), lse = poisoned_f32({2, rows, 1, 1});
+  device().attention_finish(shape, state, output, lse);
+  Doubles expected(sums.size());
+  for (int64_t i = 0; i < int64_t(sums.size()); ++i) {
+    const int64_t head = i / (rows * 8), row = i / 8 % rows;
+    expected[row * width + head * 8 + i % 8] = double(sums[i]) / 2;
+  }
+  expect_rounded(get(output), expected, dtype(), "output");
+  expect_lse(get(lse), Doubles(2 * rows, 3 * std::log(2.0) + std::log(2.0)), kOutputTolerance);
+  const Tensor delta = poisoned_f32(lse.shape);
+  device().attention_delta(shape, output, put(d_output, output.shape), delta);
+  expect_close(get(delta), widened(delta_of(c, widened(get(output)), d_output)), 1, kOutputTolerance,
+               "delta");
+}
+
 TEST_P(DeviceAttentionTest, ZeroRowsAreLegal) {
   for_each_head_dim([&](const HeadShape& shape) {
     AttentionCase c = one_piece(shape, 5);

@@ -85,10 +85,10 @@ class DeviceTest : public testing::TestWithParam<Setting> {
 
 inline Doubles widened(const Floats& values) { return {values.begin(), values.end()}; }
 
-/// Fails unless |actual - expected| is at most `tolerance`, relative, over all in L2. Beside it, since a large
-/// tensor hides one bad row: every row (of row_size) at most twice that, relative to its own length plus the
-/// usual length of a row; every element at most four times that, relative to the largest. Where all of expected is
-/// zero, these two alone, absolute. NaN fails.
+/// Fails unless |actual - expected| is at most `tolerance`, relative, over all in L2. Beside it, since a
+/// large tensor hides one bad row: every row (of row_size) at most twice that, relative to its own length
+/// plus the usual length of a row; every element at most four times that, relative to the largest. Where all
+/// of expected is zero, these two alone, absolute. NaN fails.
 void expect_close(const Floats& actual, const Doubles& expected, int64_t row_size, double tolerance,
                   const char* what);
 

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Checks and measures the CUDA backend on a machine with a GPU. Needs no compiler there: build here, carry the folder over.
+# Checks and measures the CUDA backend on a machine with a GPU. Needs no compiler there: build elsewhere, carry the folder.
 #   tests/gpu/run.sh OUT [tests|sanitizer|verify|bench|peers ...]      without names: all of them, in this order
 #   tests/gpu/run.sh OUT quick                                         tests, verify and a short bench
 # Programs (ringlet, libringlet_cuda.so, cuda_tests, gpu_bench) are looked for in $RINGLET_BIN, build/cuda/bin,
-# build/tests/bin. Everything is written under OUT, one log per part; the last lines say how each part ended.
+# build/tests/bin; other libraries of theirs (libfmt) in the folder lib beside the module. Everything is written under
+# OUT, one log for each part; the last lines say how each part ended.
 set -uo pipefail
 
-[ $# -ge 1 ] || { sed -n '2,6p' "$0" >&2; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,7p' "$0" >&2; exit 2; }
 out=$(realpath -m "$1")
 shift
 cd "$(dirname "$0")/../.." || exit
@@ -27,7 +28,8 @@ library_folders() {
   ls -d /usr/local/cuda/lib64 /usr/local/cuda-*/lib64 /usr/lib/x86_64-linux-gnu 2>/dev/null
   python3 -c 'import glob, site, sys
 folders = {f for f in sys.path + site.getsitepackages() + [site.getusersitepackages()] if f}
-print("\n".join(p for f in sorted(folders) for p in glob.glob(f + "/nvidia/*/lib") + glob.glob(f + "/torch/lib")))' 2>/dev/null
+for f in sorted(folders):
+    print("\n".join(glob.glob(f + "/nvidia/*/lib") + glob.glob(f + "/torch/lib")))' 2>/dev/null
 }
 need_library() { # name
   local folder
@@ -61,48 +63,63 @@ part() { # name, seconds, command...
 libraries=
 need_library libcublasLt.so.13
 need_library libnccl.so.2
+# Libraries that were carried over with the programs, such as libfmt.
+carried=$(dirname "$(find_built libringlet_cuda.so)" 2>/dev/null)/lib
+[ -d "$carried" ] && libraries=$carried${libraries:+:}$libraries
 export LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 module=$(find_built libringlet_cuda.so)
 tests=$(find_built cuda_tests)
 bench=$(find_built gpu_bench)
 ringlet=$(find_built ringlet)
-[ -n "$module" ] || { echo "libringlet_cuda.so is not there: cmake --preset cuda && cmake --build --preset cuda"; exit 1; }
+[ -n "$module" ] || {
+  echo "libringlet_cuda.so is not there: cmake --preset cuda -DRINGLET_TESTS=ON, and build ringlet_cuda, cuda_tests, gpu_bench"
+  exit 1
+}
 export RINGLET_CUDA_MODULE=$module
 export RINGLET_TEST_SEED=${RINGLET_TEST_SEED:-$RANDOM}
 {
   echo "seed of the tests: $RINGLET_TEST_SEED"
-  nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm,clocks.max.sm,power.limit,temperature.gpu --format=csv
+  nvidia-smi --format=csv \
+    --query-gpu=name,driver_version,memory.total,clocks.sm,clocks.max.sm,power.limit,temperature.gpu
   ldd "$module" | grep -E 'cublas|nccl|not found'
 } >>"$out/machine.txt" 2>&1
 cat "$out/machine.txt"
 
 # The tests in several processes: the host's references take longer than the GPU. A crash takes one of them down.
 run_tests() {
-  local shards pids=() shard failed=0
+  local shards pids=() shard failed=0 logs
+  logs=$(mktemp -d)
   shards=$(nproc)
   [ "$shards" -le 12 ] || shards=12
   for ((shard = 0; shard < shards; shard++)); do
-    GTEST_TOTAL_SHARDS=$shards GTEST_SHARD_INDEX=$shard timeout 400 "$tests" --gtest_filter="${1:-*cuda*:Cuda*}" \
-      --gtest_output="json:$out/tests-$shard.json" >"$out/tests-$shard.log" 2>&1 &
+    GTEST_TOTAL_SHARDS=$shards GTEST_SHARD_INDEX=$shard timeout --kill-after=5 "${TEST_SECONDS:-150}" "$tests" --gtest_filter="${1:-*cuda*:Cuda*}" \
+      >"$logs/$shard" 2>&1 &
     pids+=($!)
   done
   for shard in "${!pids[@]}"; do
-    wait "${pids[$shard]}" || { failed=1; echo "shard $shard ended with $?" >>"$out/tests-$shard.log"; }
+    # What crashed or hung is what ran last.
+    wait "${pids[$shard]}" || {
+      failed=1
+      echo "shard $shard ended with $?, last in$(grep '^\[ RUN' "$logs/$shard" | tail -n 1)" >>"$logs/$shard"
+    }
   done
-  grep -h -E '^\[  FAILED  \] .*\(|no CUDA device|^shard |terminate|Segmentation' "$out"/tests-*.log | sort | uniq -c
+  grep -h -E '^\[  FAILED  \] .*\(|no CUDA device|^shard |terminate' "$logs"/* | sort | uniq -c
+  # All that the failed ones said, and how long each took.
+  cat "$logs"/* | grep -v -E '^(\[ RUN|Note:|Running main)' >"$out/tests-all.log"
   local passed skipped
-  passed=$(cat "$out"/tests-*.log | grep -c '^\[       OK \]')
-  skipped=$(cat "$out"/tests-*.log | grep -c '^\[  SKIPPED \] .*ms)')
+  passed=$(cat "$logs"/* | grep -c '^\[       OK \]')
+  skipped=$(cat "$logs"/* | grep -c '^\[  SKIPPED \] .*ms)')
   # Where nothing ran nothing was shown.
-  echo "$passed passed, $(cat "$out"/tests-*.log | grep -c -E '^\[  FAILED  \] .*ms\)') failed, $skipped skipped"
-  [ "$failed" = 0 ] && [ "$passed" -gt 0 ] && ! grep -q 'no CUDA device' "$out"/tests-*.log
+  echo "$passed passed, $(cat "$logs"/* | grep -c -E '^\[  FAILED  \] .*ms\)') failed, $skipped skipped"
+  local no_device=0
+  grep -q 'no CUDA device' "$logs"/* && no_device=1
+  rm -r "$logs"
+  [ "$failed" = 0 ] && [ "$passed" -gt 0 ] && [ "$no_device" = 0 ]
 }
 
 # Small cases of every kernel; the asynchronous copies of wgmma kernels are mostly hidden from racecheck.
 run_sanitizer() {
-  local sanitizer tool failed=0
-  sanitizer=$(PATH=$PATH:/usr/local/cuda/bin command -v compute-sanitizer)
-  [ -n "$sanitizer" ] || { echo "no compute-sanitizer on this machine"; return 0; }
+  local tool failed=0
   local filter='*DocumentsStartAnywhere/cuda*:*StripedPieces/cuda_bf16*:*RowsThatSeeNothing/cuda*:*ExtremesSaturate*cuda*'
   filter+=':*OneTokenGathers*cuda*:*HugeLogits*cuda*:*BiasCorrection*cuda*:*CopyRows*cuda*:*AnEmptySum*cuda*'
   for tool in memcheck racecheck synccheck initcheck; do
@@ -131,16 +148,17 @@ run_verify() {
   done
   return $failed
 }
+sanitizer=$(PATH=$PATH:/usr/local/cuda/bin command -v compute-sanitizer)
 export -f run_tests run_sanitizer run_verify
-export out tests ringlet
+export out tests ringlet sanitizer
 
 missing() { summary+=("$1: not run, $2"); echo "${summary[-1]}"; }
 for name in $parts; do
   case $name in
-    tests) if [ -n "$tests" ]; then part tests 420 bash -c run_tests; tail -n 15 "$out/tests.log"
+    tests) if [ -n "$tests" ]; then part tests 240 bash -c run_tests; tail -n 15 "$out/tests.log"
       else missing tests "cuda_tests was not built"; fi ;;
-    sanitizer) if [ -n "$tests" ]; then part sanitizer 200 bash -c run_sanitizer; cat "$out/sanitizer.log"
-      else missing sanitizer "cuda_tests was not built"; fi ;;
+    sanitizer) if [ -n "$tests" ] && [ -n "$sanitizer" ]; then part sanitizer 200 bash -c run_sanitizer; cat "$out/sanitizer.log"
+      else missing sanitizer "cuda_tests or NVIDIA's compute-sanitizer is not there"; fi ;;
     verify) if [ -n "$ringlet" ]; then part verify 220 bash -c run_verify; tail -n 30 "$out/verify.log"
       else missing verify "ringlet was not built"; fi ;;
     bench) # shellcheck disable=SC2086  # a word or nothing

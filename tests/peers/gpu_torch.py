@@ -18,6 +18,7 @@ try:
     import torch
 except ImportError:
     sys.exit("PyTorch is missing")
+import torch._dynamo
 import torch.nn.functional as F
 import torch.utils.checkpoint
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -137,55 +138,55 @@ def rotate(x, cosine, sine):
     return torch.cat((first * cosine - second * sine, second * cosine + first * sine), -1).to(x.dtype)
 
 
-class Block(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
+def block_forward(x, cosine, sine, attention_norm, qkv_weight, output_weight, mlp_norm, gate_up_weight, down_weight):
+    rows = x.shape[0]
+    qkv = F.linear(rms_norm(x, attention_norm), qkv_weight).view(rows, -1, HEAD_DIM).transpose(0, 1)[None]
+    q, k, v = qkv.split((HEADS, KV_HEADS, KV_HEADS), dim=1)
+    q, k = rotate(q, cosine, sine), rotate(k, cosine, sine)
+    grouped = {"enable_gqa": True} if HEADS != KV_HEADS else {}
+    attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, **grouped)
+    x = x + F.linear(attended[0].transpose(0, 1).reshape(rows, -1), output_weight)
+    gate, up = F.linear(rms_norm(x, mlp_norm), gate_up_weight).chunk(2, -1)
+    return x + F.linear(F.silu(gate) * up, down_weight)
 
-        def linear(rows, columns):
-            return torch.nn.Parameter(0.02 * torch.randn(rows, columns))
 
-        self.attention_norm = torch.nn.Parameter(torch.ones(WIDTH))
-        self.mlp_norm = torch.nn.Parameter(torch.ones(WIDTH))
-        self.qkv, self.output = linear((HEADS + 2 * KV_HEADS) * HEAD_DIM, WIDTH), linear(WIDTH, HEADS * HEAD_DIM)
-        self.gate_up, self.down = linear(2 * MLP_WIDTH, WIDTH), linear(WIDTH, MLP_WIDTH)
-
-    def forward(self, x, cosine, sine):
-        rows = x.shape[0]
-        qkv = F.linear(rms_norm(x, self.attention_norm), self.qkv).view(rows, -1, HEAD_DIM).transpose(0, 1)[None]
-        q, k, v = qkv.split((HEADS, KV_HEADS, KV_HEADS), dim=1)
-        q, k = rotate(q, cosine, sine), rotate(k, cosine, sine)
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=HEADS != KV_HEADS)
-        x = x + F.linear(attended[0].transpose(0, 1).reshape(rows, -1), self.output)
-        gate, up = F.linear(rms_norm(x, self.mlp_norm), self.gate_up).chunk(2, -1)
-        return x + F.linear(F.silu(gate) * up, self.down)
+def loss_of(x, labels, norm, weight):
+    return F.cross_entropy(F.linear(rms_norm(x, norm), weight).float(), labels)
 
 
 class Gpt(torch.nn.Module):
     def __init__(self, length, vocabulary, checkpointed):
         super().__init__()
-        self.embedding = torch.nn.Parameter(0.02 * torch.randn(vocabulary, WIDTH))
+
+        def linear(rows, columns):
+            return torch.nn.Parameter(0.02 * torch.randn(rows, columns))
+
+        def block():  # in the order of block_forward's arguments
+            return torch.nn.ParameterList([
+                torch.nn.Parameter(torch.ones(WIDTH)), linear((HEADS + 2 * KV_HEADS) * HEAD_DIM, WIDTH),
+                linear(WIDTH, HEADS * HEAD_DIM), torch.nn.Parameter(torch.ones(WIDTH)), linear(2 * MLP_WIDTH, WIDTH),
+                linear(WIDTH, MLP_WIDTH)])
+
+        self.embedding = linear(vocabulary, WIDTH)
         self.final_norm = torch.nn.Parameter(torch.ones(WIDTH))
-        self.blocks = torch.nn.ModuleList([Block() for _ in range(LAYERS)])
-        for block in self.blocks:
-            block.compile(dynamic=False)
-        self.head = torch.compile(self.loss_of, dynamic=False)
+        self.blocks = torch.nn.ModuleList([block() for _ in range(LAYERS)])
+        # Functions of their weights: compiled once, not for each layer.
+        self.block_forward = torch.compile(block_forward, dynamic=False)
+        self.head = torch.compile(loss_of, dynamic=False)
         self.checkpointed = checkpointed
         angles = torch.outer(torch.arange(length, dtype=torch.float64),
                              1e4 ** (-torch.arange(HEAD_DIM // 2, dtype=torch.float64) * 2 / HEAD_DIM))
         self.register_buffer("cosine", angles.cos().float())
         self.register_buffer("sine", angles.sin().float())
 
-    @staticmethod
-    def loss_of(x, labels, norm, weight):
-        return F.cross_entropy(F.linear(rms_norm(x, norm), weight).float(), labels)
-
     def forward(self, tokens, labels):
-        x = self.embedding[tokens].to(torch.bfloat16)
+        x = F.embedding(tokens, self.embedding).to(torch.bfloat16)
         for block in self.blocks:
+            arguments = (x, self.cosine, self.sine, *block)
             if self.checkpointed:
-                x = torch.utils.checkpoint.checkpoint(block, x, self.cosine, self.sine, use_reentrant=False)
+                x = torch.utils.checkpoint.checkpoint(self.block_forward, *arguments, use_reentrant=False)
             else:
-                x = block(x, self.cosine, self.sine)
+                x = self.block_forward(*arguments)
         return self.head(x, labels, self.final_norm, self.embedding)
 
 
