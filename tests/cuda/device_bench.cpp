@@ -225,12 +225,16 @@ void expect_close(const Floats& actual, const Doubles& expected, int64_t row_siz
 void expect_rounded(const Floats& actual, const Doubles& expected, Dtype dtype, const char* what,
                     double f32_tolerance) {
   ASSERT_EQ(actual.size(), expected.size()) << what;
-  const double unit = dtype == Dtype::bf16 ? 8e-3 : f32_tolerance, floor = f32_tolerance * largest(expected);
-  EXPECT_LE(error_of(actual, expected), dtype == Dtype::bf16 ? 4e-3 : f32_tolerance) << what;
+  // Half a unit in the last place is at most 2^-8 of the value, and 1.6e-3 in the mean. Cut off instead of
+  // rounded it would be twice that.
+  const double unit = dtype == Dtype::bf16 ? 0x1.1p-8 : f32_tolerance,
+               floor = f32_tolerance * largest(expected);
   for (size_t i = 0; i < expected.size(); ++i) {
     ASSERT_LE(std::abs(double(actual[i]) - expected[i]), unit * std::abs(expected[i]) + floor)
         << what << ", element " << i << " is " << actual[i] << ", not " << expected[i];
   }
+  if (expected.size() < 64) return;  // too few for a mean
+  EXPECT_LE(error_of(actual, expected), dtype == Dtype::bf16 ? 2.5e-3 : f32_tolerance) << what;
 }
 
 void expect_lse(const Floats& actual, const Doubles& expected, double tolerance) {

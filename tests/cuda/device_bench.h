@@ -92,8 +92,8 @@ inline Doubles widened(const Floats& values) { return {values.begin(), values.en
 void expect_close(const Floats& actual, const Doubles& expected, int64_t row_size, double tolerance,
                   const char* what);
 
-/// What was computed in f32 and rounded once to `dtype`: every element to a unit in the last place of bf16,
-/// or to the tolerance for f32; beside it that tolerance of the largest element, for sums that cancel.
+/// What was computed in f32 and rounded once to `dtype`: every element to half a unit in the last place of
+/// bf16, or to the tolerance for f32; beside it that tolerance of the largest element, for sums that cancel.
 void expect_rounded(const Floats& actual, const Doubles& expected, Dtype dtype, const char* what,
                     double f32_tolerance = kOutputTolerance);
 
