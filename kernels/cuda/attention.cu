@@ -1,9 +1,8 @@
 // Which kernels compute attention, and what comes before and after them: start, finish, delta.
-#include "kernels/cuda/attention.h"
-
 #include <cmath>
 #include <string>
 
+#include "kernels/cuda/attention.h"
 #include "kernels/cuda/attention_tiles.cuh"
 #include "kernels/cuda/cuda_raii.h"
 
@@ -44,14 +43,14 @@ CudaAttention chosen(CudaAttention path, const HeadShape& shape, Dtype dtype) {
           capability % 10);
   } else {
     check_tensor_core_path("wgmma", shape, dtype);
-    CHECK(capability == 90, "attention by wgmma needs compute capability 9.0 exactly, not ", capability / 10, '.',
-          capability % 10);
+    CHECK(capability == 90, "attention by wgmma needs compute capability 9.0 exactly, not ", capability / 10,
+          '.', capability % 10);
   }
   return path;
 }
 
-// Eight lanes share a row of a head; blocks go through the heads of some rows before the next rows, because rows of
-// `output` hold all heads.
+// Eight lanes share a row of a head; blocks go through the heads of some rows before the next rows, because
+// rows of `output` hold all heads.
 
 struct RowOfHead {
   int64_t row;
@@ -60,7 +59,8 @@ struct RowOfHead {
 
 __device__ __forceinline__ RowOfHead own_row(int32_t heads) {
   const int32_t block = int32_t(blockIdx.x), thread = int32_t(threadIdx.x);
-  return {int64_t(block / heads) * kRowsPerBlock + thread / kLanesPerRow, block % heads, thread % kLanesPerRow};
+  return {int64_t(block / heads) * kRowsPerBlock + thread / kLanesPerRow, block % heads,
+          thread % kLanesPerRow};
 }
 
 unsigned row_blocks(int64_t rows, int64_t heads) {
@@ -73,7 +73,8 @@ __global__ void start_maximum(float* maximum, int64_t count) {
 }
 
 template <class T>
-__global__ void finish(AttentionState state, int64_t rows, int32_t heads, int32_t head_dim, T* output, float* lse) {
+__global__ void finish(AttentionState state, int64_t rows, int32_t heads, int32_t head_dim, T* output,
+                       float* lse) {
   const RowOfHead at = own_row(heads);
   if (at.row >= rows) return;
   const int64_t i = at.head * rows + at.row;
@@ -94,8 +95,8 @@ __global__ void finish(AttentionState state, int64_t rows, int32_t heads, int32_
 }
 
 template <class T>
-__global__ void delta_of_rows(const T* output, const T* d_output, int64_t rows, int32_t heads, int32_t head_dim,
-                              float* delta) {
+__global__ void delta_of_rows(const T* output, const T* d_output, int64_t rows, int32_t heads,
+                              int32_t head_dim, float* delta) {
   const RowOfHead at = own_row(heads);
   const int64_t begin = (at.row * heads + at.head) * head_dim;
   float sum = 0;
@@ -128,18 +129,25 @@ void attention_forward(cudaStream_t stream, CudaAttention path, const AttentionS
                        const Tensor& kv, const AttentionState& state) {
   const CudaAttention serving = chosen(path, step.shape, q.dtype);
   if (step.queries.row_count == 0 || step.keys.row_count == 0) return;
-  if (serving == CudaAttention::wgmma) wgmma::attention_forward(stream, step, q, kv, state);
-  else if (serving == CudaAttention::mma) mma::attention_forward(stream, step, q, kv, state);
-  else plain::attention_forward(stream, step, q, kv, state);
+  if (serving == CudaAttention::wgmma)
+    wgmma::attention_forward(stream, step, q, kv, state);
+  else if (serving == CudaAttention::mma)
+    mma::attention_forward(stream, step, q, kv, state);
+  else
+    plain::attention_forward(stream, step, q, kv, state);
 }
 
 void attention_backward(cudaStream_t stream, CudaAttention path, const AttentionStep& step, const Tensor& q,
-                        const Tensor& kv, const AttentionGradient& gradient, const Tensor& dq, const Tensor& dkv) {
+                        const Tensor& kv, const AttentionGradient& gradient, const Tensor& dq,
+                        const Tensor& dkv) {
   const CudaAttention serving = chosen(path, step.shape, q.dtype);
   if (step.queries.row_count == 0 || step.keys.row_count == 0) return;
-  if (serving == CudaAttention::wgmma) wgmma::attention_backward(stream, step, q, kv, gradient, dq, dkv);
-  else if (serving == CudaAttention::mma) mma::attention_backward(stream, step, q, kv, gradient, dq, dkv);
-  else plain::attention_backward(stream, step, q, kv, gradient, dq, dkv);
+  if (serving == CudaAttention::wgmma)
+    wgmma::attention_backward(stream, step, q, kv, gradient, dq, dkv);
+  else if (serving == CudaAttention::mma)
+    mma::attention_backward(stream, step, q, kv, gradient, dq, dkv);
+  else
+    plain::attention_backward(stream, step, q, kv, gradient, dq, dkv);
 }
 
 void attention_finish(cudaStream_t stream, const HeadShape& shape, const AttentionState& state,
@@ -150,21 +158,26 @@ void attention_finish(cudaStream_t stream, const HeadShape& shape, const Attenti
     finish<T><<<row_blocks(rows, shape.heads), kThreads, 0, stream>>>(
         state, rows, int32_t(shape.heads), int32_t(shape.head_dim), to, elements<float>(lse));
   };
-  if (output.dtype == Dtype::bf16) launch(elements<__nv_bfloat16>(output));
-  else launch(elements<float>(output));
+  if (output.dtype == Dtype::bf16)
+    launch(elements<__nv_bfloat16>(output));
+  else
+    launch(elements<float>(output));
   check_cuda(cudaGetLastError());
 }
 
-void attention_delta(cudaStream_t stream, const HeadShape& shape, const Tensor& output, const Tensor& d_output,
-                     const Tensor& delta) {
+void attention_delta(cudaStream_t stream, const HeadShape& shape, const Tensor& output,
+                     const Tensor& d_output, const Tensor& delta) {
   const int64_t rows = output.rows();
   if (rows == 0) return;
   const auto launch = [&]<class T>(const T* from) {
     delta_of_rows<T><<<row_blocks(rows, shape.heads), kThreads, 0, stream>>>(
-        from, elements<T>(d_output), rows, int32_t(shape.heads), int32_t(shape.head_dim), elements<float>(delta));
+        from, elements<T>(d_output), rows, int32_t(shape.heads), int32_t(shape.head_dim),
+        elements<float>(delta));
   };
-  if (output.dtype == Dtype::bf16) launch(elements<const __nv_bfloat16>(output));
-  else launch(elements<const float>(output));
+  if (output.dtype == Dtype::bf16)
+    launch(elements<const __nv_bfloat16>(output));
+  else
+    launch(elements<const float>(output));
   check_cuda(cudaGetLastError());
 }
 

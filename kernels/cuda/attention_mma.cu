@@ -1,7 +1,7 @@
 // Attention forward with mma.sync (compute capability 8.0 and later): bf16, head_dim 64 or 128.
-// A block of four warps owns 128 queries of one head, 32 a warp, and takes keys in tiles of 64 from the last one
-// downwards. Scores, weights and sums stay in registers: the scores' fragments are the left operand of the second
-// product. arXiv:2205.14135, arXiv:2307.08691.
+// A block of four warps owns 128 queries of one head, 32 a warp, and takes keys in tiles of 64 from the last
+// one downwards. Scores, weights and sums stay in registers: the scores' fragments are the left operand of
+// the second product. arXiv:2205.14135, arXiv:2307.08691.
 #include <cmath>
 #include <numbers>
 
@@ -21,18 +21,25 @@ constexpr int kBlocks = kQueries / kWarps / 16;  // of 16 queries in a warp
 constexpr int kStages = 2;                       // key tiles in shared memory
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-/// Blocks of one multiprocessor: as many as registers allow without spills.
-template <int kWidth>
-constexpr int kResident = kWidth == 128 ? 2 : 3;
+/// Blocks of one multiprocessor. With three for head_dim 64, registers are spilled on compute capability 9.0.
+constexpr int kResident = 2;
 
-/// Bytes in shared memory, in this order: queries, stages of keys then values, what each query sees.
+/// What the queries of a block see, and what else the loop asks for only once a tile: registers are few.
+struct BlockMemory {
+  KeyTiles tiles;
+  int32_t kv_head;
+  Slots seen[kQueries];
+  float sums[kThreads];  // of each thread's own row: see Running
+};
+
+/// Bytes in shared memory, in this order: queries, stages of keys then values, BlockMemory.
 template <int kWidth>
 struct Layout {
   static constexpr uint32_t kQueryBytes = kQueries * kWidth * 2;
   static constexpr uint32_t kTileBytes = kKeys * kWidth * 2;
   static constexpr uint32_t kStageBytes = 2 * kTileBytes;
-  static constexpr uint32_t kSeen = kQueryBytes + kStages * kStageBytes;
-  static constexpr uint32_t kBytes = kSeen + kQueries * sizeof(Slots);
+  static constexpr uint32_t kMemory = kQueryBytes + kStages * kStageBytes;
+  static constexpr uint32_t kBytes = kMemory + sizeof(BlockMemory);
 };
 
 struct Arguments {
@@ -42,39 +49,71 @@ struct Arguments {
   float scale;  // log2(e) / sqrt(head_dim)
 };
 
-/// Starts to copy kRows rows from `slot` to the tile at `to`; zeros for slots that hold none.
+/// The thread's number, read anew: what is computed from it inside a loop stays there, where it would
+/// otherwise take a register for the whole loop.
+__device__ __forceinline__ int32_t own_thread() {
+  int32_t x;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
+  return x;
+}
+__device__ __forceinline__ uint32_t own_lane() { return uint32_t(own_thread()) % 32; }
+
+/// The same number, but the compiler does not know it; for the same end.
+__device__ __forceinline__ int32_t opaque(int32_t x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
+/// Starts to copy kRows rows from `slot` to the tile at `to`; zeros for slots that hold none. `rows`: the
+/// piece's.
 template <int kWidth, int kRows>
-__device__ __forceinline__ void copy_tile(const __nv_bfloat16* slot_zero, const TiledPiece& piece, int32_t slot,
+__device__ __forceinline__ void copy_tile(const __nv_bfloat16* rows, const TiledPiece& piece, int32_t slot,
                                           uint32_t to) {
   constexpr int kChunks = kWidth / 8, kRowsAtOnce = kThreads / kChunks;
   static_assert(kRowsAtOnce % 8 == 0);  // so that the swizzle is the same in every round
-  const int32_t row = int32_t(threadIdx.x) / kChunks, chunk = int32_t(threadIdx.x) % kChunks;
-  const __nv_bfloat16* const first = slot_zero + int64_t(piece.skipped) * kWidth;  // a row that exists
-  const __nv_bfloat16* from = slot_zero + int64_t(slot + row) * kWidth + chunk * 8;
+  const int32_t thread = own_thread(), row = thread / kChunks, chunk = thread % kChunks;
+  const __nv_bfloat16* from = rows + int64_t(slot - piece.skipped + row) * kWidth + chunk * 8;
   to += uint32_t(row * kWidth * 2 + (chunk ^ (row % 8)) * 16);
 #pragma unroll
   for (int i = 0; i < kRows / kRowsAtOnce; ++i) {
     const bool holds = piece.holds(slot + row + i * kRowsAtOnce);
-    copy_async(to + i * kRowsAtOnce * kWidth * 2, holds ? from + i * kRowsAtOnce * kWidth : first, holds ? 16 : 0);
+    copy_async(to + i * kRowsAtOnce * kWidth * 2, holds ? from + i * kRowsAtOnce * kWidth : rows,
+               holds ? 16 : 0);
   }
 }
 
-/// What a warp carries: un-normalised output and softmax of its 32 queries, in fragments. A lane has four rows:
-/// row(block, half) of the tile. The four lanes of a row agree on maximum and sum.
+/// The queries of a block. The last tiles, which see the most keys, come first, and heads side by side, so
+/// that those of one KV head find each other's keys in the L2 cache.
+struct Place {
+  int32_t head, slot;
+  int64_t row_zero;  // StepView::query_row
+
+  __device__ __forceinline__ Place(const StepView& view, uint32_t block)
+      : head(int32_t(block) % view.heads),
+        slot((view.queries.tile_count(kQueries) - 1 - int32_t(block) / view.heads) * kQueries),
+        row_zero(view.query_row(head)) {}
+};
+
+/// What a warp carries: un-normalised output and softmax of its 32 queries, in fragments. A lane has four
+/// rows: row(block, half) of the tile, which it shares with the three others of its quad. Each of them knows
+/// the maxima; the sum of the row of number i = 2 * block + half is kept by lane i of the quad alone.
 template <int kWidth>
 struct Running {
   float output[kBlocks][kWidth / 8][4];
-  float maximum[kBlocks][2], sum[kBlocks][2];
+  float maximum[kBlocks][2];
+  static_assert(kBlocks == 2);  // four rows, four lanes
+
+  static __device__ __forceinline__ int32_t quad_lane() { return own_thread() % 4; }
 
   static __device__ __forceinline__ int32_t row(int block, int half) {
-    const int32_t warp = int32_t(threadIdx.x) / 32, lane = int32_t(threadIdx.x) % 32;
+    const int32_t thread = own_thread(), warp = thread / 32, lane = thread % 32;
     return (warp * kBlocks + block) * 16 + half * 8 + lane / 4;
   }
 
-  __device__ __forceinline__ void load(const Arguments& arguments, int64_t row_zero, int32_t slot) {
-    each_row(arguments, row_zero, slot, [&](int block, int half, bool holds, int64_t at, float* from) {
+  __device__ __forceinline__ void load(const Arguments& arguments, const Place& place, float& sum) {
+    each_row(arguments, place, [&](int block, int half, bool holds, int64_t at, float* from) {
       maximum[block][half] = holds ? arguments.maximum[at] : -INFINITY;
-      sum[block][half] = holds ? arguments.sum[at] : 0.0f;
+      if (quad_lane() == 2 * block + half) sum = holds ? arguments.sum[at] : 0.0f;
 #pragma unroll
       for (int n = 0; n < kWidth / 8; ++n) {
         const float2 pair = holds ? *reinterpret_cast<const float2*>(from + n * 8) : float2{0, 0};
@@ -84,12 +123,12 @@ struct Running {
     });
   }
 
-  __device__ __forceinline__ void store(const Arguments& arguments, int64_t row_zero, int32_t slot) const {
-    each_row(arguments, row_zero, slot, [&](int block, int half, bool holds, int64_t at, float* to) {
+  __device__ __forceinline__ void store(const Arguments& arguments, const Place& place, float sum) const {
+    each_row(arguments, place, [&](int block, int half, bool holds, int64_t at, float* to) {
       if (!holds) return;
-      if (threadIdx.x % 4 == 0) {
+      if (quad_lane() == 2 * block + half) {
         arguments.maximum[at] = maximum[block][half];
-        arguments.sum[at] = sum[block][half];
+        arguments.sum[at] = sum;
       }
 #pragma unroll
       for (int n = 0; n < kWidth / 8; ++n) {
@@ -100,16 +139,16 @@ struct Running {
 
  private:
   template <class Visit>
-  static __device__ __forceinline__ void each_row(const Arguments& arguments, int64_t row_zero, int32_t slot,
+  static __device__ __forceinline__ void each_row(const Arguments& arguments, const Place& place,
                                                   Visit visit) {
 #pragma unroll
     for (int block = 0; block < kBlocks; ++block) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int32_t own = slot + row(block, half);
-        const int64_t at = row_zero + own;
+        const int32_t own = place.slot + row(block, half);
+        const int64_t at = place.row_zero + own;
         visit(block, half, arguments.view.queries.holds(own), at,
-              arguments.output + at * kWidth + threadIdx.x % 4 * 2);
+              arguments.output + at * kWidth + quad_lane() * 2);
       }
     }
   }
@@ -117,7 +156,8 @@ struct Running {
 
 using Scores = float[kBlocks][kKeys / 8][4];
 
-/// scores = queries [32, kWidth] * keys^T. `queries`: the lane's offset in the warp's rows; `keys`: in the tile.
+/// scores = queries [32, kWidth] * keys^T. `queries`: the lane's offset in the warp's rows; `keys`: in the
+/// tile.
 template <int kWidth>
 __device__ __forceinline__ void multiply_keys(uint32_t queries, uint32_t keys, Scores& scores) {
 #pragma unroll
@@ -151,7 +191,7 @@ __device__ __forceinline__ void multiply_keys(uint32_t queries, uint32_t keys, S
 /// Scores that are not seen become -infinity. `seen` is of the block's queries.
 template <int kWidth>
 __device__ __forceinline__ void mask(const Slots* seen, int32_t key_slot, Scores& scores) {
-  const int32_t own_slot = key_slot + int32_t(threadIdx.x) % 4 * 2;
+  const int32_t own_slot = key_slot + own_thread() % 4 * 2;
 #pragma unroll
   for (int block = 0; block < kBlocks; ++block) {
 #pragma unroll
@@ -173,15 +213,26 @@ __device__ __forceinline__ float highest_of_quad(float x) {
   x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, 1));
   return fmaxf(x, __shfl_xor_sync(kAllLanes, x, 2));
 }
-__device__ __forceinline__ float sum_of_quad(float x) {
-  x += __shfl_xor_sync(kAllLanes, x, 1);
-  return x + __shfl_xor_sync(kAllLanes, x, 2);
+
+/// Of four numbers, one for each lane of the quad: lane i gets the quad's sum (or its own value) of number i.
+__device__ __forceinline__ float own_of(const float (&x)[4]) {
+  const int32_t thread = own_thread();
+  const bool odd = thread & 1, high = thread & 2;
+  return high ? (odd ? x[3] : x[2]) : (odd ? x[1] : x[0]);
+}
+__device__ __forceinline__ float own_sum_of_quad(const float (&x)[4]) {
+  const int32_t thread = own_thread();
+  const bool odd = thread & 1, high = thread & 2;
+  const float low_pair = (odd ? x[1] : x[0]) + __shfl_xor_sync(kAllLanes, odd ? x[0] : x[1], 1);
+  const float high_pair = (odd ? x[3] : x[2]) + __shfl_xor_sync(kAllLanes, odd ? x[2] : x[3], 1);
+  return (high ? high_pair : low_pair) + __shfl_xor_sync(kAllLanes, high ? low_pair : high_pair, 2);
 }
 
-/// Scores to weights relative to the new maximum; brings output and sum to it. Sums are taken over the quad in every
-/// tile, not at the end: so a softmax that goes on in another call has the same bits.
+/// Scores to weights relative to the new maximum; brings output and sum to it. Sums are taken over the quad
+/// in every tile, not at the end: so a softmax that goes on in another call has the same bits.
 template <int kWidth>
-__device__ __forceinline__ void weigh(float scale, Scores& scores, Running<kWidth>& running) {
+__device__ __forceinline__ void weigh(float scale, Scores& scores, Running<kWidth>& running, float* sums) {
+  float totals[4], rescales[4];
 #pragma unroll
   for (int block = 0; block < kBlocks; ++block) {
 #pragma unroll
@@ -195,18 +246,19 @@ __device__ __forceinline__ void weigh(float scale, Scores& scores, Running<kWidt
       const float now = fmaxf(before, highest_of_quad(highest) * scale);
       const float base = now == -INFINITY ? 0.0f : now;  // nothing seen yet: weights become 0, not NaN
       const float rescale = fast_exp2(before - base);
-      float total[2] = {0, 0};
+      float total = 0;
 #pragma unroll
       for (int n = 0; n < kKeys / 8; ++n) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           float& score = scores[block][n][2 * half + i];
           score = fast_exp2(fmaf(score, scale, -base));
-          total[i] += score;
+          total += score;
         }
       }
       running.maximum[block][half] = now;
-      running.sum[block][half] = fmaf(running.sum[block][half], rescale, sum_of_quad(total[0] + total[1]));
+      totals[2 * block + half] = total;
+      rescales[2 * block + half] = rescale;
 #pragma unroll
       for (int n = 0; n < kWidth / 8; ++n) {
         running.output[block][n][2 * half] *= rescale;
@@ -214,11 +266,14 @@ __device__ __forceinline__ void weigh(float scale, Scores& scores, Running<kWidt
       }
     }
   }
+  float& sum = sums[own_thread()];
+  sum = fmaf(sum, own_of(rescales), own_sum_of_quad(totals));
 }
 
 /// output += weights * values. `values`: the lane's offset in the tile.
 template <int kWidth>
-__device__ __forceinline__ void multiply_values(const Scores& weights, uint32_t values, Running<kWidth>& running) {
+__device__ __forceinline__ void multiply_values(const Scores& weights, uint32_t values,
+                                                Running<kWidth>& running) {
 #pragma unroll
   for (int k = 0; k < kKeys / 16; ++k) {
     uint32_t left[kBlocks][4];
@@ -244,52 +299,54 @@ __device__ __forceinline__ void multiply_values(const Scores& weights, uint32_t 
   }
 }
 
-/// The last query tiles, which see the most keys, come first, and heads side by side, so that those of one KV head
-/// find each other's keys in the L2 cache.
+/// Takes keys from the last tile downwards; while one is multiplied, the next one is copied.
 template <int kWidth>
-__global__ void __launch_bounds__(kThreads, kResident<kWidth>) forward(const __grid_constant__ Arguments arguments) {
+__global__ void __launch_bounds__(kThreads, kResident) forward(const __grid_constant__ Arguments arguments) {
   extern __shared__ __align__(1024) std::byte shared[];
   using At = Layout<kWidth>;
   const StepView& view = arguments.view;
-  const int32_t head = int32_t(blockIdx.x) % view.heads, kv_head = head / view.group();
-  const int32_t query_tile = view.queries.tile_count(kQueries) - 1 - int32_t(blockIdx.x) / view.heads;
-  const int32_t slot = query_tile * kQueries;
-  const KeyTiles tiles = key_tiles_of(view, slot, kQueries);
-  if (tiles.first > tiles.last) return;
+  const Place place(view, blockIdx.x);
+  const KeyTiles found = key_tiles_of(view, place.slot, kQueries);
+  if (found.first > found.last) return;
 
-  const int64_t row_zero = view.query_row(head);
-  const __nv_bfloat16* const k = arguments.kv + view.key_row(kv_head) * kWidth;
-  const __nv_bfloat16* const v = arguments.kv + view.value_row(kv_head) * kWidth;
+  auto& block = *reinterpret_cast<BlockMemory*>(shared + At::kMemory);
+  block.tiles = found;  // all threads write the same
+  block.kv_head = place.head / view.group();
+  static_assert(kThreads == kQueries);
+  block.seen[threadIdx.x] = keys_seen_by(view, place.slot + int32_t(threadIdx.x));
   const uint32_t base = shared_address(shared);
+  const auto stage = [&](int32_t tile) {
+    return base + At::kQueryBytes + uint32_t(tile % kStages) * At::kStageBytes;
+  };
   const auto copy_keys = [&](int32_t tile) {
-    const uint32_t to = base + At::kQueryBytes + (tile % kStages) * At::kStageBytes;
-    copy_tile<kWidth, kKeys>(k, view.keys, tile * kKeys, to);
-    copy_tile<kWidth, kKeys>(v, view.keys, tile * kKeys, to + At::kTileBytes);
+    const int64_t in_head = int64_t(opaque(view.keys.row_count)) * kWidth;
+    const __nv_bfloat16* const k = arguments.kv + block.kv_head * in_head;
+    copy_tile<kWidth, kKeys>(k, view.keys, tile * kKeys, stage(tile));
+    copy_tile<kWidth, kKeys>(k + view.kv_heads * in_head, view.keys, tile * kKeys,
+                             stage(tile) + At::kTileBytes);
     commit_copies();
   };
-  copy_tile<kWidth, kQueries>(arguments.q + row_zero * kWidth, view.queries, slot, base);
-  copy_keys(tiles.last);
-  Slots* const seen = reinterpret_cast<Slots*>(shared + At::kSeen);
-  static_assert(kThreads == kQueries);
-  seen[threadIdx.x] = keys_seen_by(view, slot + int32_t(threadIdx.x));  // the first wait below covers it
+  const int64_t first_row = place.row_zero + view.queries.skipped;
+  copy_tile<kWidth, kQueries>(arguments.q + first_row * kWidth, view.queries, place.slot, base);
+  copy_keys(found.last);
   Running<kWidth> running;
-  running.load(arguments, row_zero, slot);
+  running.load(arguments, place, block.sums[threadIdx.x]);
+  __syncthreads();  // the ranges are there
 
-  const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const uint32_t own_queries = base + warp * (kBlocks * 16 * kWidth * 2) + rows_first_offset<kWidth>(lane);
-  const uint32_t in_keys = columns_first_offset<kWidth>(lane), in_values = rows_first_offset<kWidth>(lane);
-  for (int32_t tile = tiles.last; tile >= tiles.first; --tile) {
+  for (int32_t tile = found.last; tile >= block.tiles.first; --tile) {
     wait_for_copies<0>();
     __syncthreads();  // the tile is there for all, and all have done with the stage that is filled next
-    if (tile > tiles.first) copy_keys(tile - 1);
-    const uint32_t stage = base + At::kQueryBytes + (tile % kStages) * At::kStageBytes;
+    if (tile > block.tiles.first) copy_keys(tile - 1);
     Scores scores;
-    multiply_keys<kWidth>(own_queries, stage + in_keys, scores);
-    if (!tiles.whole(tile)) mask<kWidth>(seen, tile * kKeys, scores);
-    weigh(arguments.scale, scores, running);
-    multiply_values(scores, stage + At::kTileBytes + in_values, running);
+    multiply_keys<kWidth>(
+        base + own_thread() / 32 * (kBlocks * 16 * kWidth * 2) + rows_first_offset<kWidth>(own_lane()),
+        stage(tile) + columns_first_offset<kWidth>(own_lane()), scores);
+    if (!block.tiles.whole(tile)) mask<kWidth>(block.seen, tile * kKeys, scores);
+    weigh(arguments.scale, scores, running, block.sums);
+    multiply_values(scores, stage(opaque(tile)) + At::kTileBytes + rows_first_offset<kWidth>(own_lane()),
+                    running);
   }
-  running.store(arguments, row_zero, slot);
+  running.store(arguments, Place(view, uint32_t(opaque(int32_t(blockIdx.x)))), block.sums[own_thread()]);
 }
 
 template <int kWidth>
@@ -312,8 +369,10 @@ void attention_forward(cudaStream_t stream, const AttentionStep& step, const Ten
                             elements<float>(state.maximum),
                             elements<float>(state.sum),
                             std::numbers::log2e_v<float> / std::sqrt(float(step.shape.head_dim))};
-  if (step.shape.head_dim == 128) launch<128>(stream, arguments);
-  else launch<64>(stream, arguments);
+  if (step.shape.head_dim == 128)
+    launch<128>(stream, arguments);
+  else
+    launch<64>(stream, arguments);
 }
 
 }  // namespace ringlet::cuda::mma

@@ -1,6 +1,6 @@
-// Attention without tensor cores: f32 or bf16, any head_dim, products in f32. All products go through one 64 x 64
-// block whose operands pass through shared memory; sums over keys (or queries) stay in global memory, where each
-// element has one thread that goes on with it.
+// Attention without tensor cores: f32 or bf16, any head_dim, products in f32. All products go through one 64
+// x 64 block whose operands pass through shared memory; sums over keys (or queries) stay in global memory,
+// where each element has one thread that goes on with it.
 #include <cmath>
 
 #include "kernels/cuda/attention.h"
@@ -14,6 +14,7 @@ constexpr int kTile = kSlotsPerTile;
 constexpr int kThreads = 256;      // 16 x 16, each with a 4 x 4 part of a product
 constexpr int kDepth = 32;         // head_dim is multiplied in steps of this
 constexpr int kPitch = kTile + 4;  // floats between rows in shared memory; keeps float4 aligned
+__device__ constexpr float kUnchanged[4] = {1, 1, 1, 1};
 constexpr float kLog2e = 1.44269504088896340736f;
 
 /// What the queries of a tile see, and how their softmax ended (only in the backward pass).
@@ -46,11 +47,11 @@ struct TileRows {
   }
 };
 
-/// Columns [column, column + kDepth) as [kDepth, 64 rows]. Eight rows and four float4 a warp: sectors of global
-/// memory are used whole, and banks are met twice at most.
+/// Columns [column, column + kDepth) as [kDepth, 64 rows]. Eight rows and four float4 a warp: sectors of
+/// global memory are used whole, and banks are met twice at most.
 template <class T>
-__device__ __forceinline__ void load_transposed(const TileRows<const T>& rows, int32_t column, int32_t columns,
-                                                float* to) {
+__device__ __forceinline__ void load_transposed(const TileRows<const T>& rows, int32_t column,
+                                                int32_t columns, float* to) {
   for (int32_t i = int32_t(threadIdx.x); i < kTile * kDepth / 4; i += kThreads) {
     const int32_t row = (i & 7) + 8 * (i >> 6), x = ((i >> 3) & 7) * 4;
     const float4 v = rows.read(row, column + x, columns);
@@ -64,7 +65,8 @@ __device__ __forceinline__ void load_transposed(const TileRows<const T>& rows, i
 
 /// Columns [column, column + 64) as [64 rows, 64].
 template <class T>
-__device__ __forceinline__ void load(const TileRows<const T>& rows, int32_t column, int32_t columns, float* to) {
+__device__ __forceinline__ void load(const TileRows<const T>& rows, int32_t column, int32_t columns,
+                                     float* to) {
   for (int32_t i = int32_t(threadIdx.x); i < kTile * kTile / 4; i += kThreads) {
     const int32_t row = i / 16, x = i % 16 * 4;
     *reinterpret_cast<float4*>(to + row * kPitch + x) = rows.read(row, column + x, columns);
@@ -117,8 +119,8 @@ __device__ __forceinline__ void set_factors(const float (&block)[4][4], Shared& 
   }
 }
 
-/// result = rescale * result + factors^T right. The sums go on from what the result holds, so that their bits do
-/// not depend on where they are interrupted. Waits for all threads first.
+/// result = rescale * result + factors^T right. The sums go on from what the result holds, so that their bits
+/// do not depend on where they are interrupted. Waits for all threads first.
 template <class T>
 __device__ __forceinline__ void add_product(const TileRows<const T>& right, const float (&rescale)[4],
                                             int32_t head_dim, Shared& shared, const TileRows<float>& result) {
@@ -141,7 +143,7 @@ __device__ __forceinline__ void add_product(const TileRows<const T>& right, cons
     for (int i = 0; i < 4; ++i) {
       if (!result.holds(own_row() + i)) continue;
       *reinterpret_cast<float4*>(result.at(own_row() + i, column + own_column())) = {sums[i][0], sums[i][1],
-                                                                                   sums[i][2], sums[i][3]};
+                                                                                     sums[i][2], sums[i][3]};
     }
   }
 }
@@ -162,10 +164,10 @@ __device__ __forceinline__ float sum_of_row(float x) {
 struct Softmax {
   float maximum[4], sum[4];
 
-  /// Scores of a key tile (dot products) to weights relative to the new maximum; returns through `rescale` what
-  /// the sums so far are to be multiplied by.
-  __device__ __forceinline__ void fold(const Slots (&seen)[4], int32_t key_slot, float scale, float (&block)[4][4],
-                                       float (&rescale)[4]) {
+  /// Scores of a key tile (dot products) to weights relative to the new maximum; returns through `rescale`
+  /// what the sums so far are to be multiplied by.
+  __device__ __forceinline__ void fold(const Slots (&seen)[4], int32_t key_slot, float scale,
+                                       float (&block)[4][4], float (&rescale)[4]) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       float highest = -INFINITY;
@@ -240,15 +242,15 @@ struct BackwardInput {
 };
 
 template <class T>
-__device__ __forceinline__ TileRows<const T> d_output_rows(const StepView& view, const T* d_output, int32_t head,
-                                                           int32_t slot) {
+__device__ __forceinline__ TileRows<const T> d_output_rows(const StepView& view, const T* d_output,
+                                                           int32_t head, int32_t slot) {
   const int64_t width = view.head_dim, stride = view.heads * width;
   return {d_output + (view.queries.first_row - view.queries.skipped) * stride + head * width, stride, slot,
           view.queries};
 }
 
-/// Fills shared.queries. A row that saw nothing, and a slot without a row, sees nothing. No thread may still read
-/// what is there; the caller waits before it reads.
+/// Fills shared.queries. A row that saw nothing, and a slot without a row, sees nothing. No thread may still
+/// read what is there; the caller waits before it reads.
 __device__ __forceinline__ void load_query_rows(const StepView& view, const float* lse, const float* delta,
                                                 int32_t head, int32_t slot, Shared& shared) {
   const int32_t own = int32_t(threadIdx.x), own_slot = slot + own;
@@ -261,9 +263,10 @@ __device__ __forceinline__ void load_query_rows(const StepView& view, const floa
   shared.queries[own] = row;
 }
 
-/// A dot product of query and key to the weight, and one of d_output and value to d_score / scale, where seen.
-__device__ __forceinline__ void differentiate(const QueryRow& query, int32_t key_slot, float scale, float& score,
-                                              float& d_weight) {
+/// A dot product of query and key to the weight, and one of d_output and value to d_score / scale, where
+/// seen.
+__device__ __forceinline__ void differentiate(const QueryRow& query, int32_t key_slot, float scale,
+                                              float& score, float& d_weight) {
   const bool seen = query.seen.hold(key_slot);
   score = seen ? exp2f(score * (scale * kLog2e) - query.lse) : 0.0f;
   d_weight = seen ? score * (d_weight - query.delta) * scale : 0.0f;
@@ -271,7 +274,8 @@ __device__ __forceinline__ void differentiate(const QueryRow& query, int32_t key
 
 /// dq of a tile of queries of one head.
 template <class T>
-__global__ void __launch_bounds__(kThreads) backward_queries(StepView view, BackwardInput<T> input, float* dq) {
+__global__ void __launch_bounds__(kThreads)
+    backward_queries(StepView view, BackwardInput<T> input, float* dq) {
   __shared__ Shared shared;
   const int32_t head = int32_t(blockIdx.x) % view.heads, kv_head = head / view.group();
   const int32_t tiles = view.queries.tile_count(kTile);
@@ -284,7 +288,6 @@ __global__ void __launch_bounds__(kThreads) backward_queries(StepView view, Back
   const TileRows<const T> queries{input.q + row_zero * width, width, slot, view.queries};
   const TileRows<const T> d_output = d_output_rows(view, input.d_output, head, slot);
   const TileRows<float> result{dq + row_zero * width, width, slot, view.queries};
-  const float unchanged[4] = {1, 1, 1, 1};
   for (int32_t tile = keys.last; tile >= keys.first; --tile) {
     const int32_t key_slot = tile * kTile;
     const TileRows<const T> k{input.kv + view.key_row(kv_head) * width, width, key_slot, view.keys};
@@ -301,7 +304,7 @@ __global__ void __launch_bounds__(kThreads) backward_queries(StepView view, Back
       }
     }
     set_factors(d_scores, shared);
-    add_product(k, unchanged, view.head_dim, shared, result);
+    add_product(k, kUnchanged, view.head_dim, shared, result);
   }
 }
 
@@ -309,16 +312,16 @@ __global__ void __launch_bounds__(kThreads) backward_queries(StepView view, Back
 template <class T>
 __global__ void __launch_bounds__(kThreads) backward_keys(StepView view, BackwardInput<T> input, float* dkv) {
   __shared__ Shared shared;
-  const int32_t kv_head = int32_t(blockIdx.x) % view.kv_heads, slot = int32_t(blockIdx.x) / view.kv_heads * kTile;
-  const Slots seen_by = queries_that_see(view, max(slot, view.keys.skipped),
-                                         min(slot + kTile, view.keys.slot_end()) - 1);
+  const int32_t kv_head = int32_t(blockIdx.x) % view.kv_heads,
+                slot = int32_t(blockIdx.x) / view.kv_heads * kTile;
+  const Slots seen_by =
+      queries_that_see(view, max(slot, view.keys.skipped), min(slot + kTile, view.keys.slot_end()) - 1);
   const int64_t width = view.head_dim;
   const int64_t key_zero = view.key_row(kv_head) * width, value_zero = view.value_row(kv_head) * width;
   const TileRows<const T> k{input.kv + key_zero, width, slot, view.keys};
   const TileRows<const T> v{input.kv + value_zero, width, slot, view.keys};
   const TileRows<float> dk{dkv + key_zero, width, slot, view.keys};
   const TileRows<float> dv{dkv + value_zero, width, slot, view.keys};
-  const float unchanged[4] = {1, 1, 1, 1};
   const int32_t group = view.group();
   if (seen_by.first > seen_by.last) return;
   const int32_t first = seen_by.first / kTile * group, end = (seen_by.last / kTile + 1) * group;
@@ -340,10 +343,10 @@ __global__ void __launch_bounds__(kThreads) backward_keys(StepView view, Backwar
       }
     }
     set_factors(scores, shared);
-    add_product(d_output, unchanged, view.head_dim, shared, dv);
+    add_product(d_output, kUnchanged, view.head_dim, shared, dv);
     __syncthreads();  // all have read the weights
     set_factors(d_scores, shared);
-    add_product(queries, unchanged, view.head_dim, shared, dk);
+    add_product(queries, kUnchanged, view.head_dim, shared, dk);
   }
 }
 
@@ -363,14 +366,17 @@ void launch_backward(cudaStream_t stream, const StepView& view, const BackwardIn
 void attention_forward(cudaStream_t stream, const AttentionStep& step, const Tensor& q, const Tensor& kv,
                        const AttentionState& state) {
   const StepView view = view_of(step, q);
-  const SoftmaxState to{elements<float>(state.output), elements<float>(state.maximum), elements<float>(state.sum)};
+  const SoftmaxState to{elements<float>(state.output), elements<float>(state.maximum),
+                        elements<float>(state.sum)};
   const float scale = kLog2e / std::sqrt(float(view.head_dim));
   const auto launch = [&]<class T>(const T* queries) {
     forward<T><<<unsigned(view.queries.tile_count(kTile) * view.heads), kThreads, 0, stream>>>(
         view, queries, elements<const T>(kv), to, scale);
   };
-  if (q.dtype == Dtype::bf16) launch(elements<const __nv_bfloat16>(q));
-  else launch(elements<const float>(q));
+  if (q.dtype == Dtype::bf16)
+    launch(elements<const __nv_bfloat16>(q));
+  else
+    launch(elements<const float>(q));
   check_cuda(cudaGetLastError());
 }
 
@@ -386,8 +392,10 @@ void attention_backward(cudaStream_t stream, const AttentionStep& step, const Te
                                  1 / std::sqrt(float(view.head_dim))};
     launch_backward<T>(stream, view, input, elements<float>(dq), elements<float>(dkv));
   };
-  if (q.dtype == Dtype::bf16) launch(elements<const __nv_bfloat16>(q));
-  else launch(elements<const float>(q));
+  if (q.dtype == Dtype::bf16)
+    launch(elements<const __nv_bfloat16>(q));
+  else
+    launch(elements<const float>(q));
 }
 
 }  // namespace ringlet::cuda::plain

@@ -10,12 +10,13 @@
 /// What the attention kernels share: where the rows of a step lie, cut into tiles, and who sees whom.
 ///
 /// Rows of a piece are counted in slots: row i stands in slot i + skipped, and tiles begin at slots that are
-/// multiples of 64, which is where position / stride is a multiple of 64. So a piece that is cut at such positions
-/// has the same tiles as the whole, and sums that are taken tile by tile have the same bits. Slots below `skipped`
-/// and from slot_end() on hold no row.
+/// multiples of 64, which is where position / stride is a multiple of 64. So a piece that is cut at such
+/// positions has the same tiles as the whole, and sums that are taken tile by tile have the same bits. Slots
+/// below `skipped` and from slot_end() on hold no row.
 ///
-/// The order that keeps the bits: a query takes its key tiles downwards; a key takes its query tiles upwards and,
-/// within a query tile, the heads of its KV head upwards (a cut of the queries must not change which head is next).
+/// The order that keeps the bits: a query takes its key tiles downwards; a key takes its query tiles upwards
+/// and, within a query tile, the heads of its KV head upwards (a cut of the queries must not change which
+/// head is next).
 namespace ringlet::cuda {
 
 inline constexpr int32_t kSlotsPerTile = 64;
@@ -51,7 +52,8 @@ struct StepView {
 
   __host__ __device__ int32_t group() const { return heads / kv_heads; }  // query heads of a KV head
   /// The row of q, dq and state.output, over all heads, that slot 0 of `queries` would have in a head. May be
-  /// negative: only slots that hold a row are in the tensor. lse, maximum and sum have an element per such row.
+  /// negative: only slots that hold a row are in the tensor. lse, maximum and sum have an element per such
+  /// row.
   __host__ __device__ int64_t query_row(int32_t head) const {
     return head * rows + queries.first_row - queries.skipped;
   }
@@ -79,8 +81,8 @@ struct Slots {
   __device__ __forceinline__ bool hold(int32_t slot) const { return first <= slot && slot <= last; }
 };
 
-/// The keys that the query in a slot sees. Both ends do not fall from one query to the next, also where there is
-/// none between them. A slot without a query sees nothing.
+/// The keys that the query in a slot sees. Both ends do not fall from one query to the next, also where there
+/// is none between them. A slot without a query sees nothing.
 __device__ __forceinline__ Slots keys_seen_by(const StepView& view, int32_t query_slot) {
   const TiledPiece& keys = view.keys;
   if (!view.queries.holds(query_slot)) return {1, 0};
@@ -92,8 +94,8 @@ __device__ __forceinline__ Slots keys_seen_by(const StepView& view, int32_t quer
           int32_t(min(last, int64_t(keys.row_count - 1))) + keys.skipped};
 }
 
-/// The slots of queries, as an interval, in which lie all that see a key in `first_key` ... `last_key` (slots that
-/// hold keys). Not all of the interval need see one.
+/// The slots of queries, as an interval, in which lie all that see a key in `first_key` ... `last_key` (slots
+/// that hold keys). Not all of the interval need see one.
 __device__ __forceinline__ Slots queries_that_see(const StepView& view, int32_t first_key, int32_t last_key) {
   const TiledPiece& queries = view.queries;
   const int64_t before = view.keys.position(first_key) - queries.first_position;
@@ -102,8 +104,10 @@ __device__ __forceinline__ Slots queries_that_see(const StepView& view, int32_t 
   int32_t low = 0, high = queries.row_count;  // first_visible is sorted: how many begin early enough
   while (low < high) {
     const int32_t middle = low + (high - low) / 2;
-    if (view.first_visible[middle] <= last_position) low = middle + 1;
-    else high = middle;
+    if (view.first_visible[middle] <= last_position)
+      low = middle + 1;
+    else
+      high = middle;
   }
   return {int32_t(min(first, int64_t(queries.row_count))) + queries.skipped, low - 1 + queries.skipped};
 }
@@ -126,7 +130,8 @@ __device__ __forceinline__ KeyTiles key_tiles_of(const StepView& view, int32_t s
   return {lowest.first / kSlotsPerTile, highest.last / kSlotsPerTile, highest.first, lowest.last};
 }
 
-// ---- values: f32 and bf16, four or eight at a time, aligned to their size ------------------------------------
+// ---- values: f32 and bf16, four or eight at a time, aligned to their size
+// ------------------------------------
 
 __device__ __forceinline__ float2 widen(uint32_t pair) {
   return {__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u)};

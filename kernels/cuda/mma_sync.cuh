@@ -6,13 +6,14 @@
 
 /// Instructions of compute capability 8.0 for tiles of bf16 in shared memory, and the layout of such tiles.
 ///
-/// A tile has rows of kWidth elements (64 or 128), without gaps, and begins at a multiple of 1024 bytes. The 16-byte
-/// chunk c of row r stands at c ^ (r % 8), so that 8 rows of one chunk, and 8 chunks of one row, lie in all banks.
+/// A tile has rows of kWidth elements (64 or 128), without gaps, and begins at a multiple of 1024 bytes. The
+/// 16-byte chunk c of row r stands at c ^ (r % 8), so that 8 rows of one chunk, and 8 chunks of one row, lie
+/// in all banks.
 ///
 /// Fragments of mma m16n8k16, lane = 4 * g + t:
 ///   sums   c0, c1: row g, columns 2t, 2t + 1        c2, c3: row g + 8
-///   left   a0: row g, depth 2t, 2t + 1   a1: row g + 8   a2: row g, depth 2t + 8, + 9   a3: row g + 8, the same
-///   right  b0: depth 2t, 2t + 1, column g            b1: depth 2t + 8, + 9
+///   left   a0: row g, depth 2t, 2t + 1   a1: row g + 8   a2: row g, depth 2t + 8, + 9   a3: row g + 8, the
+///   same right  b0: depth 2t, 2t + 1, column g            b1: depth 2t + 8, + 9
 /// So the sums of two neighbouring products of 8 columns, narrowed, are a left operand of depth 16.
 namespace ringlet::cuda {
 
@@ -63,9 +64,10 @@ __device__ __forceinline__ float fast_exp2(float x) {
   return y;
 }
 
-/// Where a lane finds its rows for load_matrices, as a byte offset in a tile, for the 16 rows and the 16 columns at
-/// the tile's beginning. Of rows 16 * i and columns 16 * j on: i * 16 * 2 * kWidth + (offset ^ (j * 32)).
-/// Matrices in the order (rows, columns) 00, 10, 01, 11: a left operand as it stands, a right operand transposed.
+/// Where a lane finds its rows for load_matrices, as a byte offset in a tile, for the 16 rows and the 16
+/// columns at the tile's beginning. Of rows 16 * i and columns 16 * j on: i * 16 * 2 * kWidth + (offset ^ (j
+/// * 32)). Matrices in the order (rows, columns) 00, 10, 01, 11: a left operand as it stands, a right operand
+/// transposed.
 template <int kWidth>
 __device__ __forceinline__ uint32_t rows_first_offset(uint32_t lane) {
   const uint32_t row = lane % 16, chunk = lane / 16;
