@@ -129,7 +129,8 @@ void add_train(CLI::App& main, TrainOptions& options) {
                  "Tokens of a window, over the whole ring; 16k is 16,384");
   add_key(app, "--steps", "train.steps", options.overrides, "Optimizer steps");
   add_key(app, "--name", "run.name", options.overrides, "Name of the run");
-  add_key(app, "--device", "run.device", options.overrides, "What computes");
+  add_key(app, "--device", "run.device", options.overrides, "What computes: cpu or cuda");
+  add_key(app, "--dtype", "run.dtype", options.overrides, "Of activations: f32 or bf16");
   add_key(app, "--link", "run.link", options.overrides, "Emulate a link between the ranks, as in 1GB/s,50us");
   app.footer(
       "Examples:\n"
@@ -239,7 +240,8 @@ void add_verify(CLI::App& main, VerifyOptions& options) {
   app.add_option("--lengths", options.lengths, "Lengths in tokens, as in 61,1000")->delimiter(',');
   app.add_flag_callback(
       "--quick", [&options] { options.extent = VerifyExtent::quick; }, "Seconds instead of minutes");
-  add_key(app, "--device", "run.device", options.overrides, "What computes");
+  add_key(app, "--device", "run.device", options.overrides, "What computes: cpu or cuda");
+  add_key(app, "--dtype", "run.dtype", options.overrides, "Of activations: f32 or bf16");
   add_json(app, options.format);
   app.footer(
       "Losses of every position, attention outputs and LSE, every gradient and the weights after one step are\n"
