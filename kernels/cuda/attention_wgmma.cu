@@ -7,7 +7,7 @@
 #include "kernels/cuda/wgmma.cuh"
 
 // Softmax and matrix products overlap in two ways (arXiv:2407.08608): the warpgroups take turns at issuing
-// products, and each weighs the scores of one tile while the product with the values of the last is under way.
+// products, and each weighs the scores of one tile while its product with the last one's values is under way.
 
 namespace ringlet::cuda::wgmma {
 namespace {
@@ -22,7 +22,7 @@ struct Plan {
   static constexpr int kConsumers = kHeadDim == 64 ? 3 : 2;
   static constexpr int kQueries = 64 * kConsumers;
   static constexpr int kThreads = kWarpgroup * (1 + kConsumers);
-  // Together they are what the block is launched with.
+  // Together what the block is launched with.
   static constexpr int kProducerRegisters = kConsumers == 3 ? 32 : 24;
   static constexpr int kConsumerRegisters = kConsumers == 3 ? 160 : 240;
   static constexpr int kTileBytes = kKeys * kHeadDim * 2;
@@ -92,9 +92,9 @@ template <int kHeadDim>
 __device__ __forceinline__ void produce(const CUtensorMap& q, const CUtensorMap& kv, const Parameters& step,
                                         const Work& work, const Shared<kHeadDim>& shared, int first_tile,
                                         int tile_end) {
-  constexpr int kQueries = Plan<kHeadDim>::kQueries;
+  using P = Plan<kHeadDim>;
   const int kv_head = work.head / (step.heads / step.kv_heads);
-  load_tile<kQueries, kHeadDim>(shared.queries(), q, work.first_query, work.head, shared.queries_full());
+  load_tile<P::kQueries, kHeadDim>(shared.queries(), q, work.first_query, work.head, shared.queries_full());
   Turn<kStages> turn;
   for (int tile = tile_end - 1; tile >= first_tile; --tile) {
     const int row = tile * kKeys - step.rows_before;
@@ -107,8 +107,8 @@ __device__ __forceinline__ void produce(const CUtensorMap& q, const CUtensorMap&
   }
 }
 
-/// A warpgroup's 64 queries: scores, softmax, output. Of its two rows, 8 apart, a thread holds every fourth pair
-/// of columns; see the fragment of d in wgmma_multiply.cuh.
+/// A warpgroup's 64 queries: scores, softmax, output. A thread holds two rows, 8 apart, and of them every
+/// fourth pair of columns: see the fragment of d in wgmma_multiply.cuh.
 template <int kHeadDim>
 struct Consumer {
   using P = Plan<kHeadDim>;
@@ -157,8 +157,8 @@ struct Consumer {
     }
   }
 
-  /// Scores to weights relative to the new maximum; updates maximum and sum, sets rescale. The four threads of a
-  /// row agree on the sum after each tile: so it does not matter between which tiles a step ends.
+  /// Scores to weights relative to the new maximum; updates maximum, sum, rescale. A row's four threads
+  /// agree on the sum after each tile: so it does not matter between which tiles a step ends.
   __device__ __forceinline__ void weigh(float (&scores)[kKeys / 2]) {
     float shift[2], total[2] = {0, 0};
 #pragma unroll
@@ -338,8 +338,7 @@ __global__ void __launch_bounds__(Plan<kHeadDim>::kThreads, 1)
     if (thread == 0) produce(q, kv, step, work, shared, first_tile, tile_end);
   } else {
     grow_registers<P::kConsumerRegisters>();
-    // By a shuffle, so that the compiler knows that a warp agrees.
-    const int index = __shfl_sync(~0u, thread / kWarpgroup - 1, 0);
+    const int index = __shfl_sync(~0u, thread / kWarpgroup - 1, 0);  // now the compiler knows: a warp agrees
     const int row = index * 64 + thread % kWarpgroup / 32 * 16 + thread % 32 / 4;
     Consumer<kHeadDim> self{shared, index, step.scale, {visible[row], visible[row + 8]}, all_see};
     self.load(step, work, work.first_query + row);
@@ -394,10 +393,8 @@ void attention_forward(cudaStream_t stream, const AttentionStep& step, const Ten
                        const AttentionState& state) {
   if (step.queries.row_count == 0 || step.keys.row_count == 0) return;
   CHECK(q.dtype == Dtype::bf16 && (step.shape.head_dim == 64 || step.shape.head_dim == 128),
-        "attention by wgmma takes bf16 and head_dim 64 or 128, not ", name_of(q.dtype), " and ",
-        step.shape.head_dim);
-  if (step.shape.head_dim == 64) launch<64>(stream, step, q, kv, state);
-  else launch<128>(stream, step, q, kv, state);
+        "attention by wgmma: ", name_of(q.dtype), ", head_dim ", step.shape.head_dim);
+  (step.shape.head_dim == 64 ? launch<64> : launch<128>)(stream, step, q, kv, state);
 }
 
 }  // namespace ringlet::cuda::wgmma
