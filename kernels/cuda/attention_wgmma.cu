@@ -6,8 +6,8 @@
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/wgmma.cuh"
 
-// Softmax and matrix products overlap in two ways (arXiv:2407.08608): the warpgroups take turns at issuing products,
-// and each weighs the scores of one tile while its product with the values of the tile before is under way.
+// Softmax and matrix products overlap in two ways (arXiv:2407.08608): the warpgroups take turns at issuing
+// products, and each weighs the scores of one tile while its product with the last one's values is under way.
 
 namespace ringlet::cuda::wgmma {
 namespace {
@@ -22,7 +22,7 @@ struct Plan {
   static constexpr int kConsumers = kHeadDim == 64 ? 3 : 2;
   static constexpr int kQueries = 64 * kConsumers;
   static constexpr int kThreads = kWarpgroup * (1 + kConsumers);
-  // Together they are what the block is launched with.
+  // Together what the block is launched with.
   static constexpr int kProducerRegisters = kConsumers == 3 ? 32 : 24;
   static constexpr int kConsumerRegisters = kConsumers == 3 ? 160 : 240;
   static constexpr int kTileBytes = kKeys * kHeadDim * 2;
@@ -89,11 +89,12 @@ struct Shared {
 
 /// One thread loads the queries and then, from the last tile down, keys and values.
 template <int kHeadDim>
-__device__ __forceinline__ void produce(const CUtensorMap& q, const CUtensorMap& kv, const Parameters& step, const Work& work,
-                        const Shared<kHeadDim>& shared, int first_tile, int tile_end) {
-  constexpr int kQueries = Plan<kHeadDim>::kQueries;
+__device__ __forceinline__ void produce(const CUtensorMap& q, const CUtensorMap& kv, const Parameters& step,
+                                        const Work& work, const Shared<kHeadDim>& shared, int first_tile,
+                                        int tile_end) {
+  using P = Plan<kHeadDim>;
   const int kv_head = work.head / (step.heads / step.kv_heads);
-  load_tile<kQueries, kHeadDim>(shared.queries(), q, work.first_query, work.head, shared.queries_full());
+  load_tile<P::kQueries, kHeadDim>(shared.queries(), q, work.first_query, work.head, shared.queries_full());
   Turn<kStages> turn;
   for (int tile = tile_end - 1; tile >= first_tile; --tile) {
     const int row = tile * kKeys - step.rows_before;
@@ -106,8 +107,8 @@ __device__ __forceinline__ void produce(const CUtensorMap& q, const CUtensorMap&
   }
 }
 
-/// A warpgroup's 64 queries: scores, softmax, output. Of its two rows, 8 apart, a thread holds every fourth pair of
-/// columns; see the fragment of d in wgmma_multiply.cuh.
+/// A warpgroup's 64 queries: scores, softmax, output. A thread holds two rows, 8 apart, and of them every
+/// fourth pair of columns: see the fragment of d in wgmma_multiply.cuh.
 template <int kHeadDim>
 struct Consumer {
   using P = Plan<kHeadDim>;
@@ -123,6 +124,7 @@ struct Consumer {
   __device__ __forceinline__ void start_scores(float (&scores)[kKeys / 2], int stage) const {
     const uint64_t q = operand(shared.queries() + index * 64 * kSlabRowBytes, P::kQueries);
     const uint64_t k = operand(shared.keys(stage), kKeys);
+    multiply_fence();
 #pragma unroll
     for (int i = 0; i < kHeadDim / 16; ++i) {
       multiply<Major::k, Major::k>(scores, q + step_k(i, P::kQueries), k + step_k(i, kKeys), i > 0);
@@ -132,6 +134,9 @@ struct Consumer {
 
   __device__ __forceinline__ void start_output(int stage) {
     const uint64_t v = operand(shared.values(stage), kKeys);
+    pin(weights);
+    pin(output);
+    multiply_fence();
 #pragma unroll
     for (int i = 0; i < kKeys / 16; ++i) {
       const uint32_t a[4] = {weights[4 * i], weights[4 * i + 1], weights[4 * i + 2], weights[4 * i + 3]};
@@ -152,7 +157,7 @@ struct Consumer {
     }
   }
 
-  /// Scores to weights relative to the new maximum; updates maximum and sum, sets rescale. The four threads of a row
+  /// Scores to weights relative to the new maximum; updates maximum, sum, rescale. A row's four threads
   /// agree on the sum after each tile: so it does not matter between which tiles a step ends.
   __device__ __forceinline__ void weigh(float (&scores)[kKeys / 2]) {
     float shift[2], total[2] = {0, 0};
@@ -248,7 +253,6 @@ __device__ __forceinline__ void consume(Consumer<kHeadDim>& self, int first_tile
   barrier_wait(shared.keys_full(0), 0);
   {
     float scores[kKeys / 2];
-    multiply_fence();
     self.start_scores(scores, 0);
     multiply_wait<0>();
     pin(scores);
@@ -267,12 +271,8 @@ __device__ __forceinline__ void consume(Consumer<kHeadDim>& self, int first_tile
     float scores[kKeys / 2];
     barrier_wait(shared.keys_full(turn.stage), turn.parity);
     named_barrier_sync(own_turn, kTwo);
-    pin(self.weights);
-    pin(self.output);
-    multiply_fence();
     self.start_scores(scores, turn.stage);
     barrier_wait(shared.values_full(before.stage), before.parity);
-    multiply_fence();  // again: behind a loop the compiler does not see the first one, and would serialize
     self.start_output(before.stage);
     if (self.index < kConsumers - 1 || tile > first_tile) named_barrier_arrive(next_turn, kTwo);
     multiply_wait<1>();
@@ -280,7 +280,7 @@ __device__ __forceinline__ void consume(Consumer<kHeadDim>& self, int first_tile
     release(shared.keys_empty(turn.stage));
     self.mask(scores, tile);
     self.weigh(scores);
-    // Long there. Without a branch the compiler would wait for the products first and weigh after that.
+    // Long since over; but without a branch here ptxas waits for the products before all the weighing.
     pin(scores);
     barrier_wait(shared.values_full(before.stage), before.parity);
     multiply_wait<0>();
@@ -290,9 +290,6 @@ __device__ __forceinline__ void consume(Consumer<kHeadDim>& self, int first_tile
     self.rescale_output();
   }
   barrier_wait(shared.values_full(turn.stage), turn.parity);
-  pin(self.weights);
-  pin(self.output);
-  multiply_fence();
   self.start_output(turn.stage);
   multiply_wait<0>();
   pin(self.output);
@@ -318,6 +315,8 @@ __global__ void __launch_bounds__(Plan<kHeadDim>::kThreads, 1)
                        keys_below(step, step.queries.first_position + query * step.queries.stride + 1)};
   }
   if (thread == 0) {
+    prefetch_map(q);
+    prefetch_map(kv);
     barrier_init(shared.queries_full(), 1);
     for (int stage = 0; stage < kStages; ++stage) {
       barrier_init(shared.keys_full(stage), 1);
@@ -339,7 +338,7 @@ __global__ void __launch_bounds__(Plan<kHeadDim>::kThreads, 1)
     if (thread == 0) produce(q, kv, step, work, shared, first_tile, tile_end);
   } else {
     grow_registers<P::kConsumerRegisters>();
-    const int index = __shfl_sync(~0u, thread / kWarpgroup - 1, 0);  // so the compiler knows that a warp agrees
+    const int index = __shfl_sync(~0u, thread / kWarpgroup - 1, 0);  // now the compiler knows: a warp agrees
     const int row = index * 64 + thread % kWarpgroup / 32 * 16 + thread % 32 / 4;
     Consumer<kHeadDim> self{shared, index, step.scale, {visible[row], visible[row + 8]}, all_see};
     self.load(step, work, work.first_query + row);
@@ -394,10 +393,8 @@ void attention_forward(cudaStream_t stream, const AttentionStep& step, const Ten
                        const AttentionState& state) {
   if (step.queries.row_count == 0 || step.keys.row_count == 0) return;
   CHECK(q.dtype == Dtype::bf16 && (step.shape.head_dim == 64 || step.shape.head_dim == 128),
-        "attention by wgmma takes bf16 and head_dim 64 or 128, not ", name_of(q.dtype), " and ",
-        step.shape.head_dim);
-  if (step.shape.head_dim == 64) launch<64>(stream, step, q, kv, state);
-  else launch<128>(stream, step, q, kv, state);
+        "attention by wgmma: ", name_of(q.dtype), ", head_dim ", step.shape.head_dim);
+  (step.shape.head_dim == 64 ? launch<64> : launch<128>)(stream, step, q, kv, state);
 }
 
 }  // namespace ringlet::cuda::wgmma
