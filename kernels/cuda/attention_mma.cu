@@ -54,6 +54,7 @@ struct Arguments {
 __device__ __forceinline__ int32_t own_thread() {
   int32_t x;
   asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
+  __builtin_assume(x >= 0 && x < kThreads);
   return x;
 }
 __device__ __forceinline__ uint32_t own_lane() { return uint32_t(own_thread()) % 32; }
@@ -64,8 +65,7 @@ __device__ __forceinline__ int32_t opaque(int32_t x) {
   return x;
 }
 
-/// Starts to copy kRows rows from `slot` to the tile at `to`; zeros for slots that hold none. `rows`: the
-/// piece's.
+/// Starts to copy rows of a piece, `rows`, from `slot` on, to the tile at `to`; zeros for slots without row.
 template <int kWidth, int kRows>
 __device__ __forceinline__ void copy_tile(const __nv_bfloat16* rows, const TiledPiece& piece, int32_t slot,
                                           uint32_t to) {
@@ -156,8 +156,7 @@ struct Running {
 
 using Scores = float[kBlocks][kKeys / 8][4];
 
-/// scores = queries [32, kWidth] * keys^T. `queries`: the lane's offset in the warp's rows; `keys`: in the
-/// tile.
+/// scores = queries [32, kWidth] * keys^T. `queries`, `keys`: the lane's first addresses.
 template <int kWidth>
 __device__ __forceinline__ void multiply_keys(uint32_t queries, uint32_t keys, Scores& scores) {
 #pragma unroll
@@ -270,7 +269,7 @@ __device__ __forceinline__ void weigh(float scale, Scores& scores, Running<kWidt
   sum = fmaf(sum, own_of(rescales), own_sum_of_quad(totals));
 }
 
-/// output += weights * values. `values`: the lane's offset in the tile.
+/// output += weights * values. `values`: the lane's first address.
 template <int kWidth>
 __device__ __forceinline__ void multiply_values(const Scores& weights, uint32_t values,
                                                 Running<kWidth>& running) {

@@ -1,6 +1,5 @@
-// Attention without tensor cores: f32 or bf16, any head_dim, products in f32. All products go through one 64
-// x 64 block whose operands pass through shared memory; sums over keys (or queries) stay in global memory,
-// where each element has one thread that goes on with it.
+// Attention without tensor cores: f32 or bf16, any head_dim, products in f32, block by block of 64 x 64. Sums
+// over keys (or queries) stay in global memory, where each element has one thread that goes on with it.
 #include <cmath>
 
 #include "kernels/cuda/attention.h"
@@ -24,8 +23,8 @@ struct QueryRow {
 };
 
 struct Shared {
-  float operands[kTile * kPitch];  // two of [kDepth, 64], or one of [64, 64 columns]
-  float factors[kTile * kPitch];   // [summed over, rows of the result]
+  alignas(16) float operands[kTile * kPitch];  // two of [kDepth, 64], or one of [64, 64 columns]
+  alignas(16) float factors[kTile * kPitch];   // [summed over, rows of the result]
   QueryRow queries[kTile];
 };
 
