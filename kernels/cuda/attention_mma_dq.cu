@@ -92,11 +92,8 @@ __global__ void __launch_bounds__(kThreads, 2) query_gradients(const BackwardPie
   if (first_tile >= past_tile) return wait_for_copies();
   load_keys(past_tile - 1);
 
-  // What the queries of this warp see: some of the keys in `some`, all of those in `all`.
   const int warp_row = thread / 32 * 32, warp_present = min(32, present - warp_row);
-  const Interval first_seen = shared.seen[warp_row];
-  const Interval last_seen = shared.seen[warp_row + max(warp_present, 1) - 1];
-  const Interval some{first_seen.begin, last_seen.end}, all{last_seen.begin, first_seen.end};
+  const int last_row = warp_row + max(warp_present, 1) - 1;
   float* const dq = pieces.dq + (first_row + warp_row) * kHeadDim;
   Sums<kHeadDim> sums;
   load_sums<kHeadDim>(sums, dq, warp_present);
@@ -111,6 +108,9 @@ __global__ void __launch_bounds__(kThreads, 2) query_gradients(const BackwardPie
 #pragma unroll 1
     for (int part = kKeyStep / 32 - 1; part >= 0; --part) {
       const int key = key_tile * kKeyStep + part * 32;
+      // What the queries of this warp see: some of the keys in `some`, all of those in `all`.
+      const Interval first_seen = shared.seen[warp_row], last_seen = shared.seen[last_row];
+      const Interval some{first_seen.begin, last_seen.end}, all{last_seen.begin, first_seen.end};
       if (!some.meets(key, key + 32)) continue;
       const uint32_t part_offset = uint32_t(part) * (32 * kHeadDim * 2);
       Sums<32> scores, d_weights;
