@@ -87,11 +87,7 @@ TEST_P(DeviceAttentionTest, LargeScores) {
     c.dtype = dtype();
     const AttentionLayer layer = put_layer(c);
     forward(c, layer, {0});
-    const Tensor delta = poisoned_f32(layer.lse.shape);
-    device().attention_delta(shape, layer.output, layer.d_output, delta);
-    backward(c, layer, {0}, layer.lse, delta);
-    const AttentionGradients gradient = gradients(c, layer);
-    for (const auto& values : {get(layer.output), get(layer.lse), gradient.dq, gradient.dk, gradient.dv}) {
+    for (const Floats& values : {get(layer.output), get(layer.lse)}) {
       EXPECT_TRUE(std::ranges::all_of(values, [](float x) { return std::isfinite(x); }));
     }
     next_case();

@@ -233,7 +233,7 @@ void expect_rounded(const Floats& actual, const Doubles& expected, Dtype dtype, 
     ASSERT_LE(std::abs(double(actual[i]) - expected[i]), unit * std::abs(expected[i]) + floor)
         << what << ", element " << i << " is " << actual[i] << ", not " << expected[i];
   }
-  if (expected.size() < 64) return;  // too few for a mean
+  if (expected.size() < 1000) return;  // too few for a mean
   EXPECT_LE(error_of(actual, expected), dtype == Dtype::bf16 ? 2.5e-3 : f32_tolerance) << what;
 }
 

@@ -40,7 +40,7 @@ TEST_P(DeviceNormTest, ForwardAndBackwardAreTheReference) {
       device().rms_norm_backward(input, w, kEpsilon, gradient, Write::set, dx, d_weight);
       expect_rounded(get(dx), expected.dx, dtype(), "dx", kGradientTolerance);
       for (int64_t i = 0; i < width; ++i) expected.d_weight[i] += double(d_weight_start[i]);
-      expect_close(get(d_weight), expected.d_weight, width, kOutputTolerance, "d_weight");
+      expect_close(get(d_weight), expected.d_weight, width, kGradientTolerance, "d_weight");
 
       device().rms_norm_backward(input, w, kEpsilon, gradient, Write::add, dx_sum, d_weight);
       for (size_t i = 0; i < start.size(); ++i) expected.dx[i] += double(start[i]);
@@ -48,7 +48,7 @@ TEST_P(DeviceNormTest, ForwardAndBackwardAreTheReference) {
       for (int64_t i = 0; i < width; ++i) {
         expected.d_weight[i] = 2 * expected.d_weight[i] - double(d_weight_start[i]);
       }
-      expect_close(get(d_weight), expected.d_weight, width, kOutputTolerance, "d_weight twice");
+      expect_close(get(d_weight), expected.d_weight, width, kGradientTolerance, "d_weight twice");
       next_case();
     }
   }
@@ -198,8 +198,8 @@ TEST_P(DeviceQkvSplitTest, BackwardIsTheReferenceAlsoInPlace) {
       device().qkv_split_backward(split, normed ? qkv : Tensor{}, dq_in, dkv_in, d_qkv, d_q_norm, d_k_norm);
       expect_rounded(get(d_qkv), expected.d_qkv, dtype(), "d_qkv", kGradientTolerance);
       if (!normed) continue;
-      expect_close(get(d_q_norm), expected.d_q_norm, head_dim, kOutputTolerance, "d_q_norm");
-      expect_close(get(d_k_norm), expected.d_k_norm, head_dim, kOutputTolerance, "d_k_norm");
+      expect_close(get(d_q_norm), expected.d_q_norm, head_dim, kGradientTolerance, "d_q_norm");
+      expect_close(get(d_k_norm), expected.d_k_norm, head_dim, kGradientTolerance, "d_k_norm");
     }
   });
 }
