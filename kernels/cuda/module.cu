@@ -2,6 +2,7 @@
 // No {fmt} here: nvcc refuses its formats that are checked at compile time.
 #include <cuda_runtime.h>
 
+#include "kernels/cuda/nccl_comm.h"
 #include "kernels/cuda/rank_memory.h"
 #include "kernels/cuda_module.h"
 
@@ -85,7 +86,8 @@ CudaMachine examine_cuda() {
   return machine;
 }
 
-constexpr CudaInterface kInterface{kCudaInterfaceVersion, examine_cuda, nullptr, cuda::make_rank_memory};
+constexpr CudaInterface kInterface{kCudaInterfaceVersion, examine_cuda, nullptr, cuda::make_rank_memory,
+                                   cuda::make_nccl_id, cuda::make_nccl_comm};
 
 }  // namespace
 }  // namespace ringlet
