@@ -71,8 +71,8 @@ struct CudaInterface {
   std::unique_ptr<Backend> (*make_backend)(const CudaBackendOptions& options, Trace& trace) = nullptr;
   /// What moves and sums tensors of ranks that are threads of one process, on whatever GPU or host memory they stand.
   std::unique_ptr<RankMemory> (*make_rank_memory)() = nullptr;
-  /// What rank 0 shares with all ranks (kernels/comm/rendezvous.h) before they call make_nccl_comm. Throws Error where NCCL
-  /// is not installed.
+  /// What rank 0 shares with all ranks (kernels/comm/rendezvous.h) before they call make_nccl_comm. Throws Error
+  /// where NCCL is not installed.
   std::vector<std::byte> (*make_nccl_id)() = nullptr;
   /// The world of all ranks. Collective; waits, at most for the timeout. Throws Error.
   std::unique_ptr<Comm> (*make_nccl_comm)(const NcclOptions& options) = nullptr;

@@ -7,8 +7,8 @@
 
 namespace ringlet {
 
-/// One communicator of a message library and the queue on which its calls run, in their order, each when its peers have
-/// come to theirs. Tensors are contiguous and not empty.
+/// One communicator of a message library and the queue on which its calls run, in their order, each when its
+/// peers have come to theirs. Tensors are contiguous and not empty.
 class MessageQueue {
  public:
   virtual ~MessageQueue() = default;
@@ -25,8 +25,9 @@ class MessageQueue {
   static constexpr size_t kMostInputs = 64;
 };
 
-/// Operations of Comm made of the calls of a MessageQueue, for libraries whose own sums are not in rank order (NCCL's
-/// order depends on channels and rings, and so do its bits). Bytes sent are those of a ring's algorithms (Traffic).
+/// Operations of Comm made of the calls of a MessageQueue, for libraries whose own sums are not in rank order
+/// (NCCL's order depends on channels and rings, and so do its bits). Large tensors send the bytes of a ring's
+/// algorithms (Traffic).
 class RankOrder {
  public:
   /// scratch: memory of the queue's device, 16-byte aligned, at least size * 64 bytes; more makes fewer and
@@ -35,7 +36,8 @@ class RankOrder {
 
   /// One group; empty tensors are left out. No call at all where nothing is left.
   void exchange(std::span<const Message> sends, std::span<const Message> receives);
-  /// Small tensors are gathered and summed by every rank; of large ones each rank sums its part, which is then gathered.
+  /// Small tensors are gathered and summed by every rank; of large ones each rank sums its part, which is then
+  /// gathered.
   void all_reduce(const Tensor& values);
   /// Each rank gets what the others have for its shard, block by block, and sums it.
   void reduce_scatter(const Tensor& values, const Tensor& shard);

@@ -23,7 +23,8 @@ class HostStaging {
   Tensor upload(cudaStream_t stream, const Tensor& host);
   /// The stream writes the values to the host's tensor when it has come here.
   void download(cudaStream_t stream, const Tensor& staged, const Tensor& host);
-  /// After it returns nothing is written to the host's tensors any more, whatever the stream still does. For good. Any thread.
+  /// After it returns nothing is written to the host's tensors any more, whatever the stream still does. For good.
+  /// Any thread.
   void cancel();
 
   static constexpr int64_t kAlignment = 256;

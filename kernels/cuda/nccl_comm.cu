@@ -231,7 +231,8 @@ std::unique_ptr<Comm> NcclComm::split(int color) {
 }
 
 std::unique_ptr<Comm> make_nccl_comm(const NcclOptions& options) {
-  CHECK(options.size >= 1 && options.rank >= 0 && options.rank < options.size, "rank ", options.rank, " of ", options.size);
+  const int rank = options.rank, size = options.size;
+  CHECK(rank >= 0 && rank < size, "rank ", rank, " of ", size);
   const CurrentDevice current(options.device);
   auto lane = std::make_shared<NcclLane>(options);
   const auto cancel = [staging = &lane->staging] { staging->cancel(); };

@@ -56,12 +56,13 @@ struct NcclLane {
 };
 
 /// One rank among processes that have a GPU each, over NCCL. As kernels/comm.h says, and:
-/// - all operations of a rank run one after the other, on a stream of their own, in the order of the calls, those of the
-///   Comms that were split from it among them: ranks have to start what they do together in the same order;
-/// - sums are taken by own kernels in rank order, not by NCCL, whose order is another: the bits are those of the threads Comm;
+/// - all operations of a rank run one after the other, on a stream of their own, in the order of the calls, those
+///   of the Comms that were split from it among them: ranks have to start what they do together in the same order;
+/// - sums are taken by own kernels in rank order, not by NCCL, whose order is another: the bits are those of the
+///   threads Comm;
 /// - an `after` of a GPU's timeline, and waiting for its events on a stream, does not stop the host (StreamTimeline);
-/// - tensors in host memory are legal, meant for a few numbers: they are staged through the GPU, and the call waits for `after`
-///   and for the last such operation;
+/// - tensors in host memory are legal, meant for a few numbers: they are staged through the GPU, and the call waits
+///   for `after` and for the last such operation;
 /// - a rank that finds no answer within the timeout, or of which NCCL reports an error, gives up everything in flight.
 class NcclComm final : public Comm {
  public:

@@ -20,8 +20,8 @@ class NcclCommunicator final : public MessageQueue {
  public:
   using Clock = std::chrono::steady_clock;
 
-  /// Collective; waits at most for options.timeout. The stream must outlive this. on_failure: called by the thread that finds
-  /// the first failure, before anybody else learns of it; by each communicator that is split from this one too.
+  /// Collective; waits at most for options.timeout. The stream must outlive this. on_failure: called by the thread
+  /// that finds the first failure, before anybody else learns of it; by communicators split from this one too.
   NcclCommunicator(const NcclOptions& options, cudaStream_t stream, std::function<void()> on_failure);
   /// Gives up what is in flight unless close() came before.
   ~NcclCommunicator() override;

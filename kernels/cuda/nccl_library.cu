@@ -10,7 +10,8 @@ namespace ringlet::cuda {
 namespace {
 
 constexpr const char* kLibrary = "libnccl.so.2";
-constexpr const char* kAdvice = "Install NVIDIA's package libnccl2 (2.18 or newer), or run ranks as threads of one process.";
+constexpr const char* kAdvice =
+    "Install NVIDIA's package libnccl2 (2.18 or newer), or run ranks as threads of one process.";
 
 template <class Function>
 void find(void* library, const char* name, Function& function) {

@@ -18,7 +18,8 @@ namespace {
 
 using namespace std::chrono_literals;
 
-/// Behaves as NCCL does: a group travels at its end, messages of two ranks match in order, all else stands outside of groups.
+/// Behaves as NCCL does: a group travels at its end, messages of two ranks match in order, all else stands
+/// outside of groups.
 class QueueOverThreads final : public MessageQueue {
  public:
   explicit QueueOverThreads(Comm& comm) : comm_(comm) {}
@@ -65,7 +66,8 @@ class QueueOverThreads final : public MessageQueue {
 };
 
 struct Rank {
-  Rank(Comm& comm, int64_t scratch_bytes) : scratch(scratch_bytes), queue(comm), order(queue, comm.rank(), comm.size(), scratch) {}
+  Rank(Comm& comm, int64_t scratch_bytes)
+      : scratch(scratch_bytes), queue(comm), order(queue, comm.rank(), comm.size(), scratch) {}
   std::vector<std::byte> scratch;
   QueueOverThreads queue;
   RankOrder order;
