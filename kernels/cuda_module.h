@@ -15,6 +15,7 @@ namespace ringlet {
 
 /// One GPU.
 struct CudaDevice {
+  int32_t index = 0;  // as CUDA counts
   std::string name;
   int32_t compute_capability = 0;  // 10 * major + minor
   int32_t multiprocessor_count = 0;

@@ -7,6 +7,7 @@ namespace ringlet {
 Attention::Attention(const Parameters& parameters, const std::string& block)
     : shape_(parameters.config().heads),
       epsilon_(parameters.config().norm_epsilon),
+      dtype_(parameters.config().dtype),
       width_(parameters.config().width),
       norm_(parameters.find(block + ".attention_norm.weight")),
       qkv_weight_(parameters.find(block + ".attention.qkv.weight")),
@@ -24,25 +25,25 @@ QkvSplit Attention::split(const Step& step) const {
 
 void Attention::allocate_projection(Step& step) {
   Arena& arena = step.arena();
-  q_ = arena.allocate("attention", Dtype::f32, {shape_.heads, step.rows(), shape_.head_dim, 1});
-  kv_ = arena.allocate("attention", Dtype::f32,
+  q_ = arena.allocate("attention", dtype_, {shape_.heads, step.rows(), shape_.head_dim, 1});
+  kv_ = arena.allocate("attention", dtype_,
                        {2 * shape_.kv_heads * shape_.head_dim * step.rows(), 1, 1, 1});
   if (q_norm_ != nullptr) {  // its backward needs what was normalised
-    qkv_ = arena.allocate("attention", Dtype::f32, {step.rows(), shape_.qkv_width(), 1, 1});
+    qkv_ = arena.allocate("attention", dtype_, {step.rows(), shape_.qkv_width(), 1, 1});
   }
 }
 
 void Attention::allocate_output(Step& step) {
   Arena& arena = step.arena();
   const char* region = step.keeps_attention() ? "checkpoints" : "attention";
-  output_ = arena.allocate(region, Dtype::f32, {step.rows(), shape_.q_width(), 1, 1});
+  output_ = arena.allocate(region, dtype_, {step.rows(), shape_.q_width(), 1, 1});
   lse_ = arena.allocate(region, Dtype::f32, {shape_.heads, step.rows(), 1, 1});
 }
 
 void Attention::project(const Tensor& x, Step& step) {
   const ArenaScope scratch(step.arena());
   const auto allocate = [&](int64_t columns) {
-    return step.arena().allocate("activations", Dtype::f32, {step.rows(), columns, 1, 1});
+    return step.arena().allocate("activations", dtype_, {step.rows(), columns, 1, 1});
   };
   const Tensor qkv = qkv_ ? qkv_ : allocate(shape_.qkv_width());
   const Tensor normed = allocate(width_);
@@ -78,15 +79,15 @@ void Attention::restore(const Tensor& x, Step& step) {
 
 void Attention::backward(const Tensor& dy, const Tensor& dx, Step& step) {
   const ArenaScope scope(step.arena());
-  const auto allocate = [&](Shape shape) {
-    return step.arena().allocate("activation gradients", Dtype::f32, shape);
+  const auto allocate = [&](Dtype dtype, Shape shape) {
+    return step.arena().allocate("activation gradients", dtype, shape);
   };
-  const Tensor dq = allocate(q_.shape), dkv = allocate(kv_.shape);
+  const Tensor dq = allocate(Dtype::f32, q_.shape), dkv = allocate(Dtype::f32, kv_.shape);
   step.device.fill(0, dq);
   step.device.fill(0, dkv);
   {
     const ArenaScope ring_scope(step.arena());
-    const Tensor d_output = allocate(output_.shape), delta = allocate(lse_.shape);
+    const Tensor d_output = allocate(dtype_, output_.shape), delta = allocate(Dtype::f32, lse_.shape);
     step.device.matmul(dy, Transpose::no, output_weight_.weight, Transpose::no, Write::set, d_output);
     step.device.matmul(dy, Transpose::yes, output_, Transpose::no, Write::add,
                        output_weight_.gradient);
@@ -99,7 +100,7 @@ void Attention::backward(const Tensor& dy, const Tensor& dx, Step& step) {
 void Attention::backward_projection(const Tensor& dq, const Tensor& dkv, const Tensor& dx,
                                     Step& step) {
   const auto allocate = [&](int64_t columns) {
-    return step.arena().allocate("activation gradients", Dtype::f32, {step.rows(), columns, 1, 1});
+    return step.arena().allocate("activation gradients", dtype_, {step.rows(), columns, 1, 1});
   };
   const Tensor d_qkv = qkv_ ? qkv_ : allocate(shape_.qkv_width());
   step.device.qkv_split_backward(split(step), qkv_, dq, dkv, d_qkv,

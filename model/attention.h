@@ -38,6 +38,7 @@ class Attention : public Layer {
 
   HeadShape shape_;
   float epsilon_;
+  Dtype dtype_;
   int64_t width_;
   const Parameter &norm_, &qkv_weight_, &output_weight_;
   const Parameter *q_norm_ = nullptr, *k_norm_ = nullptr;  // with QK-norm

@@ -4,7 +4,7 @@ namespace ringlet {
 
 void Block::forward(const Tensor& x, const Tensor& y, Step& step) {
   const bool keep = step.keeps_everything();
-  mid_ = keep ? step.arena().allocate("activations", Dtype::f32, x.shape) : y;
+  mid_ = keep ? step.arena().allocate("activations", x.dtype, x.shape) : y;
   step.device.copy(x, mid_);
   attention_.forward(x, mid_, step);
   if (keep) step.device.copy(mid_, y);
@@ -14,7 +14,7 @@ void Block::forward(const Tensor& x, const Tensor& y, Step& step) {
 void Block::restore(const Tensor& x, Step& step) {
   attention_.restore(x, step);
   if (!step.keeps_everything()) {
-    mid_ = step.arena().allocate("activations", Dtype::f32, x.shape);
+    mid_ = step.arena().allocate("activations", x.dtype, x.shape);
     step.device.copy(x, mid_);
     attention_.add_output(mid_, step);
   }

@@ -2,11 +2,12 @@
 
 namespace ringlet {
 
-BlockInputs::BlockInputs(Step& step, int64_t layers, int64_t width)
-    : step_(step), layers_(layers), width_(width), moved_(size_t(layers)) {}
+BlockInputs::BlockInputs(Step& step, const GptConfig& config)
+    : step_(step), layers_(config.layers), width_(config.width), dtype_(config.dtype),
+      moved_(size_t(config.layers)) {}
 
 Tensor BlockInputs::allocate() const {
-  return step_.arena().allocate("checkpoints", Dtype::f32, {step_.rows(), width_, 1, 1});
+  return step_.arena().allocate("checkpoints", dtype_, {step_.rows(), width_, 1, 1});
 }
 
 Tensor BlockInputs::room_for_next() {
@@ -38,8 +39,8 @@ Tensor BlockInputs::back(int64_t i) {
   return inputs_[size_t(i)];
 }
 
-int64_t BlockInputs::offloaded_bytes(int64_t layers, int64_t rows, int64_t width) {
-  return (layers - 1) * rows * width * element_bytes(Dtype::f32);
+int64_t BlockInputs::offloaded_bytes(const GptConfig& config, int64_t rows) {
+  return (config.layers - 1) * rows * config.width * element_bytes(config.dtype);
 }
 
 }  // namespace ringlet

@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "model/gpt_config.h"
 #include "model/step.h"
 
 namespace ringlet {
@@ -12,7 +13,7 @@ namespace ringlet {
 class BlockInputs {
  public:
   /// `step` must outlive this.
-  BlockInputs(Step& step, int64_t layers, int64_t width);
+  BlockInputs(Step& step, const GptConfig& config);
 
   /// Forward: where input i, the next one, is to be written.
   Tensor room_for_next();
@@ -22,7 +23,7 @@ class BlockInputs {
   Tensor back(int64_t i);
 
   /// Of the Offload of a rank.
-  static int64_t offloaded_bytes(int64_t layers, int64_t rows, int64_t width);
+  static int64_t offloaded_bytes(const GptConfig& config, int64_t rows);
 
  private:
   Tensor allocate() const;
@@ -32,6 +33,7 @@ class BlockInputs {
 
   Step& step_;
   const int64_t layers_, width_;
+  const Dtype dtype_;
   std::vector<Tensor> inputs_;
   std::vector<Event> moved_;  // away, then back; of those that leave
 };

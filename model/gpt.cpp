@@ -7,7 +7,7 @@ namespace ringlet {
 KvCache::KvCache(const GptConfig& config, int64_t capacity_tokens, Backend& device) {
   for (int64_t i = 0; i < config.layers; ++i) {
     layers.push_back({device.arena().allocate(
-        "KV cache", Dtype::f32,
+        "KV cache", config.dtype,
         {2 * config.heads.kv_heads, capacity_tokens, config.heads.head_dim, 1})});
     device.fill(0, layers.back().kv);
   }
@@ -21,14 +21,14 @@ Gpt::Gpt(const Parameters& parameters)
 }
 
 Tensor Gpt::stream(const char* region, Step& step) const {
-  return step.arena().allocate(region, Dtype::f32, {step.rows(), config().width, 1, 1});
+  return step.arena().allocate(region, config().dtype, {step.rows(), config().width, 1, 1});
 }
 
 void Gpt::train(Step& step, float gradient_scale, const BucketReady& bucket_ready) {
   const ArenaScope scope(step.arena());
   const int layers = int(blocks_.size());
   step.trace.enter_phase("forward");
-  BlockInputs inputs(step, layers, config().width);
+  BlockInputs inputs(step, config());
   Tensor x = inputs.room_for_next();
   step.device.embedding_forward(step.tokens, embedding_.weight, x);
   inputs.written();

@@ -20,6 +20,7 @@ struct GptConfig {
   bool qk_norm = false;
   float norm_epsilon = 1e-6f;
   double rope_base = 10'000;
+  Dtype dtype = Dtype::f32;  // of activations and of the weights that meet them: f32 or bf16
 
   /// Throws UsageError that names the value that cannot be.
   void validate() const;

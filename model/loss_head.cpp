@@ -13,7 +13,7 @@ LossHead::LossHead(const Parameters& parameters)
 
 void LossHead::logits(const Tensor& x, const Tensor& logits, Step& step) const {
   const ArenaScope scratch(step.arena());
-  const Tensor normed = step.arena().allocate("head chunk", Dtype::f32, x.shape);
+  const Tensor normed = step.arena().allocate("head chunk", x.dtype, x.shape);
   step.device.rms_norm_forward(x, norm_.weight, epsilon_, normed);
   step.device.matmul(normed, Transpose::no, head_.weight, Transpose::yes, Write::set, logits);
 }
@@ -33,7 +33,7 @@ void LossHead::run(const Tensor& x, CrossEntropy mode, float gradient_scale, con
   const ArenaScope scratch(step.arena());
   const auto matrix = [&](int64_t columns) {
     const int64_t rows = std::min(step.rows(), step.settings.head_chunk);
-    return step.arena().allocate("head chunk", Dtype::f32, {rows, columns, 1, 1});
+    return step.arena().allocate("head chunk", x.dtype, {rows, columns, 1, 1});
   };
   const Tensor all_logits = matrix(vocabulary_), all_normed = matrix(width_);
   const bool with_gradient = mode == CrossEntropy::loss_and_gradient;

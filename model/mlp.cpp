@@ -8,6 +8,7 @@ Mlp::Mlp(const Parameters& parameters, const std::string& block)
     : width_(parameters.config().width),
       hidden_width_(parameters.config().mlp_width),
       epsilon_(parameters.config().norm_epsilon),
+      dtype_(parameters.config().dtype),
       norm_(parameters.find(block + ".mlp_norm.weight")),
       gate_up_weight_(parameters.find(block + ".mlp.gate_up.weight")),
       down_weight_(parameters.find(block + ".mlp.down.weight")) {}
@@ -18,7 +19,7 @@ Mlp::Activations Mlp::Activations::slice(int64_t first, int64_t count) const {
 
 Mlp::Activations Mlp::allocate(const char* region, int64_t rows, Step& step) const {
   const auto matrix = [&](int64_t columns) {
-    return step.arena().allocate(region, Dtype::f32, {rows, columns, 1, 1});
+    return step.arena().allocate(region, dtype_, {rows, columns, 1, 1});
   };
   return {matrix(width_), matrix(2 * hidden_width_), matrix(hidden_width_)};
 }
@@ -62,7 +63,7 @@ void Mlp::backward_chunk(const Tensor& x, const Activations& chunk, const Tensor
                          Step& step) const {
   const ArenaScope scratch(step.arena());
   const auto matrix = [&](int64_t columns) {
-    return step.arena().allocate("activation gradients", Dtype::f32, {x.rows(), columns, 1, 1});
+    return step.arena().allocate("activation gradients", dtype_, {x.rows(), columns, 1, 1});
   };
   Backend& device = step.device;
   const Tensor d_hidden = matrix(hidden_width_), d_normed = matrix(width_);

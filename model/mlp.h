@@ -29,6 +29,7 @@ class Mlp : public Layer {
 
   int64_t width_, hidden_width_;
   float epsilon_;
+  Dtype dtype_;
   const Parameter &norm_, &gate_up_weight_, &down_weight_;
   Tensor x_;
   Activations kept_;

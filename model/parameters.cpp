@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/host_values.h"
 #include "kernels/random.h"
 
 namespace ringlet {
@@ -29,16 +30,16 @@ double initial_deviation(const std::string& name, int64_t layers) {
   return branch_output ? 0.02 / std::sqrt(2.0 * double(layers)) : 0.02;
 }
 
-Tensor allocate(Backend& device, const char* region, int64_t elements) {
-  const Tensor flat = device.arena().allocate(region, Dtype::f32, {elements, 1, 1, 1});
+Tensor allocate(Backend& device, const char* region, Dtype dtype, int64_t elements) {
+  const Tensor flat = device.arena().allocate(region, dtype, {elements, 1, 1, 1});
   device.fill(0, flat);
   return flat;
 }
 
 }  // namespace
 
-Parameters::Parameters(const GptConfig& config, Backend& device, int world_size, Gradients gradients)
-    : config_(config), device_(device), gradients_(gradients) {
+Parameters::Parameters(const GptConfig& config, Backend& device, WorldPlace place, Gradients gradients)
+    : config_(config), device_(device), place_(place), gradients_(gradients) {
   for (const ParameterShape& shape : parameter_shapes(config)) {
     const std::string bucket = bucket_name(shape.name);
     if (buckets_.empty() || buckets_.back().name != bucket) buckets_.push_back({.name = bucket});
@@ -48,14 +49,23 @@ Parameters::Parameters(const GptConfig& config, Backend& device, int world_size,
     buckets_.back().used_elements += shape.size();
   }
   for (Bucket& bucket : buckets_) {
-    const int64_t even = (bucket.used_elements + world_size - 1) / world_size;
+    const int64_t even = (bucket.used_elements + place.size - 1) / place.size;
     bucket.shard_elements = (even + kShardAlignment - 1) / kShardAlignment * kShardAlignment;
-    bucket.weights = allocate(device, "weights", bucket.shard_elements * world_size);
+    allocate_weights(bucket);
   }
   if (gradients != Gradients::absent) allocate_gradients();
   for (Parameter& parameter : parameters_) {
     parameter.weight = view_of(buckets_[parameter.bucket].weights, parameter);
     parameter.gradient = view_of(buckets_[parameter.bucket].gradients, parameter);
+  }
+}
+
+void Parameters::allocate_weights(Bucket& bucket) const {
+  bucket.weights = allocate(device_, "weights", config_.dtype, bucket.shard_elements * place_.size);
+  if (config_.dtype == Dtype::f32) {
+    bucket.master = bucket.weights.slice(place_.rank * bucket.shard_elements, bucket.shard_elements);
+  } else if (gradients_ != Gradients::absent) {
+    bucket.master = allocate(device_, "master weights", Dtype::f32, bucket.shard_elements);
   }
 }
 
@@ -69,7 +79,9 @@ void Parameters::allocate_gradients() {
     buffer_elements[buffer] = std::max(buffer_elements[buffer], buckets_[i].weights.size());
   }
   std::vector<Tensor> buffers;
-  for (const int64_t elements : buffer_elements) buffers.push_back(allocate(device_, "gradients", elements));
+  for (const int64_t elements : buffer_elements) {
+    buffers.push_back(allocate(device_, "gradients", Dtype::f32, elements));
+  }
   for (Bucket& bucket : buckets_) {
     bucket.gradients = buffers[size_t(bucket.gradient_buffer)].slice(0, bucket.weights.size());
   }
@@ -84,8 +96,21 @@ void Parameters::initialise(uint64_t seed) {
       const double deviation = initial_deviation(parameter.name, config_.layers);
       for (size_t i = 0; i < values.size(); ++i) values[i] = float(deviation * random.normal(i));
     }
-    upload<float>(device_, values, parameter.weight);
+    set(parameter, values);
   }
+}
+
+void Parameters::set(const Parameter& parameter, std::span<const float> values) const {
+  upload_rounded(device_, values, parameter.weight);
+  const Bucket& bucket = buckets_[parameter.bucket];
+  if (config_.dtype == Dtype::f32 || !bucket.master) return;
+  const int64_t shard_begin = place_.rank * bucket.shard_elements;
+  const int64_t begin = std::max(shard_begin, parameter.first_element);
+  const int64_t end = std::min(shard_begin + bucket.shard_elements,
+                               parameter.first_element + int64_t(values.size()));
+  if (begin >= end) return;
+  upload<float>(device_, values.subspan(begin - parameter.first_element, end - begin),
+                bucket.master.slice(begin - shard_begin, end - begin));
 }
 
 const Parameter& Parameters::find(std::string_view name) const {

@@ -26,8 +26,9 @@ struct Backward {
 void add_sums_afterwards(Backward& pass) {
   Step& step = pass.step;
   RingPass& ring = pass.ring;
-  const std::array<Tensor, 2> inbox{ring.buffer("ring inboxes"), ring.buffer("ring inboxes")};
-  const Tensor scratch = ring.buffer("ring scratch");
+  const std::array<Tensor, 2> inbox{ring.buffer("ring inboxes", Dtype::f32),
+                                    ring.buffer("ring inboxes", Dtype::f32)};
+  const Tensor scratch = ring.buffer("ring scratch", Dtype::f32);
   const auto arrives = [&](int owner, int index, int hop) {
     return step.schedule.gradient_travels(owner, index, hop - 1);
   };

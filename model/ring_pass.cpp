@@ -6,7 +6,7 @@ namespace ringlet {
 
 RingPass::RingPass(Step& step, const HeadShape& shape, const Tensor& own_kv)
     : step_(step), shape_(shape), own_kv_(own_kv) {
-  inbox_ = {buffer("ring inboxes"), buffer("ring inboxes")};
+  inbox_ = {buffer("ring inboxes", own_kv.dtype), buffer("ring inboxes", own_kv.dtype)};
 }
 
 int RingPass::most_pieces() const {
@@ -15,10 +15,10 @@ int RingPass::most_pieces() const {
   return most;
 }
 
-Tensor RingPass::allocate(const char* region, int64_t rows) const {
+Tensor RingPass::allocate(const char* region, Dtype dtype, int64_t rows) const {
   if (size() == 1) return {};
   const int64_t row_elements = 2 * shape_.kv_heads * shape_.head_dim;
-  return step_.arena().allocate(region, Dtype::f32, {row_elements * rows, 1, 1, 1});
+  return step_.arena().allocate(region, dtype, {row_elements * rows, 1, 1, 1});
 }
 
 Tensor RingPass::piece(const Tensor& buffer, int owner, int index) const {
@@ -30,7 +30,7 @@ Tensor RingPass::piece_buffer(const char* region, int index) const {
   for (int owner = 0; owner < size(); ++owner) {
     if (index < piece_count(owner)) rows = std::max(rows, pieces_of(owner)[index].row_count);
   }
-  return allocate(region, rows);
+  return allocate(region, Dtype::f32, rows);
 }
 
 Tensor RingPass::alone(const Tensor& piece_buffer, int owner, int index) const {

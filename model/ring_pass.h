@@ -23,10 +23,12 @@ class RingPass {
   bool sees(int owner, int index) const { return step_.schedule.sees(rank(), owner, index); }
 
   /// A flat buffer for the keys and values of any rank, absent on a ring of one, and a piece in it.
-  Tensor buffer(const char* region) const { return allocate(region, step_.layout.max_rows()); }
+  Tensor buffer(const char* region, Dtype dtype) const {
+    return allocate(region, dtype, step_.layout.max_rows());
+  }
   Tensor piece(const Tensor& buffer, int owner, int index) const;
 
-  /// A buffer for piece `index` of any rank, absent on a ring of one, and that piece in it.
+  /// An f32 buffer for piece `index` of any rank, absent on a ring of one, and that piece in it.
   Tensor piece_buffer(const char* region, int index) const;
   Tensor alone(const Tensor& piece_buffer, int owner, int index) const;
 
@@ -68,7 +70,7 @@ class RingPass {
   int next() const { return (rank() + 1) % size(); }
   int previous() const { return (rank() + size() - 1) % size(); }
   const std::vector<Piece>& pieces_of(int owner) const { return step_.layout.ranks[owner]; }
-  Tensor allocate(const char* region, int64_t rows) const;
+  Tensor allocate(const char* region, Dtype dtype, int64_t rows) const;
   Event exchange(std::span<const Message> sends, std::span<const Message> receives);
 
   Step& step_;

@@ -176,6 +176,7 @@ GptConfig Config::gpt(int64_t vocabulary) const {
   result.qk_norm = model.qk_norm;
   result.norm_epsilon = float(model.norm_epsilon);
   result.rope_base = model.rope_base;
+  result.dtype = run.dtype == ComputeDtype::bf16 ? Dtype::bf16 : Dtype::f32;
   return result;
 }
 

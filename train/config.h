@@ -17,7 +17,8 @@
 namespace ringlet {
 
 enum class MaskRule : uint8_t { document, causal };
-enum class DeviceKind : uint8_t { cpu };
+enum class DeviceKind : uint8_t { cpu, cuda };
+enum class ComputeDtype : uint8_t { f32, bf16 };
 
 /// Everything that a training run is told, group by group as in the file. configs/reference.toml
 /// documents every key. A value that follows from others (kUnset, kUnsetRate here) is filled in
@@ -50,6 +51,7 @@ struct Config {
     double timeout_seconds = 120;
     std::string link;  // emulated between the ranks; empty: none
     DeviceKind device = DeviceKind::cpu;
+    ComputeDtype dtype = ComputeDtype::f32;
     static constexpr int64_t kVerifyOff = -1, kVerifyStart = 0;  // else: every so many steps
     int64_t verify = kVerifyStart;
     int64_t ring_size() const { return ring == 0 ? ranks : ring; }

@@ -9,7 +9,8 @@ namespace {
 constexpr std::array<std::string_view, 2> kOrders{"shuffled", "sequential"};
 constexpr std::array<std::string_view, 2> kMasks{"document", "causal"};
 constexpr std::array<std::string_view, 3> kLayouts{"contiguous", "zigzag", "striped"};
-constexpr std::array<std::string_view, 1> kDevices{"cpu"};
+constexpr std::array<std::string_view, 2> kDevices{"cpu", "cuda"};
+constexpr std::array<std::string_view, 2> kDtypes{"f32", "bf16"};
 constexpr std::array<std::string_view, 2> kVerify{"start", "off"};
 constexpr std::array<std::string_view, 4> kPolicies{"none", "selective", "full", "auto"};
 constexpr std::array<std::string_view, 3> kSchedules{"cosine", "constant", "wsd"};
@@ -62,6 +63,7 @@ std::vector<ConfigKey> run_keys(Config::Run& run) {
       {"run.timeout_seconds", NumberKey{&run.timeout_seconds, 0.01, 1e6}},
       {"run.link", TextKey{&run.link}},
       {"run.device", choice(run.device, kDevices)},
+      {"run.dtype", choice(run.dtype, kDtypes)},
       {"run.verify", IntegerOrWordKey{&run.verify, 1, kMany, kVerify}},
   };
 }

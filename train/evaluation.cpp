@@ -74,7 +74,7 @@ void load_weights(const Checkpoint& checkpoint, const Parameters& parameters) {
   for (const Parameter& parameter : parameters.all()) {
     values.resize(parameter.weight.size());
     checkpoint.read_weights(parameter.name, values);
-    upload<float>(parameters.device(), values, parameter.weight);
+    parameters.set(parameter, values);
   }
 }
 

@@ -15,6 +15,7 @@ ShardedAdamW::ShardedAdamW(const Parameters& parameters, Comm& world)
     device.fill(0, flat);
     return flat;
   };
+  const bool rounds = parameters.config().dtype != Dtype::f32;
   std::vector<Tensor> first, second;
   for (const Bucket& bucket : parameters.buckets()) {
     first.push_back(allocate("optimizer", bucket.shard_elements));
@@ -32,9 +33,10 @@ ShardedAdamW::ShardedAdamW(const Parameters& parameters, Comm& world)
     if (begin >= end) continue;
     const auto part = [&](const Tensor& shard) { return shard.slice(begin - shard_begin, end - begin); };
     segments_.push_back({&parameter, begin - parameter.first_element,
-                         part(summed_[parameter.bucket]), part(shard_of(bucket.weights, bucket)),
+                         part(summed_[parameter.bucket]), part(bucket.master),
                          part(first[parameter.bucket]),
-                         part(second[parameter.bucket])});
+                         part(second[parameter.bucket]),
+                         rounds ? part(shard_of(bucket.weights, bucket)) : Tensor{}});
   }
 }
 
@@ -98,7 +100,7 @@ void ShardedAdamW::update(const AdamW& settings) {
   without_decay.weight_decay = 0;
   for (const Segment& segment : segments_) {
     device.adamw(segment.parameter->decays() ? settings : without_decay, segment.gradient,
-                 segment.weights, segment.first_moment, segment.second_moment, {});
+                 segment.weights, segment.first_moment, segment.second_moment, segment.rounded);
   }
   std::vector<Event> gathered;
   for (const Bucket& bucket : parameters_.buckets()) {

@@ -9,7 +9,7 @@ namespace ringlet {
 
 /// AdamW whose moments, and whose work, are cut over all ranks of the world (ZeRO-1, arXiv:1910.02054), and whose summed
 /// gradients are too where the parameters' gradients stand in turns (ZeRO-2). Each bucket is reduce-scattered as soon as its
-/// backward ends, each rank updates its own shard of the f32 weights, and an all-gather brings every rank the new weights.
+/// backward ends, each rank updates its own shard of the f32 weights, rounds them to the model's dtype, and an all-gather brings every rank the new weights.
 /// Weight decay applies to matrices only.
 class ShardedAdamW {
  public:
@@ -40,6 +40,7 @@ class ShardedAdamW {
     const Parameter* parameter;
     int64_t first_element;  // within the parameter
     Tensor gradient, weights, first_moment, second_moment;  // f32 [n]
+    Tensor rounded;  // bf16 [n]: its weights as the model reads them; absent where that is f32
   };
   std::span<const Segment> segments() const { return segments_; }
 

@@ -57,6 +57,8 @@ class Trainer {
  private:
   void load(const Checkpoint& checkpoint);
   void save();
+  /// f32 weights of a whole bucket: where they are sharded, gathered into scratch of the arena. All ranks call it.
+  Tensor full_weights(const Bucket& bucket);
   void evaluate_and_report();
   void start_prefetch();
   StepWindows next_windows();

@@ -36,6 +36,15 @@ void Trainer::load(const Checkpoint& checkpoint) {
   skipped_in_row_ = counter(kSkippedInRow);
 }
 
+Tensor Trainer::full_weights(const Bucket& bucket) {
+  if (bucket.weights.dtype == Dtype::f32) return bucket.weights;
+  Backend& device = rank_.context.device;
+  const Tensor all =
+      device.arena().allocate("checkpoint", Dtype::f32, {bucket.weights.size(), 1, 1, 1});
+  device.wait(rank_.world.all_gather(bucket.master, all, device.record()));
+  return all;
+}
+
 void Trainer::save() {
   if (run_.folder == nullptr || saved_step_ == step_) return;
   rank_.context.trace.enter_phase("checkpoint");
@@ -63,9 +72,12 @@ void Trainer::save() {
   std::vector<std::vector<float>> storage;  // moves of the outer vector leave the values in place
   std::vector<NamedWeights> weights;
   std::vector<Shard> shards;
-  if (leads()) {
+  for (int64_t i = 0; i < std::ssize(parameters_.buckets()); ++i) {
+    const ArenaScope scope(device.arena());
+    const Tensor all = full_weights(parameters_.buckets()[i]);
     for (const Parameter& parameter : parameters_.all()) {
-      storage.push_back(host(parameter.weight));
+      if (!leads() || parameter.bucket != i) continue;
+      storage.push_back(host(all.slice(parameter.first_element, parameter.weight.size())));
       weights.push_back({parameter.name, storage.back()});
     }
   }

@@ -3,9 +3,9 @@
 #include <algorithm>
 
 #include "kernels/comm/threads.h"
-#include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/file_offload.h"
 #include "model/block_inputs.h"
+#include "train/devices.h"
 #include "train/machine.h"
 #include "train/units.h"
 
@@ -18,7 +18,7 @@ int threads_per_rank(const Config::Run& run) {
 
 int64_t offload_bytes(const Config& config, int world_rank) {
   const SequenceLayout layout = make_layout(config.run.layout, config.run.seq_len, int(config.run.ring_size()));
-  return BlockInputs::offloaded_bytes(config.model.layers, layout.rows(world_rank % layout.ring_size()), config.model.width);
+  return BlockInputs::offloaded_bytes(config.gpt(1), layout.rows(world_rank % layout.ring_size()));
 }
 
 void run_world(const Config& config, const RankMain& rank_main,
@@ -29,12 +29,15 @@ void run_world(const Config& config, const RankMain& rank_main,
   options.timeout = std::chrono::milliseconds(int64_t(1e3 * config.run.timeout_seconds));
   // What travels over a link is what the link says, not the copy that stands for it.
   if (config.run.link.empty()) options.observer = observer();
-  // Addresses only: a page costs memory when it is first touched.
-  const int64_t arena_bytes =
-      config.memory.arena_bytes > 0 ? config.memory.arena_bytes
-                                    : physical_memory_bytes() / config.run.ranks;
+  const Devices devices(config.run.device, threads_per_rank(config.run));
+  options.memory = devices.memory();
   run_ranks(options, [&](Comm& all_ranks, Trace& trace) {
-    const std::unique_ptr<Backend> device = make_cpu_backend(arena_bytes, trace, threads_per_rank(config.run));
+    // On the processor addresses only: a page costs memory when it is first touched.
+    const int64_t arena_bytes = config.memory.arena_bytes > 0
+                                    ? config.memory.arena_bytes
+                                    : devices.share_bytes(all_ranks.rank(), all_ranks.size());
+    const std::unique_ptr<Backend> device =
+        devices.make(all_ranks.rank(), all_ranks.size(), arena_bytes, trace);
     std::unique_ptr<Offload> offload;
     if (!config.memory.offload.empty()) {
       offload = make_file_offload(config.memory.offload, offload_bytes(config, all_ranks.rank()), trace);

@@ -9,6 +9,7 @@
 
 #include "kernels/cpu/adamw.h"
 #include "kernels/cpu/attention.h"
+#include "kernels/cpu/bf16_storage.h"
 #include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/embedding.h"
 #include "kernels/cpu/isa.h"
@@ -30,8 +31,8 @@ constexpr int64_t kSumStretches = 16;
 /// Columns are shared out in whole cache lines.
 constexpr int64_t kLineFloats = 16;
 
-/// Each operation is a check of its shapes and a call for each part of its output; it is done when
-/// it returns.
+/// The operations on f32; copies and lookups on bf16 too. Each is a check of its shapes and a call for each part
+/// of its output; it is done when it returns.
 class CpuBackend final : public Backend {
  public:
   CpuBackend(int64_t arena_bytes, int threads, Trace& trace)
@@ -222,7 +223,7 @@ class CpuBackend final : public Backend {
   void adamw(const AdamW& settings, const Tensor& gradient, const Tensor& weights,
              const Tensor& first_moment, const Tensor& second_moment, const Tensor& rounded) override {
     shapes::adamw(settings, gradient, weights, first_moment, second_moment, rounded);
-    CHECK(!rounded, "adamw: bf16 weights are the business of kernels/cpu/bf16_storage.h");
+    CHECK(!rounded, "adamw: rounding is the business of make_bf16_storage");
     by_elements(weights.size(), [&](int64_t first, int64_t count) {
       const auto part = [&](const Tensor& tensor) { return flat(tensor).slice(first, count); };
       cpu::adamw(settings, part(gradient), part(weights), part(first_moment), part(second_moment));
@@ -277,7 +278,7 @@ class CpuBackend final : public Backend {
 
 std::unique_ptr<Backend> make_cpu_backend(int64_t arena_bytes, Trace& trace, int threads) {
   cpu::choose_isa_once();
-  return std::make_unique<CpuBackend>(arena_bytes, threads, trace);
+  return make_bf16_storage(std::make_unique<CpuBackend>(arena_bytes, threads, trace));
 }
 
 }  // namespace ringlet

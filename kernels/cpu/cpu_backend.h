@@ -23,8 +23,9 @@ class HostMemory {
   int64_t bytes_;
 };
 
-/// The CPU as a device: f32, on `threads` threads, the caller's among them (1 or more; results do not depend on it);
-/// operations are done when their call returns.
+/// The CPU as a device, on `threads` threads, the caller's among them (1 or more; results do not depend on it);
+/// operations are done when their call returns. Computes on f32; bf16 is widened first, which takes time and
+/// memory beside the arena (bf16_storage.h).
 /// SIMD through Highway, chosen at run time (RINGLET_ISA=avx512|avx2|portable forces one).
 /// `trace` gets the time spent waiting for events; it must outlive the backend.
 std::unique_ptr<Backend> make_cpu_backend(int64_t arena_bytes, Trace& trace, int threads = 1);

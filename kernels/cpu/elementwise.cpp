@@ -37,11 +37,11 @@ void add(const Tensor& from, const Tensor& to) {
 }
 
 void copy_rows(const Tensor& from, int64_t first_row, const Tensor& to) {
-  const int64_t block = from.row_size();
+  const int64_t element = element_bytes(from.dtype), block = from.row_size() * element;
   if (block == 0) return;
   for (int64_t i = 0; i < from.rows(); ++i) {
-    std::memcpy(to.row<float>(i) + first_row * from.shape[2], from.row<float>(i),
-                block * sizeof(float));
+    std::memcpy(to.data + (i * to.row_stride + first_row * from.shape[2]) * element,
+                from.data + i * from.row_stride * element, block);
   }
 }
 

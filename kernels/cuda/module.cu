@@ -2,6 +2,7 @@
 // No {fmt} here: nvcc refuses its formats that are checked at compile time.
 #include <cuda_runtime.h>
 
+#include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/nccl_comm.h"
 #include "kernels/cuda/rank_memory.h"
 #include "kernels/cuda_module.h"
@@ -50,6 +51,7 @@ cudaError_t run_probe() {
 
 CudaDevice examine_device(int device, int count) {
   CudaDevice found;
+  found.index = device;
   cudaDeviceProp properties{};
   if (const auto status = cudaGetDeviceProperties(&properties, device)) {
     found.trouble = forget(status);
@@ -86,8 +88,8 @@ CudaMachine examine_cuda() {
   return machine;
 }
 
-constexpr CudaInterface kInterface{kCudaInterfaceVersion, examine_cuda, nullptr, cuda::make_rank_memory,
-                                   cuda::make_nccl_id, cuda::make_nccl_comm};
+constexpr CudaInterface kInterface{kCudaInterfaceVersion,  examine_cuda,       cuda::make_cuda_backend,
+                                   cuda::make_rank_memory, cuda::make_nccl_id, cuda::make_nccl_comm};
 
 }  // namespace
 }  // namespace ringlet

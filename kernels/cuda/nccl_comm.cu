@@ -52,7 +52,7 @@ void NcclTimeline::wait(int64_t value) {
   }
 }
 
-void NcclTimeline::stream_wait(cudaStream_t stream, int64_t value) {
+void NcclTimeline::make_wait(cudaStream_t stream, int64_t value) {
   const std::lock_guard lock(mutex_);
   if (done_ >= value) return;
   CHECK(value - done_ <= int64_t(in_flight_.size()), "operation ", value, " has not been started");

@@ -9,15 +9,15 @@
 
 #include "kernels/comm.h"
 #include "kernels/cuda/current_device.h"
+#include "kernels/cuda/device_timeline.h"
 #include "kernels/cuda/host_staging.h"
 #include "kernels/cuda/nccl_communicator.h"
-#include "kernels/cuda/stream_timeline.h"
 #include "kernels/cuda_module.h"
 
 namespace ringlet::cuda {
 
 /// Counts operations of a communicator by CUDA events. After a failure nothing more is reached, and waits throw.
-class NcclTimeline final : public StreamTimeline {
+class NcclTimeline final : public DeviceTimeline {
  public:
   using Clock = std::chrono::steady_clock;
 
@@ -26,7 +26,8 @@ class NcclTimeline final : public StreamTimeline {
   ~NcclTimeline() override;
   bool reached(int64_t value) const override;
   void wait(int64_t value) override;
-  void stream_wait(cudaStream_t stream, int64_t value) override;
+  /// Says nothing of failures: after one the stream goes on, and the host finds out when it waits.
+  void make_wait(cudaStream_t stream, int64_t value) override;
 
   /// The point that the stream has now come to. On the stream's device.
   Event post(cudaStream_t stream);
@@ -60,7 +61,7 @@ struct NcclLane {
 ///   of the Comms that were split from it among them: ranks have to start what they do together in the same order;
 /// - sums are taken by own kernels in rank order, not by NCCL, whose order is another: the bits are those of the
 ///   threads Comm;
-/// - an `after` of a GPU's timeline, and waiting for its events on a stream, does not stop the host (StreamTimeline);
+/// - an `after` of a GPU's timeline, and waiting for its events on a stream, does not stop the host (DeviceTimeline);
 /// - tensors in host memory are legal, meant for a few numbers: they are staged through the GPU, and the call waits
 ///   for `after` and for the last such operation;
 /// - a rank that finds no answer within the timeout, or of which NCCL reports an error, gives up everything in flight.

@@ -55,7 +55,7 @@ std::vector<int32_t> random_tokens(int64_t count, int64_t vocabulary, const char
 class Rank {
  public:
   Rank(const Setup& setup, const SequenceLayout& layout, RankContext context, Comm& world)
-      : parameters_(model(), context.device, world.size(), Parameters::Gradients::present),
+      : parameters_(model(), context.device, {world.rank(), world.size()}, Parameters::Gradients::present),
         gpt_(parameters_),
         settings_{setup.recompute, 512, 1024},
         rank_{context, world, layout, settings_, gpt_},

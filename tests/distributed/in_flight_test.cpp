@@ -49,7 +49,7 @@ GptConfig one_layer() {
 void train_once(Backend& device, Comm& ring, Trace& trace) {
   const GptConfig config = one_layer();
   const SequenceLayout layout = make_layout(Layout::zigzag, 40, kRingSize);
-  Parameters parameters(config, device, kRingSize, Parameters::Gradients::present);
+  Parameters parameters(config, device, {ring.rank(), kRingSize}, Parameters::Gradients::present);
   parameters.initialise(1);
   parameters.zero_gradients();
   Gpt gpt(parameters);

@@ -35,7 +35,7 @@ std::string short_corpus(const TemporaryFolder& folder) {
 Values initial_weights(const Config& config, const GptConfig& gpt) {
   Trace trace;
   const std::unique_ptr<Backend> device = plain_backend(int64_t{1} << 26, trace);
-  Parameters parameters(gpt, *device, 1, Parameters::Gradients::absent);
+  Parameters parameters(gpt, *device, {}, Parameters::Gradients::absent);
   parameters.initialise(uint64_t(config.run.seed));
   NamedValues weights;
   for (const Parameter& parameter : parameters.all()) {

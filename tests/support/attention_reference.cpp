@@ -83,14 +83,15 @@ class ReferenceRow {
 };
 
 /// [heads, positions, head_dim] of the tensor named by `stream`.
-std::vector<float> values_at(const std::vector<int64_t>& positions, int64_t heads, int64_t head_dim,
-                             uint64_t stream, double scale) {
-  const CounterRandom random(1, stream);
+std::vector<float> values_at(const AttentionCase& c, const std::vector<int64_t>& positions, int64_t heads,
+                             int64_t head_dim, uint64_t stream, double scale) {
+  const CounterRandom random(c.seed, stream);
   std::vector<float> values;
   for (int64_t head = 0; head < heads; ++head) {
     for (const int64_t position : positions) {
       for (int64_t i = 0; i < head_dim; ++i) {
-        values.push_back(float(scale * random.normal((position * heads + head) * head_dim + i)));
+        const float value = float(scale * random.normal((position * heads + head) * head_dim + i));
+        values.push_back(c.dtype == Dtype::bf16 ? to_float(to_bf16(value)) : value);
       }
     }
   }
@@ -122,19 +123,19 @@ ReferenceResult attention_reference(const ReferenceInput& input) {
 }
 
 std::vector<float> AttentionCase::q() const {
-  return values_at(positions_of(queries), shape.heads, shape.head_dim, 1, scale);
+  return values_at(*this, positions_of(queries), shape.heads, shape.head_dim, 1, scale);
 }
 
 std::vector<float> AttentionCase::k(const std::vector<Piece>& pieces) const {
-  return values_at(positions_of(pieces), shape.kv_heads, shape.head_dim, 2, scale);
+  return values_at(*this, positions_of(pieces), shape.kv_heads, shape.head_dim, 2, scale);
 }
 
 std::vector<float> AttentionCase::v(const std::vector<Piece>& pieces) const {
-  return values_at(positions_of(pieces), shape.kv_heads, shape.head_dim, 3, 1);
+  return values_at(*this, positions_of(pieces), shape.kv_heads, shape.head_dim, 3, 1);
 }
 
 std::vector<float> AttentionCase::d_output() const {
-  return values_at(positions_of(queries), 1, shape.q_width(), 4, 1);
+  return values_at(*this, positions_of(queries), 1, shape.q_width(), 4, 1);
 }
 
 std::vector<int64_t> AttentionCase::first_visible_of_rows() const {

@@ -33,7 +33,9 @@ struct AttentionCase {
   HeadShape shape;
   std::vector<Piece> queries, keys;  // key pieces are laid out one after another
   std::function<int64_t(int64_t)> first_visible = [](int64_t) { return 0; };
-  double scale = 1;  // of q and k
+  double scale = 1;            // of q and k
+  Dtype dtype = Dtype::f32;    // bf16: all values are rounded to it
+  uint64_t seed = 1;
 
   std::vector<float> q() const;
   std::vector<float> k(const std::vector<Piece>& pieces) const;  // [kv_heads, rows, head_dim]

@@ -28,7 +28,7 @@ CudaMachine three_devices() {
 
 TEST(Doctor, ListsEveryGpuWithWhatItLacks) {
   const std::vector<std::string> expected{
-      "CUDA: module found, driver for CUDA 13.1, runtime 13.0; training runs on the CPU ()",
+      "CUDA: module found, driver for CUDA 13.1, runtime 13.0 ()",
       "GPU 0: First, compute capability 9.0, 132 multiprocessors, 80.0 GiB, 79.0 GiB free, "
       "peer access to GPU 1 ()",
       "GPU 1: Second, compute capability 12.0, 170 multiprocessors, 32.0 GiB "

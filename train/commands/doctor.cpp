@@ -62,11 +62,11 @@ Finding graphics_processor(size_t index, const CudaDevice& device) {
 
 std::vector<Finding> cuda_findings(const CudaModule& module) {
   const auto cuda = [](const std::string& state) {
-    return Finding{"CUDA", state + "; training runs on the CPU", ""};
+    return Finding{"CUDA", state, ""};
   };
-  if (module.interface == nullptr) return {cuda(module.trouble)};
+  if (module.interface == nullptr) return {cuda(module.trouble + "; training runs on the CPU")};
   const CudaMachine machine = module.interface->examine();
-  if (!machine.trouble.empty()) return {cuda("module found, " + machine.trouble)};
+  if (!machine.trouble.empty()) return {cuda("module found, " + machine.trouble + "; training runs on the CPU")};
   std::vector<Finding> findings{
       cuda(fmt::format("module found, driver for CUDA {}, runtime {}",
                        cuda_version_text(machine.driver_version),

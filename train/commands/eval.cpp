@@ -68,7 +68,7 @@ EvalResult run_eval(const EvalOptions& options, const Config& config, const Chec
       make_layout(config.run.layout, config.run.seq_len, int(config.run.ring_size()));
   const StepSettings settings = config.step_settings();
   run_world(config, [&](RankContext context, Comm& world) {
-    Parameters parameters(gpt_config, context.device, 1, Parameters::Gradients::absent);
+    Parameters parameters(gpt_config, context.device, {}, Parameters::Gradients::absent);
     load_weights(checkpoint, parameters);
     Gpt gpt(parameters);
     const ModelRank rank{context, world, layout, settings, gpt};

@@ -30,7 +30,7 @@ Generated sample(const GenerateOptions& options, const Checkpoint& checkpoint, c
   Generated result;
   run_world(config, [&](RankContext context, Comm&) {
     const auto start = std::chrono::steady_clock::now();
-    Parameters parameters(gpt_config, context.device, 1, Parameters::Gradients::absent);
+    Parameters parameters(gpt_config, context.device, {}, Parameters::Gradients::absent);
     load_weights(checkpoint, parameters);
     Gpt gpt(parameters);
     KvCache cache(gpt_config, int64_t(prompt.size()) + options.tokens, context.device);

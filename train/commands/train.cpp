@@ -7,6 +7,7 @@
 #include "data/corpus.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "train/console.h"
+#include "train/devices.h"
 #include "train/plan/prediction.h"
 #include "train/resume.h"
 #include "train/signals.h"
@@ -36,25 +37,25 @@ struct RunData {
   std::optional<WindowReader> validation_windows;
 };
 
-void say_start(Console& console, const Config& config, const RunData& data, const GptConfig& gpt) {
+void say_start(Console& console, const Config& config, const RunData& data, const GptConfig& gpt,
+               const Devices& devices) {
   const Config::Run& run = config.run;
-  const int threads = threads_per_rank(run);
   console.say(fmt::format(
       "run {}: {} parameters, {} layers, width {}, heads {}/{} of {}, rope base {:.4g}", run.path().string(),
       human_count(double(parameter_count(gpt))), gpt.layers, gpt.width, gpt.heads.heads,
       gpt.heads.kv_heads, gpt.heads.head_dim, gpt.rope_base));
   console.say(fmt::format(
-      "{} tokens a window in {} layout on {} of {} rank{} ({}, {} thread{} a rank), {} window{} a step, "
-      "recompute {}",
+      "{} tokens a window in {} layout on {} of {} rank{} ({}, {}), {} window{} a step, recompute {}",
       run.seq_len, name_of(run.layout), run.ring_size() == run.ranks ? "one ring" : "rings", run.ring_size(),
-      run.ring_size() == 1 ? "" : "s", cpu_isa_name(), threads, threads == 1 ? "" : "s", config.train.batch_windows,
+      run.ring_size() == 1 ? "" : "s", devices.name(), name_of(gpt.dtype), config.train.batch_windows,
       config.train.batch_windows == 1 ? "" : "s", name_of(config.memory.recompute)));
   console.say(fmt::format("corpus {}: {} tokens in {} documents, {} windows", data.corpus.path(),
                           human_count(double(data.corpus.token_count())),
                           human_count(double(data.corpus.document_count())),
                           data.windows.plan().window_count()));
   if (!run.link.empty()) console.say("between the ranks an emulated link: " + run.link);
-  if (const std::string warning = cpu_isa_warning(); !warning.empty()) console.say("warning: " + warning);
+  const std::string warning = run.device == DeviceKind::cpu ? cpu_isa_warning() : "";
+  if (!warning.empty()) console.say("warning: " + warning);
 }
 
 int finish(Console& console, RunEnd end, const Config& config) {
@@ -84,9 +85,10 @@ int train(const TrainOptions& options) {
   const bool resuming = options.resume == ResumeChoice::newest;
   config = resolved_recompute(resuming ? with_earlier_memory(config, gpt) : config, gpt);
   Console console;
+  const Devices devices(config.run.device, threads_per_rank(config.run));
   // First of all: a run whose ring is wrong leaves nothing behind.
   if (config.run.verify != Config::Run::kVerifyOff) {
-    console.say(verify_start(config, real_parts(threads_per_rank(config.run))));
+    console.say(verify_start(config, real_parts(devices)));
   }
   install_signal_handlers();
   RunFolder folder(config.run.path(), resuming ? RunStart::resume : RunStart::fresh);
@@ -96,7 +98,7 @@ int train(const TrainOptions& options) {
                                       [&](const std::string& line) { console.say(line); });
   }
   folder.write_config(to_toml(config));
-  say_start(console, config, data, gpt);
+  say_start(console, config, data, gpt, devices);
 
   std::optional<Prediction> prediction;
   try {

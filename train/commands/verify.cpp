@@ -139,7 +139,8 @@ double dense_bytes(const GptConfig& gpt, int64_t length) {
 }
 
 VerifyMatrix matrix_of(const VerifyOptions& options, const Config& config) {
-  VerifyMatrix matrix = options.extent == VerifyExtent::quick ? quick_matrix() : full_matrix();
+  const Dtype dtype = config.gpt(1).dtype;
+  VerifyMatrix matrix = options.extent == VerifyExtent::quick ? quick_matrix(dtype) : full_matrix(dtype);
   if (!options.config.empty()) restrict_to(config, matrix);
   if (!options.ranks.empty()) {
     matrix.worlds.clear();
@@ -198,7 +199,8 @@ void verify_command(const VerifyOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   const Config config = config_of(options);
   VerifyMatrix matrix = matrix_of(options, config);
-  const RingParts parts = real_parts(options.config.empty() ? 1 : threads_per_rank(config.run));
+  const Devices devices(config.run.device, options.config.empty() ? 1 : threads_per_rank(config.run));
+  const RingParts parts = real_parts(devices);
   Console console;
   Findings findings;
   const bool live = isatty(STDERR_FILENO) != 0;

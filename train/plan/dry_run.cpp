@@ -65,7 +65,7 @@ struct Rehearsal {
     const Traffic trained = traffic;
     const int64_t peak_bytes = device->arena().peak_bytes();
     const StepSettings settings = run.config.step_settings();
-    Parameters parameters(run.gpt, *device, world.size(), run.config.gradients());
+    Parameters parameters(run.gpt, *device, {world.rank(), world.size()}, run.config.gradients());
     Gpt gpt(parameters);
     const ShardedAdamW optimizer(parameters, world);
     score({context, world, layout, settings, gpt}, made_up_batch(run, layout, context.ring.rank()), run.mask);
@@ -105,7 +105,7 @@ void rehearse_step(const DryRun& run, RankContext context, Comm& world, const Se
                    const std::function<bool()>& again) {
   const ArenaScope scope(context.device.arena());
   const StepSettings settings = run.config.step_settings();
-  Parameters parameters(run.gpt, context.device, world.size(), run.config.gradients());
+  Parameters parameters(run.gpt, context.device, {world.rank(), world.size()}, run.config.gradients());
   if (initialise) initialise(parameters);
   Gpt gpt(parameters);
   const ModelRank rank{context, world, layout, settings, gpt};

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "train/console.h"
+#include "train/devices.h"
 #include "train/machine.h"
 #include "train/window_share.h"
 
@@ -221,6 +222,7 @@ std::optional<Config::Memory> cheapest_memory(const DryRun& run, double budget_b
 
 double budget_bytes(const Config& config) {
   if (config.memory.arena_bytes > 0) return double(config.memory.arena_bytes);
+  if (config.run.device == DeviceKind::cuda) return double(Devices(DeviceKind::cuda).share_bytes(0, int(config.run.ranks)));
   return 0.8 * double(physical_memory_bytes()) / double(config.run.ranks);
 }
 

@@ -1,6 +1,6 @@
 #include "train/verify/attention_watch.h"
 
-#include "train/verify/host_values.h"
+#include "kernels/host_values.h"
 
 namespace ringlet {
 namespace {

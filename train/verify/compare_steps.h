@@ -20,6 +20,8 @@ struct Tolerances {
   double norm = 1e-5;         // of the whole gradient, relative
   double weights = 2e-4;      // change of a parameter in one step, relative L2
 };
+/// Of the model's dtype.
+Tolerances tolerances_of(Dtype dtype);
 
 /// Compares a step on the ring with what it should be, in the order of the computation: the first one that
 /// has not passed is where to look. Quantities that were not watched are left out.

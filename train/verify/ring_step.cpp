@@ -6,6 +6,7 @@
 
 #include "kernels/comm/threads.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/host_values.h"
 #include "train/verify/attention_watch.h"
 #include "train/verify/spot_check.h"
 
@@ -13,6 +14,7 @@ namespace ringlet {
 namespace {
 
 constexpr int64_t kArenaBytes = int64_t{1} << 36;  // addresses only
+constexpr int kMostRanksOfDevice = 32;  // problems of verification are small: a GPU is shared out once for all of them
 constexpr std::chrono::seconds kTimeout{60};
 
 /// One rank of the step. Writes into what all ranks share: its own positions, elements and lines only.
@@ -30,12 +32,12 @@ class RankStep {
                     .ranks[size_t(context.ring.rank())]),
         layout_(parts.layout(setup.layout, problem.length(), setup.ring_size)),
         settings_(setup.settings),
-        parameters_(problem.gpt, context.device, world.size(), setup.gradients),
+        parameters_(problem.gpt, context.device, {world.rank(), world.size()}, setup.gradients),
         gpt_(parameters_),
         rank_{context, world, layout_, settings_, gpt_},
         optimizer_(parameters_, world) {
     for (const Parameter& parameter : parameters_.all()) {
-      upload<float>(context.device, problem.weights.at(parameter.name), parameter.weight);
+      parameters_.set(parameter, problem.weights.at(parameter.name));
     }
     const int64_t count = std::ssize(problem.windows);
     for (int64_t i = rank_.ring_index(); i < count; i += rank_.rings()) own_windows_.push_back(i);
@@ -46,9 +48,7 @@ class RankStep {
     if (watch_ == Watch::everything) evaluate(values, leaks);
     train(values, samples);
     for (const Parameter& parameter : parameters_.all()) {
-      std::vector<float>& weight = weights[parameter.name];
-      weight.resize(size_t(parameter.weight.size()));
-      read<float>(context_.device, parameter.weight, weight);
+      weights[parameter.name] = host_values(context_.device, parameter.weight);
     }
   }
 
@@ -159,21 +159,20 @@ class RankStep {
           add_losses(losses, batch, rank_.pieces(), bins);
         });
     if (context_.ring.rank() == 0) own_samples = samples.deviations();  // equal on the ring
-    put_gradients(values.gradients);
+    put_shards(&ShardedAdamW::Segment::gradient, values.gradients);
     sum_over_world(rank_, {&squares, 1});
     const double loss = mean_over_world(bins).mean();
     step.update(squares, problem_.clip_norm, problem_.optimizer);
+    put_shards(&ShardedAdamW::Segment::weights, values.next_weights);
     if (world_.rank() != 0) return;
     values.train_loss = loss;
     values.gradient_norm = std::sqrt(squares);
   }
 
-  void put_gradients(Values& gradients) const {
-    std::vector<float> own;
+  void put_shards(Tensor ShardedAdamW::Segment::*shard, Values& whole) const {
     for (const ShardedAdamW::Segment& segment : optimizer_.segments()) {
-      own.resize(size_t(segment.gradient.size()));
-      read<float>(context_.device, segment.gradient, own);
-      std::ranges::copy(own, gradients.at(segment.parameter->name).begin() + segment.first_element);
+      const std::vector<float> own = host_values(context_.device, segment.*shard);
+      std::ranges::copy(own, whole.at(segment.parameter->name).begin() + segment.first_element);
     }
   }
 
@@ -204,6 +203,7 @@ StepValues room_for(const VerifyProblem& problem, Watch watch) {
   }
   for (const ParameterShape& shape : parameter_shapes(problem.gpt)) {
     values.gradients[shape.name].assign(size_t(shape.size()), 0);
+    values.next_weights[shape.name].assign(size_t(shape.size()), 0);
   }
   return values;
 }
@@ -235,13 +235,22 @@ RingParts real_parts(int threads_per_rank) {
   return parts;
 }
 
+RingParts real_parts(const Devices& devices) {
+  RingParts parts = real_parts();
+  parts.memory = devices.memory();
+  parts.device = [&devices](int rank, int64_t arena_bytes, Trace& trace) {
+    return devices.make(rank, kMostRanksOfDevice, arena_bytes, trace);
+  };
+  return parts;
+}
+
 RingStep ring_step(const VerifyProblem& problem, const RingSetup& setup, const RingParts& parts,
                    Watch watch) {
   RingStep result{room_for(problem, watch), {}, {}, {}};
   std::vector<std::vector<std::string>> leaks(size_t(setup.ranks()));
   std::vector<std::vector<Deviation>> samples(size_t(setup.ranks()));
   std::vector<std::map<std::string, std::vector<float>>> weights(size_t(setup.ranks()));
-  run_ranks({setup.ranks(), kTimeout}, [&](Comm& all_ranks, Trace& trace) {
+  run_ranks({.ranks = setup.ranks(), .timeout = kTimeout, .memory = parts.memory}, [&](Comm& all_ranks, Trace& trace) {
     const auto me = size_t(all_ranks.rank());
     const std::unique_ptr<Backend> device = parts.device(all_ranks.rank(), kArenaBytes, trace);
     const std::unique_ptr<Comm> world = parts.world(all_ranks.split(0));
@@ -257,7 +266,6 @@ RingStep ring_step(const VerifyProblem& problem, const RingSetup& setup, const R
   for (const auto& of_rank : leaks) {
     result.leaks.insert(result.leaks.end(), of_rank.begin(), of_rank.end());
   }
-  result.values.next_weights = widened(weights.front());
   for (size_t rank = 1; rank < weights.size(); ++rank) {
     for (const auto& [name, values] : weights[rank]) {
       if (values == weights.front().at(name)) continue;

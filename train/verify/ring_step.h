@@ -7,6 +7,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/comm.h"
+#include "train/devices.h"
 #include "train/train_step.h"
 #include "train/verify/deviation.h"
 #include "train/verify/verify_problem.h"
@@ -26,6 +27,7 @@ struct RingSetup {
 /// What a step on the ring is made of. These are the real parts; a test that gives a wrong one must see it caught.
 struct RingParts {
   std::function<std::unique_ptr<Backend>(int rank, int64_t arena_bytes, Trace& trace)> device;
+  RankMemory* memory = nullptr;  // of the threads; must outlive the step; absent: the host's
   std::function<std::unique_ptr<Comm>(std::unique_ptr<Comm> ring)> ring;
   std::function<std::unique_ptr<Comm>(std::unique_ptr<Comm> world)> world;
   std::function<SequenceLayout(Layout, int64_t length, int ring_size)> layout;
@@ -35,6 +37,8 @@ struct RingParts {
   std::function<StepRules(const Batch& batch)> rules;
 };
 RingParts real_parts(int threads_per_rank = 1);
+/// The same on these devices, which must outlive what is given.
+RingParts real_parts(const Devices& devices);
 
 /// How much is looked at.
 enum class Watch : uint8_t {

@@ -19,12 +19,15 @@ GptConfig small_model(HeadShape heads) {
   return gpt;
 }
 
-std::vector<VerifyMatrix::Model> all_models() {
-  GptConfig grouped = small_model({4, 2, 8});
+std::vector<VerifyMatrix::Model> all_models(Dtype dtype) {
+  const bool rounds = dtype == Dtype::bf16;
+  GptConfig equal = small_model({3, 3, rounds ? 64 : 8});
+  GptConfig grouped = small_model({4, 2, rounds ? 128 : 8});
   GptConfig single = small_model({4, 1, 8});
   grouped.qk_norm = true;
   single.tied_head = false;
-  return {{"MHA", small_model({3, 3, 8})}, {"GQA", grouped}, {"MQA", single}};
+  for (GptConfig* gpt : {&equal, &grouped, &single}) gpt->dtype = dtype;
+  return {{"MHA", equal}, {"GQA", grouped}, {"MQA", single}};
 }
 
 /// Chunks smaller than the rows of most ranks, so that cutting is part of what is verified.
@@ -76,9 +79,9 @@ int64_t VerifyMatrix::case_count() const {
          std::ssize(worlds) * std::ssize(policies);
 }
 
-VerifyMatrix full_matrix() {
+VerifyMatrix full_matrix(Dtype dtype) {
   VerifyMatrix matrix;
-  matrix.models = all_models();
+  matrix.models = all_models(dtype);
   matrix.masks = {VerifyMask::causal, VerifyMask::documents, VerifyMask::window,
                   VerifyMask::documents_and_window, VerifyMask::packed};
   matrix.lengths = {5, 61, 64, 129, 257};
@@ -89,8 +92,8 @@ VerifyMatrix full_matrix() {
   return matrix;
 }
 
-VerifyMatrix quick_matrix() {
-  VerifyMatrix matrix = full_matrix();
+VerifyMatrix quick_matrix(Dtype dtype) {
+  VerifyMatrix matrix = full_matrix(dtype);
   matrix.lengths = {193};  // rows for each of four contiguous ranks, whose bounds are multiples of 64
   matrix.worlds = {{2, 1}, {4, 1}, {2, 2}};
   matrix.policies = {Recompute::selective};

@@ -36,9 +36,10 @@ struct VerifyMatrix {
 /// Everything: MHA, GQA, MQA (with QK-norm and an untied head among them), the masks, lengths that are odd, prime,
 /// shorter than the ring and not divisible by it, the three layouts, rings of 1, 2, 3, 4, 8 and two rings of two,
 /// ZeRO-2 on a ring of four and two rings of two, all policies.
-VerifyMatrix full_matrix();
+/// In bf16 with head_dims that tensor cores serve, and one that they do not.
+VerifyMatrix full_matrix(Dtype dtype = Dtype::f32);
 /// Seconds instead of minutes: one length, one policy, fewer rings.
-VerifyMatrix quick_matrix();
+VerifyMatrix quick_matrix(Dtype dtype = Dtype::f32);
 
 /// A small model with the grouping of heads, head_dim, norms and head of this one; vocabulary, width, layers and MLP
 /// are cut down.

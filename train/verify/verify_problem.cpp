@@ -77,7 +77,9 @@ std::map<std::string, std::vector<float>> random_parameters(const GptConfig& con
     const double deviation = matrix ? 1 / std::sqrt(double(shape.shape[1])) : 0.2;
     std::vector<float>& values = parameters[shape.name];
     for (int64_t i = 0; i < shape.size(); ++i) {
-      values.push_back(float(mean + deviation * random.normal(uint64_t(i))));
+      const auto value = float(mean + deviation * random.normal(uint64_t(i)));
+      // So that what is compared starts from the same weights.
+      values.push_back(config.dtype == Dtype::bf16 ? to_float(to_bf16(value)) : value);
     }
   }
   return parameters;

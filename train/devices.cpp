@@ -1,0 +1,70 @@
+#include "train/devices.h"
+
+#include <fmt/core.h>
+
+#include <algorithm>
+
+#include "kernels/cpu/cpu_backend.h"
+#include "train/machine.h"
+
+namespace ringlet {
+namespace {
+
+/// Of a GPU, beside the arenas: contexts, kernels, and for each rank its scratch.
+constexpr int64_t kReservedBytes = int64_t{1} << 30;
+constexpr int64_t kRankBytes = int64_t{192} << 20;
+
+CudaMachine working_gpus(const CudaInterface& module) {
+  CudaMachine machine = module.examine();
+  if (!machine.trouble.empty()) {
+    throw Error("no GPU: " + machine.trouble, "run.device = \"cpu\" needs none; `ringlet doctor` tells what there is");
+  }
+  std::string trouble;
+  for (const CudaDevice& device : machine.devices) trouble = trouble.empty() ? device.trouble : trouble;
+  std::erase_if(machine.devices, [](const CudaDevice& device) { return !device.trouble.empty(); });
+  if (machine.devices.empty()) {
+    throw Error("no GPU that this build can use: " + trouble, "`ringlet doctor` tells what there is");
+  }
+  return machine;
+}
+
+}  // namespace
+
+Devices::Devices(DeviceKind kind, int threads_per_rank, CudaAttention attention)
+    : kind_(kind), threads_per_rank_(threads_per_rank), attention_(attention) {
+  if (kind == DeviceKind::cpu) return;
+  const CudaModule module = open_cuda_module();
+  if (module.interface == nullptr) {
+    throw Error("no CUDA: " + module.trouble, "run.device = \"cpu\" needs none");
+  }
+  module_ = module.interface;
+  machine_ = working_gpus(*module_);
+  memory_ = module_->make_rank_memory();
+}
+
+const CudaDevice& Devices::gpu_of(int rank) const {
+  return machine_.devices[size_t(rank) % machine_.devices.size()];
+}
+
+int64_t Devices::share_bytes(int rank, int ranks) const {
+  if (kind_ == DeviceKind::cpu) return physical_memory_bytes() / ranks;
+  const int64_t gpus = std::ssize(machine_.devices);
+  const int64_t sharing = (ranks - rank % gpus + gpus - 1) / gpus;  // ranks of this GPU
+  const int64_t bytes = (gpu_of(rank).free_bytes - kReservedBytes) / sharing - kRankBytes;
+  return std::max<int64_t>(bytes, 0) / Arena::kAlignment * Arena::kAlignment;
+}
+
+std::unique_ptr<Backend> Devices::make(int rank, int ranks, int64_t arena_bytes, Trace& trace) const {
+  if (kind_ == DeviceKind::cpu) return make_cpu_backend(arena_bytes, trace, threads_per_rank_);
+  return module_->make_backend({gpu_of(rank).index, std::min(arena_bytes, share_bytes(rank, ranks)), attention_}, trace);
+}
+
+std::string Devices::name() const {
+  if (kind_ == DeviceKind::cpu) {
+    return fmt::format("{}, {} thread{} a rank", cpu_isa_name(), threads_per_rank_, threads_per_rank_ == 1 ? "" : "s");
+  }
+  const size_t gpus = machine_.devices.size();
+  return fmt::format("{}{}", gpus > 1 ? fmt::format("{} x ", gpus) : "", machine_.devices.front().name);
+}
+
+}  // namespace ringlet

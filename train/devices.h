@@ -1,0 +1,41 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "kernels/backend.h"
+#include "kernels/comm/rank_memory.h"
+#include "kernels/cuda_module.h"
+#include "train/config.h"
+
+namespace ringlet {
+
+/// What the ranks of this process compute on: the processor, or the GPUs of this machine, which they share out in turn.
+class Devices {
+ public:
+  /// cuda: opens the module and asks the driver. Throws Error when there is no GPU that this program can use.
+  /// threads_per_rank: of the processor.
+  explicit Devices(DeviceKind kind, int threads_per_rank = 1,
+                   CudaAttention attention = CudaAttention::automatic);
+
+  /// The device of a rank; `arena_bytes` at most, on a GPU no more than its share of what is free. Called by the rank's
+  /// thread. Throws Error when it cannot be had.
+  std::unique_ptr<Backend> make(int rank, int ranks, int64_t arena_bytes, Trace& trace) const;
+  /// What moves tensors between the ranks; absent: all stand in the host's memory.
+  RankMemory* memory() const { return memory_.get(); }
+  /// Bytes of tensors that a rank may have.
+  int64_t share_bytes(int rank, int ranks) const;
+  /// One line: "AVX2, 2 threads a rank", "NVIDIA H200".
+  std::string name() const;
+
+ private:
+  const CudaDevice& gpu_of(int rank) const;
+  const DeviceKind kind_;
+  const int threads_per_rank_;
+  const CudaAttention attention_;
+  const CudaInterface* module_ = nullptr;  // with GPUs
+  CudaMachine machine_;
+  std::unique_ptr<RankMemory> memory_;
+};
+
+}  // namespace ringlet
