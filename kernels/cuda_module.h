@@ -1,11 +1,13 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/comm.h"
 #include "kernels/comm/rank_memory.h"
 #include "kernels/trace.h"
 
@@ -47,8 +49,18 @@ struct CudaBackendOptions {
   CudaAttention attention = CudaAttention::automatic;
 };
 
+/// One rank of a world of processes, each with a GPU of its own.
+struct NcclOptions {
+  std::vector<std::byte> id;  // of make_nccl_id on rank 0, the same on all ranks
+  int rank = 0, size = 1;
+  int device = 0;
+  int max_ctas = 0;  // multiprocessors that messages may take from computation; 0: NCCL chooses
+  /// For all ranks to come to an operation, the computation before it included.
+  std::chrono::milliseconds timeout{600'000};
+};
+
 /// Counts up whenever something that the program and the module share changes its shape or meaning.
-constexpr int32_t kCudaInterfaceVersion = 2;
+constexpr int32_t kCudaInterfaceVersion = 3;
 
 /// What the module offers. The version stays first in every version: it is read before the rest.
 struct CudaInterface {
@@ -60,6 +72,11 @@ struct CudaInterface {
   std::unique_ptr<Backend> (*make_backend)(const CudaBackendOptions& options, Trace& trace) = nullptr;
   /// What moves and sums tensors of ranks that are threads of one process, on whatever GPU or host memory they stand.
   std::unique_ptr<RankMemory> (*make_rank_memory)() = nullptr;
+  /// What rank 0 shares with all ranks (kernels/comm/rendezvous.h) before they call make_nccl_comm. Throws Error
+  /// where NCCL is not installed.
+  std::vector<std::byte> (*make_nccl_id)() = nullptr;
+  /// The world of all ranks. Collective; waits, at most for the timeout. Throws Error.
+  std::unique_ptr<Comm> (*make_nccl_comm)(const NcclOptions& options) = nullptr;
 };
 
 /// The module's only symbol: a function without arguments that returns the interface.

@@ -8,15 +8,15 @@
 
 namespace ringlet {
 
-/// Moves and sums tensors of ranks that are threads of one process. Any thread may call it; every call returns when it is
-/// done, or soon after `abandoned` became true. Tensors are contiguous.
+/// Moves and sums tensors of ranks that are threads of one process. Any thread may call it; every call
+/// returns when it is done, or soon after `abandoned` became true. Tensors are contiguous.
 class RankMemory {
  public:
   virtual ~RankMemory() = default;
   /// Same number of bytes, any dtype; nothing happens when both are the same memory.
   virtual void copy(const Tensor& from, const Tensor& to, const std::atomic<bool>& abandoned) = 0;
-  /// Each output = (input 0 + input 1) + input 2 ..., f32 or f64, all of the same size. An output may be an input, or the
-  /// same part of its rank's memory.
+  /// Each output = (input 0 + input 1) + input 2 ..., f32 or f64, all of the same size. An output may be
+  /// an input, or the same part of its rank's memory.
   virtual void sum(std::span<const Tensor> inputs, std::span<const Tensor> outputs,
                    const std::atomic<bool>& abandoned) = 0;
 };

@@ -217,7 +217,7 @@ class CudaBackend final : public Backend {
 
   void queue_wait(Event event) override {
     if (event.timeline == nullptr) return;
-    if (auto* const other = dynamic_cast<StreamTimeline*>(event.timeline)) {
+    if (auto* const other = dynamic_cast<DeviceTimeline*>(event.timeline)) {
       return other->make_wait(stream(), event.value);
     }
     // The host waits, but as long as the stream has work the device does not.

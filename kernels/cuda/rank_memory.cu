@@ -7,130 +7,32 @@
 #include <utility>
 #include <vector>
 
-#include "kernels/cuda/cuda_raii.h"
+#include "kernels/cuda/current_device.h"
+#include "kernels/cuda/rank_sum.h"
 
 namespace ringlet::cuda {
 namespace {
 
-constexpr int kHost = -1;
 constexpr int64_t kCopyBlock = 256 << 20;     // bytes: `abandoned` is noticed within some milliseconds
 constexpr int64_t kSumBlock = 64 << 20;       // elements, for the same reason
 constexpr int64_t kStagedBlock = 1 << 20;     // bytes of each tensor that is summed on the host
-constexpr int kMaxPointers = 128;             // of each list; both are parameters of the kernel, 4 KiB at most
-constexpr int kThreads = 256, kMaxBlocks = 1024;
 
-struct SumPointers {
-  const std::byte* inputs[kMaxPointers];
-  std::byte* outputs[kMaxPointers];
-  int input_count, output_count;
-};
-
-__device__ void add_to(float& sum, float value) { sum += value; }
-__device__ void add_to(double& sum, double value) { sum += value; }
-__device__ void add_to(float4& sum, float4 value) {
-  sum.x += value.x, sum.y += value.y, sum.z += value.z, sum.w += value.w;
-}
-__device__ void add_to(double2& sum, double2 value) { sum.x += value.x, sum.y += value.y; }
-
-/// A thread reads all inputs of its elements before it writes, so that an output may be an input. V: element or vector.
-template <class V>
-__global__ void sum_kernel(const __grid_constant__ SumPointers pointers, int64_t count) {
-  for (int64_t i = int64_t(blockIdx.x) * kThreads + threadIdx.x; i < count; i += int64_t(gridDim.x) * kThreads) {
-    V sum = reinterpret_cast<const V*>(pointers.inputs[0])[i];
-#pragma unroll 4
-    for (int rank = 1; rank < pointers.input_count; ++rank) {
-      add_to(sum, reinterpret_cast<const V*>(pointers.inputs[rank])[i]);
-    }
-    for (int rank = 0; rank < pointers.output_count; ++rank) {
-      reinterpret_cast<V*>(pointers.outputs[rank])[i] = sum;
-    }
-  }
-}
-
-/// A device's kernels are loaded by the first launch of each unless asked for before, and loading may wait for all streams.
-void load_kernels() {
-  cudaFuncAttributes attributes;
-  check_cuda(cudaFuncGetAttributes(&attributes, sum_kernel<float>));
-  check_cuda(cudaFuncGetAttributes(&attributes, sum_kernel<float4>));
-  check_cuda(cudaFuncGetAttributes(&attributes, sum_kernel<double>));
-  check_cuda(cudaFuncGetAttributes(&attributes, sum_kernel<double2>));
-}
-
-void advance(SumPointers& pointers, int64_t bytes) {
-  for (int i = 0; i < pointers.input_count; ++i) pointers.inputs[i] += bytes;
-  for (int i = 0; i < pointers.output_count; ++i) pointers.outputs[i] += bytes;
-}
-
-bool all_aligned(const SumPointers& pointers) {
-  uintptr_t bits = 0;
-  for (int i = 0; i < pointers.input_count; ++i) bits |= reinterpret_cast<uintptr_t>(pointers.inputs[i]);
-  for (int i = 0; i < pointers.output_count; ++i) bits |= reinterpret_cast<uintptr_t>(pointers.outputs[i]);
-  return bits % 16 == 0;
-}
-
-template <class V>
-void launch(cudaStream_t stream, const SumPointers& pointers, int64_t count) {
-  if (count == 0) return;
-  const int64_t blocks = std::min<int64_t>((count + kThreads - 1) / kThreads, kMaxBlocks);
-  sum_kernel<V><<<unsigned(blocks), kThreads, 0, stream>>>(pointers, count);
-  check_cuda(cudaGetLastError());
-}
-
-/// T: the element; V: as many of them as make 16 bytes.
-template <class T, class V>
-void launch_sum(cudaStream_t stream, SumPointers pointers, int64_t count) {
-  constexpr int64_t kWidth = sizeof(V) / sizeof(T);
-  const int64_t vectors = all_aligned(pointers) ? count / kWidth : 0;
-  launch<V>(stream, pointers, vectors);
-  advance(pointers, vectors * int64_t(sizeof(V)));
-  launch<T>(stream, pointers, count - vectors * kWidth);
-}
-
-/// Makes a device current; gives the caller's own back.
-class CurrentDevice {
- public:
-  explicit CurrentDevice(int device) : device_(device) {
-    check_cuda(cudaGetDevice(&previous_));
-    if (previous_ != device_) check_cuda(cudaSetDevice(device_));
-  }
-  ~CurrentDevice() {
-    if (previous_ != device_) cudaSetDevice(previous_);
-  }
-  CurrentDevice(const CurrentDevice&) = delete;
-  CurrentDevice& operator=(const CurrentDevice&) = delete;
-
- private:
-  const int device_;
-  int previous_ = 0;
-};
-
-struct StreamDestroy {
-  void operator()(cudaStream_t stream) const { cudaStreamDestroy(stream); }
-};
-
-/// What belongs to one device. Its stream goes before computation: others wait for what it moves.
+/// What belongs to one device.
 class Lane {
  public:
   /// The device is current.
-  Lane() {
-    load_kernels();
-    int least = 0, greatest = 0;
-    check_cuda(cudaDeviceGetStreamPriorityRange(&least, &greatest));
-    cudaStream_t stream = nullptr;
-    check_cuda(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, greatest));
-    stream_.reset(stream);
-  }
+  Lane() { load_sum_kernels(); }
   cudaStream_t stream() const { return stream_.get(); }
 
  private:
-  std::unique_ptr<CUstream_st, StreamDestroy> stream_;
+  UrgentStream stream_;
 };
 
-int device_of(const std::byte* pointer) {
-  cudaPointerAttributes attributes{};
-  check_cuda(cudaPointerGetAttributes(&attributes, pointer));
-  const bool on_device = attributes.type == cudaMemoryTypeDevice || attributes.type == cudaMemoryTypeManaged;
-  return on_device ? attributes.device : kHost;
+/// Elements [first, first + count) of each.
+std::vector<Tensor> slices(std::span<const Tensor> tensors, int64_t first, int64_t count) {
+  std::vector<Tensor> parts;
+  for (const Tensor& tensor : tensors) parts.push_back(tensor.reshaped({tensor.size(), 1, 1, 1}).slice(first, count));
+  return parts;
 }
 
 class DeviceMemory final : public RankMemory {
@@ -209,7 +111,7 @@ void DeviceMemory::sum(std::span<const Tensor> inputs, std::span<const Tensor> o
   for (const Tensor& tensor : outputs) devices.insert(device_of(tensor.data));
   if (devices == std::set<int>{kHost}) return host_->sum(inputs, outputs, abandoned);
   const std::lock_guard lock(mutex_);
-  const bool fits = inputs.size() <= kMaxPointers && outputs.size() <= kMaxPointers;
+  const bool fits = inputs.size() <= kMostSummed && outputs.size() <= kMostSummed;
   if (fits && !devices.contains(kHost) && all_reach_each_other(devices)) {
     return sum_on_devices(inputs, outputs, devices, abandoned);
   }
@@ -218,13 +120,8 @@ void DeviceMemory::sum(std::span<const Tensor> inputs, std::span<const Tensor> o
 
 void DeviceMemory::sum_on_devices(std::span<const Tensor> inputs, std::span<const Tensor> outputs,
                                   const std::set<int>& devices, const std::atomic<bool>& abandoned) {
-  SumPointers pointers{};
-  for (const Tensor& tensor : inputs) pointers.inputs[pointers.input_count++] = tensor.data;
-  for (const Tensor& tensor : outputs) pointers.outputs[pointers.output_count++] = tensor.data;
-  const int64_t size = inputs[0].size();
-  const bool is_double = inputs[0].dtype == Dtype::f64;
   // Each device sums a run of its own, all at once. Runs start at multiples of 16 bytes.
-  const int64_t device_count = int64_t(devices.size());
+  const int64_t size = inputs[0].size(), device_count = int64_t(devices.size());
   const int64_t run = std::min(kSumBlock, ((size + device_count - 1) / device_count + 3) / 4 * 4);
   for (int64_t first = 0; first < size && !abandoned;) {
     for (const int device : devices) {
@@ -232,9 +129,7 @@ void DeviceMemory::sum_on_devices(std::span<const Tensor> inputs, std::span<cons
       if (count == 0) break;
       Lane& chosen = lane(device);
       const CurrentDevice current(device);
-      if (is_double) launch_sum<double, double2>(chosen.stream(), pointers, count);
-      else launch_sum<float, float4>(chosen.stream(), pointers, count);
-      advance(pointers, count * element_bytes(inputs[0].dtype));
+      launch_sum(chosen.stream(), slices(inputs, first, count), slices(outputs, first, count));
       first += count;
     }
     for (const int device : devices) check_cuda(cudaStreamSynchronize(lane(device).stream()));

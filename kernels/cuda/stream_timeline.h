@@ -8,12 +8,12 @@
 #include <mutex>
 #include <vector>
 
-#include "kernels/event.h"
+#include "kernels/cuda/device_timeline.h"
 
 namespace ringlet::cuda {
 
 /// The progress of one stream, by CUDA events that are used again and again. Any thread may call everything.
-class StreamTimeline final : public Timeline {
+class StreamTimeline final : public DeviceTimeline {
  public:
   /// The stream must outlive this.
   explicit StreamTimeline(cudaStream_t stream) : stream_(stream) {}
@@ -29,8 +29,7 @@ class StreamTimeline final : public Timeline {
   void wait(int64_t value) override;
   bool is_of_ranks() const override { return false; }
 
-  /// `stream` goes on only when this timeline has come to `value`. Does not stop the host.
-  void make_wait(cudaStream_t stream, int64_t value);
+  void make_wait(cudaStream_t stream, int64_t value) override;
 
  private:
   struct Mark {
