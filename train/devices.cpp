@@ -5,7 +5,9 @@
 #include <algorithm>
 
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/file_offload.h"
 #include "train/machine.h"
+#include "train/units.h"
 
 namespace ringlet {
 namespace {
@@ -57,6 +59,19 @@ int64_t Devices::share_bytes(int rank, int ranks) const {
 std::unique_ptr<Backend> Devices::make(int rank, int ranks, int64_t arena_bytes, Trace& trace) const {
   if (kind_ == DeviceKind::cpu) return make_cpu_backend(arena_bytes, trace, threads_per_rank_);
   return module_->make_backend({gpu_of(rank).index, std::min(arena_bytes, share_bytes(rank, ranks)), attention_}, trace);
+}
+
+std::unique_ptr<Offload> Devices::make_offload(const Config& config, int rank, int64_t bytes, Trace& trace) const {
+  if (kind_ == DeviceKind::cpu) return make_file_offload(config.memory.offload, bytes, trace);
+  // A container that asks for too much is ended, without a word from CUDA.
+  const double all = double(bytes) * double(config.run.ranks), there_is = double(physical_memory_bytes());
+  if (all > there_is) {
+    throw Error(fmt::format("{} ranks ask for {} of pinned host memory, {} bytes each; this machine has {}",
+                            config.run.ranks, human_bytes(all), bytes, human_bytes(there_is)),
+                "choose a shorter run.seq_len or fewer layers, spread the ranks over more machines, or keep block inputs on "
+                "the GPU: memory.offload = \"\"");
+  }
+  return module_->make_offload(gpu_of(rank).index, bytes, trace);
 }
 
 std::string Devices::name() const {
