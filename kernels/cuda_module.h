@@ -78,9 +78,9 @@ struct CudaInterface {
   std::vector<std::byte> (*make_nccl_id)() = nullptr;
   /// The world of all ranks. Collective; waits, at most for the timeout. Throws Error.
   std::unique_ptr<Comm> (*make_nccl_comm)(const NcclOptions& options) = nullptr;
-  /// Room for so many bytes in pinned memory of the host, beside a rank's device: it is page-locked at once (some GB a
-  /// second, with signs of life of the rank), and copied to and fro by a stream of its own. Must die before the device.
-  /// Throws Error when the host has not that much.
+  /// Room for so many bytes in pinned memory of the host, beside a rank's device: it is page-locked at once (some
+  /// GB a second, with signs of life of the rank), and copied to and fro by a stream of its own, in the order of
+  /// the calls. Must die before the device. Throws Error when the host has not that much.
   std::unique_ptr<Offload> (*make_offload)(int device, int64_t bytes, Trace& trace) = nullptr;
 };
 

@@ -6,8 +6,8 @@
 
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/file_offload.h"
+#include "train/console.h"
 #include "train/machine.h"
-#include "train/units.h"
 
 namespace ringlet {
 namespace {
@@ -61,15 +61,16 @@ std::unique_ptr<Backend> Devices::make(int rank, int ranks, int64_t arena_bytes,
   return module_->make_backend({gpu_of(rank).index, std::min(arena_bytes, share_bytes(rank, ranks)), attention_}, trace);
 }
 
-std::unique_ptr<Offload> Devices::make_offload(const Config& config, int rank, int64_t bytes, Trace& trace) const {
+std::unique_ptr<Offload> Devices::make_offload(const Config& config, int rank, int64_t bytes,
+                                               Trace& trace) const {
   if (kind_ == DeviceKind::cpu) return make_file_offload(config.memory.offload, bytes, trace);
   // A container that asks for too much is ended, without a word from CUDA.
   const double all = double(bytes) * double(config.run.ranks), there_is = double(physical_memory_bytes());
   if (all > there_is) {
     throw Error(fmt::format("{} ranks ask for {} of pinned host memory, {} bytes each; this machine has {}",
                             config.run.ranks, human_bytes(all), bytes, human_bytes(there_is)),
-                "choose a shorter run.seq_len or fewer layers, spread the ranks over more machines, or keep block inputs on "
-                "the GPU: memory.offload = \"\"");
+                "choose a shorter run.seq_len, fewer layers or run.dtype = \"bf16\", or keep block inputs on the GPU: "
+                "memory.offload = \"\"");
   }
   return module_->make_offload(gpu_of(rank).index, bytes, trace);
 }

@@ -14,13 +14,13 @@
 namespace ringlet::cuda {
 namespace {
 
-/// Pages are locked at some GB/s, so a large room takes a minute: between chunks the rank gives a sign of life.
+/// Pages are locked at some GB/s, so a large room takes a minute: after each chunk the rank gives a sign of life.
 constexpr int64_t kChunkBytes = int64_t{1} << 30;
 
 [[noreturn]] void no_room(int64_t bytes, const std::string& why) {
   throw Error("no " + std::to_string(bytes) + " bytes of pinned host memory for a rank's block inputs: " + why,
-              "free memory of the host, or let it be more (limits of a container count); a shorter run.seq_len or more "
-              "ranks on a ring need less of it; memory.offload = \"\" needs none");
+              "free memory of the host; a shorter run.seq_len, fewer layers or run.dtype = \"bf16\" need less of it, "
+              "memory.offload = \"\" none");
 }
 
 /// Page-locked memory of the host, in chunks.
@@ -32,7 +32,8 @@ class PinnedRoom {
     if (bytes > installed) no_room(bytes, "the host has " + std::to_string(installed));
     for (int64_t had = 0; had < bytes; had += kChunkBytes) {
       void* data = nullptr;
-      const cudaError_t status = cudaHostAlloc(&data, size_t(std::min(kChunkBytes, bytes - had)), cudaHostAllocDefault);
+      const int64_t size = std::min(kChunkBytes, bytes - had);
+      const cudaError_t status = cudaHostAlloc(&data, size_t(size), cudaHostAllocDefault);
       if (status != cudaSuccess) {
         cudaGetLastError();  // so that the next call does not report it again
         no_room(bytes, "after " + std::to_string(had) + " bytes CUDA says: " + cudaGetErrorString(status));
@@ -44,7 +45,8 @@ class PinnedRoom {
 
   int64_t bytes() const { return bytes_; }
 
-  /// Calls visit(host bytes, where they stand in [0, count), how many) for the stretches of [offset, offset + count).
+  /// Calls visit(host bytes, where they stand in [0, count), how many) for each stretch of
+  /// [offset, offset + count).
   template <class Visit>
   void for_each_stretch(int64_t offset, int64_t count, const Visit& visit) const {
     for (int64_t done = 0; done < count;) {
@@ -72,7 +74,7 @@ class HostOffload final : public Offload {
     const CurrentDevice current(device_);
     begin(from, offset, after);
     room_.for_each_stretch(offset, from.bytes(), [&](std::byte* host, int64_t first, int64_t count) {
-      check_cuda(cudaMemcpyAsync(host, from.data + first, size_t(count), cudaMemcpyDeviceToHost, stream_.get()));
+      copy(host, from.data + first, count, cudaMemcpyDeviceToHost);
     });
     return timeline_.record();
   }
@@ -81,7 +83,7 @@ class HostOffload final : public Offload {
     const CurrentDevice current(device_);
     begin(to, offset, after);
     room_.for_each_stretch(offset, to.bytes(), [&](const std::byte* host, int64_t first, int64_t count) {
-      check_cuda(cudaMemcpyAsync(to.data + first, host, size_t(count), cudaMemcpyHostToDevice, stream_.get()));
+      copy(to.data + first, host, count, cudaMemcpyHostToDevice);
     });
     return timeline_.record();
   }
@@ -92,6 +94,9 @@ class HostOffload final : public Offload {
     CHECK(offset >= 0 && tensor.bytes() <= room_.bytes() - offset, tensor.bytes(), " bytes at ", offset, " of ",
           room_.bytes());
     wait_for_event(stream_.get(), after);
+  }
+  void copy(std::byte* to, const std::byte* from, int64_t bytes, cudaMemcpyKind kind) {
+    check_cuda(cudaMemcpyAsync(to, from, size_t(bytes), kind, stream_.get()));
   }
 
   const int device_;
