@@ -40,7 +40,8 @@ class CudaOffloadTest : public testing::Test {
 
   /// Two bytes an element: an odd number of them ends beside every larger word.
   Tensor put_bytes(const Bytes& bytes) {
-    const Tensor tensor = device_->arena().allocate("test", Dtype::bf16, {int64_t(bytes.size()) / 2, 1, 1, 1});
+    const Tensor tensor =
+        device_->arena().allocate("test", Dtype::bf16, {int64_t(bytes.size()) / 2, 1, 1, 1});
     device_->upload(bytes, tensor);
     return tensor;
   }
@@ -55,7 +56,8 @@ class CudaOffloadTest : public testing::Test {
     const Tensor half = busy_.slice(0, 2048);
     device_->fill(1, half);
     const Tensor product = busy_.slice(2048, 2048);
-    for (int i = 0; i < 4; ++i) device_->matmul(half, Transpose::no, half, Transpose::no, Write::set, product);
+    for (int i = 0; i < 4; ++i)
+      device_->matmul(half, Transpose::no, half, Transpose::no, Write::set, product);
   }
 
   const CudaInterface* interface_ = nullptr;
@@ -64,8 +66,8 @@ class CudaOffloadTest : public testing::Test {
   Tensor busy_;
 };
 
-// What is put is overwritten as soon as it has left, what comes back is read as soon as it has come, and nothing but the
-// events orders the two queues.
+// What is put is overwritten as soon as it has left, what comes back is read as soon as it has come, and
+// nothing but the events orders the two queues.
 TEST_F(CudaOffloadTest, FetchesTheBitsThatWerePutInAnyOrder) {
   const std::vector<int64_t> counts = {1, 7, 0, 255, 4097, 1'000'003, 20'000'001};  // of two bytes
   const int64_t all = 2 * 21'100'000;
@@ -115,7 +117,8 @@ TEST_F(CudaOffloadTest, ATensorMayStandAnywhereInALargeRoom) {
   const auto offload = make_offload(room);
   const Bytes values = random_bytes(200'002, 5);
   const Tensor from = put_bytes(values), to = put_bytes(Bytes(200'002));
-  for (const int64_t offset : {int64_t{0}, (int64_t{1} << 30) - 1001, (int64_t{2} << 30) - 3, room - 200'002}) {
+  for (const int64_t offset :
+       {int64_t{0}, (int64_t{1} << 30) - 1001, (int64_t{2} << 30) - 3, room - 200'002}) {
     if (offset + 200'002 > room) {
       EXPECT_THROW(offload->put(from, offset, {}), Error);
       continue;
@@ -134,7 +137,8 @@ TEST_F(CudaOffloadTest, MoreThanTheHostHasIsAnErrorThatNamesTheBytes) {
     make_offload(int64_t{1} << 50);
     FAIL() << "nothing was thrown";
   } catch (const Error& error) {
-    EXPECT_NE(std::string(error.what()).find("1125899906842624 bytes of pinned host memory"), std::string::npos)
+    EXPECT_NE(std::string(error.what()).find("1125899906842624 bytes of pinned host memory"),
+              std::string::npos)
         << error.what();
     EXPECT_NE(error.advice.find("memory.offload"), std::string::npos) << error.advice;
   }
@@ -147,7 +151,8 @@ struct Outcome {
   int64_t peak_bytes = 0;
 };
 
-Outcome train(const CudaInterface& interface, const GptConfig& config, Recompute policy, int64_t length, bool away) {
+Outcome train(const CudaInterface& interface, const GptConfig& config, Recompute policy, int64_t length,
+              bool away) {
   Outcome outcome;
   run_ranks({.ranks = 1}, [&](Comm& world, Trace& trace) {
     const auto device = interface.make_backend({.device = 0, .arena_bytes = 512 << 20}, trace);
@@ -185,7 +190,8 @@ TEST_F(CudaOffloadTest, TrainsTheSameBits) {
       for (const Recompute policy : {Recompute::none, Recompute::selective, Recompute::full}) {
         GptConfig config{.layers = layers, .width = 256, .heads = {4, 2, 64}, .mlp_width = 512};
         config.dtype = dtype;
-        SCOPED_TRACE(testing::Message() << name_of(dtype) << ", " << layers << " layers, " << name_of(policy));
+        SCOPED_TRACE(testing::Message()
+                     << name_of(dtype) << ", " << layers << " layers, " << name_of(policy));
         const Outcome kept = train(*interface_, config, policy, length, false);
         const Outcome away = train(*interface_, config, policy, length, true);
         EXPECT_TRUE(kept.bits == away.bits);
