@@ -14,13 +14,14 @@
 namespace ringlet::cuda {
 namespace {
 
-/// Pages are locked at some GB/s, so a large room takes a minute: after each chunk the rank gives a sign of life.
+/// Pages are locked at some GB/s, so a large room takes a minute: after each chunk there is a sign of life.
 constexpr int64_t kChunkBytes = int64_t{1} << 30;
 
 [[noreturn]] void no_room(int64_t bytes, const std::string& why) {
-  throw Error("no " + std::to_string(bytes) + " bytes of pinned host memory for a rank's block inputs: " + why,
-              "free memory of the host; a shorter run.seq_len, fewer layers or run.dtype = \"bf16\" need less of it, "
-              "memory.offload = \"\" none");
+  throw Error(
+      "no " + std::to_string(bytes) + " bytes of pinned host memory for a rank's block inputs: " + why,
+      "free memory of the host; a shorter run.seq_len, fewer layers or run.dtype = \"bf16\" need less of it, "
+      "memory.offload = \"\" none");
 }
 
 /// Page-locked memory of the host, in chunks.
@@ -91,8 +92,8 @@ class HostOffload final : public Offload {
  private:
   void begin(const Tensor& tensor, int64_t offset, Event after) {
     CHECK(tensor.contiguous(), "an offloaded tensor has rows apart");
-    CHECK(offset >= 0 && tensor.bytes() <= room_.bytes() - offset, tensor.bytes(), " bytes at ", offset, " of ",
-          room_.bytes());
+    CHECK(offset >= 0 && tensor.bytes() <= room_.bytes() - offset, tensor.bytes(), " bytes at ", offset,
+          " of ", room_.bytes());
     wait_for_event(stream_.get(), after);
   }
   void copy(std::byte* to, const std::byte* from, int64_t bytes, cudaMemcpyKind kind) {
