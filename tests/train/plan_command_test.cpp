@@ -10,6 +10,7 @@
 #include "kernels/check.h"
 #include "tests/support/program.h"
 #include "tests/support/training_case.h"
+#include "train/console.h"
 #include "train/plan/calibration.h"
 #include "train/units.h"
 
