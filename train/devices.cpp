@@ -59,6 +59,20 @@ std::unique_ptr<Backend> Devices::make(int rank, int ranks, int64_t arena_bytes,
   return module_->make_backend({gpu_of(rank).index, std::min(arena_bytes, share_bytes(rank, ranks)), attention_}, trace);
 }
 
+std::string Devices::rates_name() const {
+  return kind_ == DeviceKind::cpu ? device_name(threads_per_rank_) : machine_.devices.front().name;
+}
+
+int Devices::worker_count() const {
+  return kind_ == DeviceKind::cpu ? usable_cores() : int(machine_.devices.size());
+}
+
+double Devices::foreign_bytes() const {
+  if (kind_ == DeviceKind::cpu) return 0;
+  const CudaDevice& gpu = machine_.devices.front();
+  return double(gpu.total_bytes - gpu.free_bytes);
+}
+
 std::string Devices::name() const {
   if (kind_ == DeviceKind::cpu) {
     return fmt::format("{}, {} thread{} a rank", cpu_isa_name(), threads_per_rank_, threads_per_rank_ == 1 ? "" : "s");

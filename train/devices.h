@@ -25,6 +25,14 @@ class Devices {
   RankMemory* memory() const { return memory_.get(); }
   /// Bytes of tensors that a rank may have.
   int64_t share_bytes(int rank, int ranks) const;
+  /// What rates are measured for: "AMD EPYC, AVX2, 2 threads", "NVIDIA H200".
+  std::string rates_name() const;
+  /// Who computes: so many ranks' threads at a time, on so many cores or GPUs.
+  int threads_per_rank() const { return kind_ == DeviceKind::cpu ? threads_per_rank_ : 1; }
+  int worker_count() const;
+  DeviceKind kind() const { return kind_; }
+  /// Bytes that are taken from a device beside the arenas: of the process; 0: measured elsewhere.
+  double foreign_bytes() const;
   /// One line: "AVX2, 2 threads a rank", "NVIDIA H200".
   std::string name() const;
 
