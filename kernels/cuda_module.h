@@ -15,7 +15,6 @@ namespace ringlet {
 
 /// One GPU.
 struct CudaDevice {
-  int32_t index = 0;  // as CUDA counts
   std::string name;
   int32_t compute_capability = 0;  // 10 * major + minor
   int32_t multiprocessor_count = 0;
@@ -23,6 +22,7 @@ struct CudaDevice {
   int64_t free_bytes = -1;     // -1: unknown, trouble says why
   std::vector<int32_t> peers;  // devices whose memory it can reach directly
   std::string trouble;         // one line: why it cannot run this build's code; empty where it can
+  int32_t index = 0;           // as CUDA counts
 };
 
 /// What there is of CUDA on this machine.
