@@ -1,5 +1,5 @@
-# cmake --install BUILD --prefix FOLDER: a folder that can be carried to a machine with the same or a newer glibc and
-# libstdc++, none of whose packages it needs. Programs are stripped; what was not built is left out, and said.
+# cmake --install BUILD --prefix FOLDER: a folder that can be carried to a machine with the same or a newer glibc
+# and libstdc++, and that needs no packages there. Programs are stripped; what was not built is left out, and said.
 set(programs ringlet)
 if(RINGLET_TESTS)
   list(APPEND programs cuda_tests gpu_bench)
@@ -45,7 +45,7 @@ install(CODE [[
       list(APPEND programs ${file})
     endif()
   endforeach()
-  # glibc and the libraries of the compiler are on every machine, those of CUDA come with its toolkit or in Python packages.
+  # glibc and the compiler's libraries are on every machine; CUDA's come with its toolkit or Python packages.
   file(GET_RUNTIME_DEPENDENCIES EXECUTABLES ${programs} MODULES ${modules} RESOLVED_DEPENDENCIES_VAR libraries
     PRE_EXCLUDE_REGEXES "^ld-linux" "^lib(c|m|dl|rt|pthread|resolv|util|stdc\\+\\+|gcc_s)\\.so"
                         "^lib(cuda|cudart|cublas|cublasLt|nccl)\\.so")
