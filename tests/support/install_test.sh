@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs a build, moves the folder, and runs the program from there: nothing may come from where it was built,
-# and beside the folder's own libraries only what is on every machine, and CUDA's.
+# Installs a build, moves the folder, and runs the program from there: nothing may come from where it was
+# built, and beside the folder's own libraries only what is on every machine, and CUDA's.
 #   install_test.sh CMAKE BUILD
 set -euo pipefail
 scratch=$(mktemp -d)
