@@ -1,6 +1,6 @@
 # cmake --install BUILD --prefix FOLDER: a folder that can be carried to a machine with the same or a newer
-# glibc and libstdc++, and that needs no packages there. Programs are stripped; what was not built is left out,
-# and said.
+# glibc and libstdc++, and that needs no packages there. Programs are stripped; what was not built is left
+# out, and said.
 set(programs ringlet)
 if(RINGLET_TESTS)
   list(APPEND programs cuda_tests gpu_bench)
