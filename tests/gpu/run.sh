@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Checks and measures the CUDA backend on a machine with a GPU. Needs no compiler there: build elsewhere, carry the folder.
+# Checks and measures the CUDA backend on a machine with a GPU. Needs no compiler there: build elsewhere, and
+# carry the folder that cmake --install makes.
 #   tests/gpu/run.sh OUT [tests|sanitizer|verify|bench|peers ...]      without names: all of them, in this order
 #   tests/gpu/run.sh OUT quick                                         tests, verify and a short bench
-# Programs (ringlet, libringlet_cuda.so, cuda_tests, gpu_bench) are looked for in $RINGLET_BIN, build/cuda/bin,
-# build/tests/bin; other libraries of theirs (libfmt) in the folder lib beside the module. Everything is written under
-# OUT, one log for each part; the last lines say how each part ended.
+# Programs (ringlet, libringlet_cuda.so, cuda_tests, gpu_bench) are looked for in $RINGLET_BIN, bin (of an
+# installed folder), build/cuda/bin, build/tests/bin; other libraries of theirs (libfmt) in ../lib, seen from
+# them, or in the folder lib beside the module. Everything is written under OUT, one log for each part; the
+# last lines say how each part ended.
 set -uo pipefail
 
-[ $# -ge 1 ] || { sed -n '2,7p' "$0" >&2; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,9p' "$0" >&2; exit 2; }
 out=$(realpath -m "$1")
 shift
 cd "$(dirname "$0")/../.." || exit
@@ -19,7 +21,7 @@ mkdir -p "$out"
 # The first of the folders that has the file.
 find_built() {
   local folder
-  for folder in "${RINGLET_BIN:-}" build/cuda/bin build/tests/bin; do
+  for folder in "${RINGLET_BIN:-}" bin build/cuda/bin build/tests/bin; do
     if [ -n "$folder" ] && [ -e "$folder/$1" ]; then realpath "$folder/$1"; return; fi
   done
 }
