@@ -283,6 +283,26 @@ TEST_F(ProgramTest, ARunInBf16IsEvaluatedAndGeneratesText) {
   EXPECT_EQ(text(), generated);
 }
 
+// A run trained on a GPU is of use where there is none. The program in a folder of its own has no CUDA module.
+TEST_F(ProgramTest, EvaluatesAndGeneratesOnTheDeviceThatIsAskedFor) {
+  ASSERT_EQ(run(training("book")).exit_code, 0);
+  const fs::path alone = folder / "ringlet";
+  fs::copy_file(RINGLET_PROGRAM, alone);
+  for (const std::vector<std::string>& command :
+       {std::vector<std::string>{"eval", "runs/book"}, {"generate", "runs/book", "--tokens", "3"}}) {
+    for (const std::string device : {"cpu", "cuda"}) {
+      std::vector<std::string> words = command;
+      words.insert(words.end(), {"--device", device});
+      const ProgramResult result = run_program(alone, words, folder);
+      if (device == "cuda") {
+        expect_refusal(result, 1, "no CUDA: module not built");
+      } else {
+        EXPECT_EQ(result.exit_code, 0) << result.errors;
+      }
+    }
+  }
+}
+
 TEST_F(ProgramTest, RefusesBadCorpora) {
   const auto with_corpus = [&](const std::string& path) {
     return run(training("bad", {"--set", "data.corpus=" + path}));
