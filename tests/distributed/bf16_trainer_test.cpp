@@ -1,6 +1,8 @@
 // Training in bf16: on rings, resumed, sharded, planned, and with an f32 checkpoint before or behind it.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "tests/support/bf16.h"
 #include "tests/support/training_case.h"
 #include "train/plan/plan.h"

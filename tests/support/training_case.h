@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/comm/rank_memory.h"
 #include "tests/support/ring_case.h"
 #include "train/trainer.h"
 
