@@ -155,6 +155,7 @@ void add_eval(CLI::App& main, EvalOptions& options) {
   app.add_option("--csv", options.csv, "Write both tables to this file");
   add_count(app, "--compare-context", options.compare_context,
             "Also score with at most so many tokens of context, and compare", 2);
+  add_key(app, "--device", "run.device", options.overrides, "What computes: cpu or cuda (default: as trained)");
   add_json(app, options.format);
   app.footer(
       "Examples:\n"
@@ -181,6 +182,7 @@ void add_generate(CLI::App& main, GenerateOptions& options) {
   app.add_option("--top-p", sampling.top_p, "Only the likeliest tokens that together have so much")
       ->check(CLI::Range(0.0, 1.0));
   add_count(app, "--seed", options.seed, "Equal seeds give equal texts", 0);
+  add_key(app, "--device", "run.device", options.overrides, "What computes: cpu or cuda (default: as trained)");
   add_json(app, options.format);
   app.footer(
       "Examples:\n"
