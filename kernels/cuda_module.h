@@ -9,6 +9,7 @@
 #include "kernels/backend.h"
 #include "kernels/comm.h"
 #include "kernels/comm/rank_memory.h"
+#include "kernels/offload.h"
 #include "kernels/trace.h"
 
 namespace ringlet {
@@ -60,7 +61,7 @@ struct NcclOptions {
 };
 
 /// Counts up whenever something that the program and the module share changes its shape or meaning.
-constexpr int32_t kCudaInterfaceVersion = 3;
+constexpr int32_t kCudaInterfaceVersion = 4;
 
 /// What the module offers. The version stays first in every version: it is read before the rest.
 struct CudaInterface {
@@ -77,6 +78,10 @@ struct CudaInterface {
   std::vector<std::byte> (*make_nccl_id)() = nullptr;
   /// The world of all ranks. Collective; waits, at most for the timeout. Throws Error.
   std::unique_ptr<Comm> (*make_nccl_comm)(const NcclOptions& options) = nullptr;
+  /// Room for so many bytes in pinned memory of the host, beside a rank's device: it is page-locked at once (some
+  /// GB a second, with signs of life of the rank), and copied to and fro by a stream of its own, in the order of
+  /// the calls. Must die before the device. Throws Error when the host has not that much.
+  std::unique_ptr<Offload> (*make_offload)(int device, int64_t bytes, Trace& trace) = nullptr;
 };
 
 /// The module's only symbol: a function without arguments that returns the interface.

@@ -6,7 +6,7 @@
 namespace ringlet {
 
 /// Room beside a device's memory where tensors are put and fetched again, in the background and in order: a file for the
-/// CPU (cpu/file_offload.h), the host's memory for a GPU. One rank's; not for several threads.
+/// CPU (cpu/file_offload.h), the host's memory for a GPU (cuda/host_offload.h). One rank's; not for several threads.
 class Offload {
  public:
   virtual ~Offload() = default;

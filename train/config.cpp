@@ -32,6 +32,18 @@ void check_link(const Config::Run& run) {
   if (!run.link.empty()) parse_link(run.link);
 }
 
+void check_offload(const Config& config) {
+  const std::string& offload = config.memory.offload;
+  if (config.run.device == DeviceKind::cuda) {
+    require(offload.empty() || offload == Config::Memory::kHost,
+            fmt::format("memory.offload = \"{}\" cannot be with run.device = \"cuda\"", offload),
+            "choose \"host\", memory of the host, or \"\" to keep block inputs on the GPU");
+  } else {
+    require(offload != Config::Memory::kHost, "memory.offload = \"host\" is for run.device = \"cuda\"",
+            "name a folder on a fast disk (one called host as \"./host\"), or \"\" to keep block inputs in memory");
+  }
+}
+
 void check_train(const Config::Train& train) {
   require(train.warmup_steps <= train.steps,
           fmt::format("train.warmup_steps = {} is more than train.steps = {}", train.warmup_steps,
@@ -119,6 +131,7 @@ void check_config(const Config& config) {
   config.gpt(1).validate();
   check_run(config);
   check_link(config.run);
+  check_offload(config);
   check_train(config.train);
   require(config.train.eval_every == 0 || !config.data.validation.empty(),
           fmt::format("train.eval_every = {} needs a validation corpus", config.train.eval_every),

@@ -60,7 +60,8 @@ struct Config {
 
   struct Memory {
     Recompute recompute = Recompute::selective;
-    std::string offload{};   // folder; empty: nothing leaves the arena
+    static constexpr std::string_view kHost = "host";
+    std::string offload{};   // a folder, with GPUs kHost; empty: nothing leaves the arena
     int64_t zero_stage = 1;  // 1: the optimizer's state is sharded; 2: summed gradients too
     int64_t head_chunk = 512, mlp_chunk = 1024, arena_bytes = 0;
   } memory;

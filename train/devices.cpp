@@ -5,6 +5,8 @@
 #include <algorithm>
 
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/file_offload.h"
+#include "train/console.h"
 #include "train/machine.h"
 
 namespace ringlet {
@@ -71,6 +73,20 @@ double Devices::foreign_bytes() const {
   if (kind_ == DeviceKind::cpu) return 0;
   const CudaDevice& gpu = machine_.devices.front();
   return double(gpu.total_bytes - gpu.free_bytes);
+}
+
+std::unique_ptr<Offload> Devices::make_offload(const Config& config, int rank, int64_t bytes,
+                                                Trace& trace) const {
+  if (kind_ == DeviceKind::cpu) return make_file_offload(config.memory.offload, bytes, trace);
+  // A container that asks for too much is ended, without a word from CUDA.
+  const double all = double(bytes) * double(config.run.ranks), there_is = double(physical_memory_bytes());
+  if (all > there_is) {
+    throw Error(fmt::format("{} ranks ask for {} of pinned host memory, {} bytes each; this machine has {}",
+                            config.run.ranks, human_bytes(all), bytes, human_bytes(there_is)),
+                "choose a shorter run.seq_len, fewer layers or run.dtype = \"bf16\", or keep block inputs on the GPU: "
+                "memory.offload = \"\"");
+  }
+  return module_->make_offload(gpu_of(rank).index, bytes, trace);
 }
 
 std::string Devices::name() const {

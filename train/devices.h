@@ -6,6 +6,7 @@
 #include "kernels/backend.h"
 #include "kernels/comm/rank_memory.h"
 #include "kernels/cuda_module.h"
+#include "kernels/offload.h"
 #include "train/config.h"
 
 namespace ringlet {
@@ -21,6 +22,9 @@ class Devices {
   /// The device of a rank; `arena_bytes` at most, on a GPU no more than its share of what is free. Called by the rank's
   /// thread. Throws Error when it cannot be had.
   std::unique_ptr<Backend> make(int rank, int ranks, int64_t arena_bytes, Trace& trace) const;
+  /// Room for `bytes` of a rank's tensors beside its device, in memory.offload: a file, for a GPU pinned host
+  /// memory. Called by the rank's thread; must die before the device. Throws Error when it cannot be had.
+  std::unique_ptr<Offload> make_offload(const Config& config, int rank, int64_t bytes, Trace& trace) const;
   /// What moves tensors between the ranks; absent: all stand in the host's memory.
   RankMemory* memory() const { return memory_.get(); }
   /// Bytes of tensors that a rank may have.

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "kernels/comm/threads.h"
-#include "kernels/cpu/file_offload.h"
 #include "model/block_inputs.h"
 #include "train/devices.h"
 #include "train/machine.h"
@@ -40,7 +39,8 @@ void run_world(const Config& config, const RankMain& rank_main,
         devices.make(all_ranks.rank(), all_ranks.size(), arena_bytes, trace);
     std::unique_ptr<Offload> offload;
     if (!config.memory.offload.empty()) {
-      offload = make_file_offload(config.memory.offload, offload_bytes(config, all_ranks.rank()), trace);
+      const int64_t bytes = offload_bytes(config, all_ranks.rank());
+      offload = devices.make_offload(config, all_ranks.rank(), bytes, trace);
     }
     // Comms that die before the device: a rank that fails gives up the messages in its memory first.
     std::unique_ptr<Comm> world = all_ranks.split(0);

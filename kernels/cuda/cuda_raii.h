@@ -28,6 +28,12 @@ inline CudaBytes allocate_bytes(int64_t bytes) {
   return CudaBytes(static_cast<std::byte*>(data));
 }
 
+struct FreePinned {
+  void operator()(std::byte* bytes) const { cudaFreeHost(bytes); }
+};
+/// Page-locked memory of the host.
+using PinnedBytes = std::unique_ptr<std::byte[], FreePinned>;
+
 /// A stream that does not wait for the default stream.
 class Stream {
  public:

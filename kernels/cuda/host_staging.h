@@ -30,9 +30,6 @@ class HostStaging {
   static constexpr int64_t kAlignment = 256;
 
  private:
-  struct FreePinned {
-    void operator()(std::byte* bytes) const { cudaFreeHost(bytes); }
-  };
   struct Landing {
     const std::byte* from;
     std::byte* to;
@@ -42,7 +39,7 @@ class HostStaging {
   static void land(void* landing);
   std::byte* pinned(const Tensor& staged) const { return pinned_.get() + (staged.data - device_.get()); }
 
-  std::unique_ptr<std::byte[], FreePinned> pinned_;
+  PinnedBytes pinned_;
   CudaBytes device_;
   int64_t capacity_ = 0, used_ = 0;
   std::deque<Landing> landings_;

@@ -3,6 +3,7 @@
 #include <cuda_runtime.h>
 
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/host_offload.h"
 #include "kernels/cuda/nccl_comm.h"
 #include "kernels/cuda/rank_memory.h"
 #include "kernels/cuda_module.h"
@@ -89,7 +90,8 @@ CudaMachine examine_cuda() {
 }
 
 constexpr CudaInterface kInterface{kCudaInterfaceVersion,  examine_cuda,       cuda::make_cuda_backend,
-                                   cuda::make_rank_memory, cuda::make_nccl_id, cuda::make_nccl_comm};
+                                   cuda::make_rank_memory, cuda::make_nccl_id, cuda::make_nccl_comm,
+                                   cuda::make_host_offload};
 
 }  // namespace
 }  // namespace ringlet

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Checks and measures the CUDA backend on a machine with a GPU. Needs no compiler there: build elsewhere, and
 # carry the folder that cmake --install makes.
-#   tests/gpu/run.sh OUT [tests|sanitizer|verify|bench|peers ...]      without names: all of them, in this order
-#   tests/gpu/run.sh OUT quick                                         tests, verify and a short bench
+#   tests/gpu/run.sh OUT [tests|sanitizer|verify|offload|bench|peers ...]      without names: all of them, in this order
+#   tests/gpu/run.sh OUT quick                                         tests, verify, offload and a short bench
 # Programs (ringlet, libringlet_cuda.so, cuda_tests, cuda_training_tests, gpu_bench) are looked for in
 # $RINGLET_BIN, bin (of an installed folder), build/cuda/bin, build/tests/bin; other libraries of theirs (libfmt) in ../lib, seen from
 # them, or in the folder lib beside the module. Everything is written under OUT, one log for each part; the
@@ -13,9 +13,9 @@ set -uo pipefail
 out=$(realpath -m "$1")
 shift
 cd "$(dirname "$0")/../.." || exit
-parts=${*:-tests sanitizer verify bench peers}
+parts=${*:-tests sanitizer verify offload bench peers}
 bench_options=
-if [ "$parts" = quick ]; then parts="tests verify bench" bench_options=--quick; fi
+if [ "$parts" = quick ]; then parts="tests verify offload bench" bench_options=--quick; fi
 mkdir -p "$out"
 
 # The first of the folders that has the file.
@@ -177,8 +177,32 @@ run_verify() {
   timeout 100 "$ringlet" verify --quick --device cuda --dtype bf16 || failed=1
   return $failed
 }
+
+# Losses and norms of two trainings, whose block inputs stay on the GPU in one, and wait in the host's memory in the other.
+run_offload() {
+  local folder=$out/offload name dtype failed=0
+  rm -rf "$folder"
+  mkdir -p "$folder"
+  "$ringlet" prepare README.md -o "$folder/corpus.h5" || return 1
+  for dtype in f32 bf16; do
+    for name in "" host; do
+      timeout 60 "$ringlet" train configs/tiny.toml --device cuda --dtype "$dtype" --name "$dtype-$name" \
+        --set "run.folder=$folder" --set "data.corpus=$folder/corpus.h5" --set "memory.offload=$name" \
+        --set model.layers=6 --set model.width=128 --set memory.recompute=full --steps 20 >"$folder/$dtype-$name.log" 2>&1 || {
+        echo "the training in $dtype with memory.offload = \"$name\" failed:"
+        tail -n 3 "$folder/$dtype-$name.log"
+        return 1
+      }
+      grep -o -E '"(step|loss|gradient_norm)":[^,]*' "$folder/$dtype-$name/metrics.jsonl" >"$folder/$dtype-$name.losses"
+    done
+    if [ "$(grep -c '"loss"' "$folder/$dtype-.losses")" = 20 ] && cmp "$folder/$dtype-.losses" "$folder/$dtype-host.losses"
+    then echo "$dtype: 20 steps are equal"
+    else echo "$dtype: the steps differ"; failed=1; fi
+  done
+  return $failed
+}
 sanitizer=$(PATH=$PATH:/usr/local/cuda/bin command -v compute-sanitizer)
-export -f start_shards run_tests run_sanitizer run_verify
+export -f start_shards run_tests run_sanitizer run_verify run_offload
 export out tests training_tests ringlet sanitizer
 
 missing() { summary+=("$1: not run, $2"); echo "${summary[-1]}"; }
@@ -190,6 +214,8 @@ for name in $parts; do
       else missing sanitizer "cuda_tests or NVIDIA's compute-sanitizer is not there"; fi ;;
     verify) if [ -n "$ringlet" ]; then part verify 220 bash -c run_verify; tail -n 30 "$out/verify.log"
       else missing verify "ringlet was not built"; fi ;;
+    offload) if [ -n "$ringlet" ]; then part offload 200 bash -c run_offload; cat "$out/offload.log"
+      else missing offload "ringlet was not built"; fi ;;
     bench) # shellcheck disable=SC2086  # a word or nothing
       if [ -n "$bench" ]; then part bench 180 "$bench" "$out" $bench_options; cat "$out/bench.log"
       else missing bench "gpu_bench was not built"; fi ;;

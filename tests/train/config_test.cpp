@@ -186,10 +186,20 @@ TEST(Config, ValuesThatCannotBeAreRefused) {
       {"[train]\neval_every = 5", "train.eval_every = 5 needs a validation corpus"},
       {"[memory]\nrecompute = 'all'", "choose one of: none, selective, full"},
       {"[memory]\nhead_chunk = 0", "choose a value of at least 1"},
+      {"[memory]\noffload = 'host'",
+       "memory.offload = \"host\" is for run.device = \"cuda\" | name a folder on a fast disk"},
+      {"[run]\ndevice = 'cuda'\n[memory]\noffload = '/tmp'",
+       "memory.offload = \"/tmp\" cannot be with run.device = \"cuda\" | choose \"host\""},
   };
   for (const auto& [text, expected] : cases) {
     EXPECT_THAT(error_of(text), HasSubstr(expected)) << text;
   }
+}
+
+TEST(Config, OffloadGoesWhereTheDeviceCanReach) {
+  EXPECT_EQ(parse("[memory]\noffload = './host'").memory.offload, "./host");
+  EXPECT_EQ(parse("[memory]\noffload = 'host'", {"run.device=cuda"}).memory.offload, "host");
+  EXPECT_EQ(parse("[run]\ndevice = 'cuda'").memory.offload, "");
 }
 
 TEST(Config, TextThatIsNotTomlIsRefusedWithItsLine) {

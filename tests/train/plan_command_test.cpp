@@ -58,6 +58,21 @@ TEST(PlanCommand, TellsMemoryTrafficAndWorkAndTimesOnceCalibrated) {
   EXPECT_THAT(damaged.errors, HasSubstr("measure anew"));
 }
 
+// The GPUs may be those of another machine.
+TEST(PlanCommand, OffloadsToTheHostOfGpusThatAreNotHere) {
+  const PlanProgram plan;
+  const std::string gpus = "--set run.device=cuda --set model.layers=6 --device h200";
+  const ProgramResult text = plan(gpus + " --set memory.offload=host");
+  ASSERT_EQ(text.exit_code, 0) << text.errors;
+  // 5 inputs of 256 rows and 64 columns, in f32.
+  EXPECT_THAT(text.output, HasSubstr("wait in " + human_bytes(5 * 256 * 64 * 4) + " of pinned host memory"));
+  EXPECT_THAT(plan(gpus).output, HasSubstr("offload to the host"));
+  const auto peak = [&](const std::string& words) {
+    return nlohmann::json::parse(plan(words + " --json").output)["memory"][0]["peak_bytes"].get<int64_t>();
+  };
+  EXPECT_LT(peak(gpus + " --set memory.offload=host"), peak(gpus));
+}
+
 TEST(PlanCommand, BadInputIsOneLineAndAdvice) {
   const PlanProgram plan;
   const auto expect = [&](const std::string& arguments, int code, const std::string& cause, const std::string& advice) {

@@ -54,7 +54,11 @@ Workers workers_of(const PlanOptions& options, const Config& config) {
 double budget_of(const PlanOptions& options, const Config& config, const std::optional<Rates>& rates) {
   if (!options.budget.empty()) return parse_bytes(options.budget);
   if (rates && rates->memory_bytes > 0) return rates->memory_bytes;
-  return budget_bytes(config);
+  try {
+    return budget_bytes(config);
+  } catch (const Error& error) {  // GPUs of another machine can be planned for
+    throw Error(error.what(), "name the GPU with --device, or the memory of a rank with --budget");
+  }
 }
 
 /// What no knob makes smaller.
@@ -185,7 +189,7 @@ void plan_command(const PlanOptions& options) {
              automatic ? fmt::format(" in chunks of {} (MLP) and {} (head) tokens (chosen for the budget)",
                                      config.memory.mlp_chunk, config.memory.head_chunk)
                        : "");
-  fmt::print("{}\n", memory_text(plan, rates ? &*rates : nullptr));
+  fmt::print("{}\n", memory_text(run, plan, rates ? &*rates : nullptr));
   fmt::print("budget {} a rank: {}\n\n", human_bytes(budget),
              fits     ? "fits"
              : memory ? fmt::format("does not fit; --set {} does", fmt::join(memory_changes(config, *memory), " --set "))

@@ -262,8 +262,9 @@ std::vector<Knob> knobs_of(const DryRun& run, const Plan& plan, double budget_by
   }
   if (config.memory.offload.empty()) {
     Config changed = config;
-    changed.memory.offload = "a folder";
-    add("offload to a file", changed, run.gpt);
+    const bool on_gpus = config.run.device == DeviceKind::cuda;
+    changed.memory.offload = on_gpus ? Config::Memory::kHost : "a folder";
+    add(on_gpus ? "offload to the host" : "offload to a file", changed, run.gpt);
   }
   {
     Config changed = config;

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "model/block_inputs.h"
 #include "train/console.h"
 
 namespace ringlet {
@@ -54,7 +55,7 @@ std::vector<HopRow> rows_of(const RankTime& time) {
 
 }  // namespace
 
-std::string memory_text(const Plan& plan, const Rates* rates) {
+std::string memory_text(const DryRun& run, const Plan& plan, const Rates* rates) {
   const DryStep& fullest = plan.fullest();
   std::vector<Arena::Region> regions = fullest.regions;
   std::ranges::sort(regions, std::greater{}, &Arena::Region::bytes);
@@ -73,8 +74,14 @@ std::string memory_text(const Plan& plan, const Rates* rates) {
                         human_bytes(rates->foreign_bytes));
   }
   if (fullest.offloaded_bytes > 0) {
-    text += fmt::format("\nblock inputs wait in a file: {} written and as much read in a step; the time of that is not predicted",
-                        human_bytes(0.5 * double(fullest.offloaded_bytes)));
+    const std::string once = human_bytes(0.5 * double(fullest.offloaded_bytes));
+    text += run.config.run.device == DeviceKind::cuda
+                ? fmt::format("\nblock inputs wait in {} of pinned host memory: {} copied there and as much back in a "
+                              "step; the time of that is not predicted",
+                              human_bytes(double(BlockInputs::offloaded_bytes(run.gpt, fullest.rows))), once)
+                : fmt::format("\nblock inputs wait in a file: {} written and as much read in a step; the time of that is "
+                              "not predicted",
+                              once);
   }
   if (!plan.every_rank) text += fmt::format("\n{} ranks, among them one of each kind, were run dry", plan.ranks.size());
   return text;

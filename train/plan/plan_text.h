@@ -8,7 +8,7 @@
 namespace ringlet {
 
 /// The parts of a plan for people: each a few lines, without a line break at the end.
-std::string memory_text(const Plan& plan, const Rates* rates);
+std::string memory_text(const DryRun& run, const Plan& plan, const Rates* rates);
 std::string knobs_text(const std::vector<Knob>& knobs);
 std::string work_text(const DryRun& run, const Plan& plan);
 std::string overlap_text(const DryRun& run, const Plan& plan, const Rates& rates);
