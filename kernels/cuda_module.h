@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -55,12 +56,15 @@ struct NcclOptions {
   int rank = 0, size = 1;
   int device = 0;
   int max_ctas = 0;  // multiprocessors that messages may take from computation; 0: NCCL chooses
-  /// For all ranks to come to an operation, the computation before it included.
+  /// For all ranks to come to an operation that this one is ready for.
   std::chrono::milliseconds timeout{600'000};
+  /// Told of the first failure of a communicator, by whatever thread finds it, before waits throw: cause and advice. May
+  /// not call NCCL; may be absent.
+  std::function<void(const std::string& cause, const std::string& advice)> on_failure;
 };
 
 /// Counts up whenever something that the program and the module share changes its shape or meaning.
-constexpr int32_t kCudaInterfaceVersion = 3;
+constexpr int32_t kCudaInterfaceVersion = 4;
 
 /// What the module offers. The version stays first in every version: it is read before the rest.
 struct CudaInterface {
@@ -77,6 +81,9 @@ struct CudaInterface {
   std::vector<std::byte> (*make_nccl_id)() = nullptr;
   /// The world of all ranks. Collective; waits, at most for the timeout. Throws Error.
   std::unique_ptr<Comm> (*make_nccl_comm)(const NcclOptions& options) = nullptr;
+  /// As examine, of one GPU, and without touching the others, whose memory would hold a context: that of the process
+  /// which is number local_rank on this machine, or the only one that the process sees.
+  CudaMachine (*examine_own)(int local_rank) = nullptr;
 };
 
 /// The module's only symbol: a function without arguments that returns the interface.
