@@ -58,8 +58,8 @@ struct NcclOptions {
   int max_ctas = 0;  // multiprocessors that messages may take from computation; 0: NCCL chooses
   /// For all ranks to come to an operation that this one is ready for.
   std::chrono::milliseconds timeout{600'000};
-  /// Told of the first failure of a communicator, by whatever thread finds it, before waits throw: cause and advice. May
-  /// not call NCCL; may be absent.
+  /// Told of the first failure of each communicator, by whatever thread finds it, before waits throw: cause and
+  /// advice. May not call the Comm; may be absent.
   std::function<void(const std::string& cause, const std::string& advice)> on_failure;
 };
 

@@ -20,7 +20,7 @@ CudaMachine working_gpus(const CudaInterface& module, std::optional<int> local_r
   CudaMachine machine = local_rank ? module.examine_own(*local_rank) : module.examine();
   if (!machine.trouble.empty()) {
     throw Error("no GPU: " + machine.trouble,
-                local_rank ? "each process needs one: `ringlet doctor` tells what there is; run.comm = \"threads\" can share"
+                local_rank ? "each process needs one; run.comm = \"threads\" shares what `ringlet doctor` finds"
                            : "run.device = \"cpu\" needs none; `ringlet doctor` tells what there is");
   }
   std::string trouble;
@@ -34,7 +34,8 @@ CudaMachine working_gpus(const CudaInterface& module, std::optional<int> local_r
 
 }  // namespace
 
-Devices::Devices(DeviceKind kind, int threads_per_rank, CudaAttention attention, std::optional<int> local_rank)
+Devices::Devices(DeviceKind kind, int threads_per_rank, CudaAttention attention,
+                 std::optional<int> local_rank)
     : kind_(kind),
       threads_per_rank_(threads_per_rank),
       attention_(attention),
@@ -43,7 +44,8 @@ Devices::Devices(DeviceKind kind, int threads_per_rank, CudaAttention attention,
   const CudaModule module = open_cuda_module();
   if (module.interface == nullptr) {
     throw Error("no CUDA: " + module.trouble,
-                local_rank ? "run.comm = \"threads\" with run.device = \"cpu\" needs none" : "run.device = \"cpu\" needs none");
+                local_rank ? "run.comm = \"threads\" with run.device = \"cpu\" needs none"
+                           : "run.device = \"cpu\" needs none");
   }
   module_ = module.interface;
   machine_ = working_gpus(*module_, local_rank);

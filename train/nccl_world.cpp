@@ -16,7 +16,7 @@
 namespace ringlet {
 namespace {
 
-/// From a failure to the end of the wait for the rank's thread: it frees its memory, and NCCL gives up what is in flight.
+/// From a failure to the end of the wait for the rank's thread, which frees memory while NCCL gives up what is in flight.
 constexpr std::chrono::seconds kGrace{30};
 
 /// How a rank ended. Shared with its thread, which is left behind when it is stuck.
@@ -60,8 +60,9 @@ std::vector<std::byte> invitation(const std::string& agreement, const std::vecto
   return bytes;
 }
 
-std::unique_ptr<Comm> join_world(const Config& config, const RankProcess& process, const std::string& agreement,
-                                 const Devices& devices, const std::shared_ptr<RankEnding>& ending) {
+std::unique_ptr<Comm> join_world(const Config& config, const RankProcess& process,
+                                 const std::string& agreement, const Devices& devices,
+                                 const std::shared_ptr<RankEnding>& ending) {
   const CudaInterface& module = devices.module();
   const auto timeout = std::chrono::milliseconds(int64_t(1e3 * config.run.timeout_seconds));
   std::vector<std::byte> bytes;
@@ -88,10 +89,12 @@ std::unique_ptr<Comm> join_world(const Config& config, const RankProcess& proces
 void run_rank(const Config& config, const RankProcess& process, const std::string& agreement,
               const RankMain& rank_main, const std::shared_ptr<RankEnding>& ending) {
   Trace trace;
-  const Devices devices(config.run.device, threads_per_rank(config.run), CudaAttention::automatic, process.local_rank);
+  const Devices devices(config.run.device, threads_per_rank(config.run), CudaAttention::automatic,
+                        process.local_rank);
   // NCCL looks first whether others have this GPU as well: the arena would only find that too little is free.
   std::unique_ptr<Comm> joined = join_world(config, process, agreement, devices, ending);
-  const int64_t arena_bytes = config.memory.arena_bytes > 0 ? config.memory.arena_bytes : devices.share_bytes(0, 1);
+  const int64_t arena_bytes =
+      config.memory.arena_bytes > 0 ? config.memory.arena_bytes : devices.share_bytes(0, 1);
   const std::unique_ptr<Backend> device = devices.make(0, 1, arena_bytes, trace);
   const std::unique_ptr<Offload> offload = make_offload(config, process.rank, trace);
   // Comms that die before the device: a rank that fails gives up the messages in its memory first.
@@ -120,7 +123,8 @@ void run_rank(const Config& config, const RankProcess& process, const std::strin
   } catch (const Error& other) {
     throw Error(named(other.what()), other.advice);
   } catch (const std::bad_alloc&) {
-    throw Error(named("out of host memory"), "free some memory, or use a smaller model or a shorter sequence");
+    throw Error(named("out of host memory"),
+                "free some memory, or use a smaller model or a shorter sequence");
   } catch (const std::exception& other) {
     throw Error(named(other.what()));
   }
@@ -136,7 +140,8 @@ void check_agreement(int rank, const std::string& own, const std::string& of_ran
   std::istringstream own_lines(own), lines_of_rank_0(of_rank_0);
   std::string mine, theirs, group;
   while (true) {
-    const bool more = bool(std::getline(own_lines, mine)), more_of_rank_0 = bool(std::getline(lines_of_rank_0, theirs));
+    const bool more = bool(std::getline(own_lines, mine));
+    const bool more_of_rank_0 = bool(std::getline(lines_of_rank_0, theirs));
     if (!more && !more_of_rank_0) return;
     if (!more) mine.clear();
     if (!more_of_rank_0) theirs.clear();

@@ -30,10 +30,12 @@ RankProcess find_process(const Config& config, const Environment& environment) {
   try {
     launch = find_launch(environment);
   } catch (const UsageError& error) {
-    throw UsageError(error.what(), "start all ranks with torchrun, srun or mpirun, or set RANK, WORLD_SIZE and LOCAL_RANK");
+    throw UsageError(error.what(),
+                     "start all ranks with torchrun, srun or mpirun, or set RANK, WORLD_SIZE and LOCAL_RANK");
   }
   if (!launch) return {};
-  RankProcess process{launch->rank, launch->size, launch->local_rank, launch->launcher, config.run.address};
+  RankProcess process{launch->rank, launch->size, launch->local_rank, launch->launcher,
+                      config.run.address};
   if (process.address.empty()) process.address = launch->address;
   if (process.size > 1 && process.address.empty()) {
     throw UsageError(fmt::format("nobody tells rank {} of {} where rank 0 listens", process.rank, process.size),
@@ -56,8 +58,8 @@ Config with_process_count(const Config& config, const RankProcess& process) {
 
 std::string describe(const RankProcess& process) {
   if (process.size == 1) return "NCCL: one process";
-  return fmt::format("NCCL: rank {} of {} processes ({}), which meet at {}", process.rank, process.size, process.launcher,
-                     process.address);
+  return fmt::format("NCCL: rank {} of {} processes ({}), which meet at {}", process.rank, process.size,
+                     process.launcher, process.address);
 }
 
 }  // namespace ringlet

@@ -43,8 +43,14 @@ bool is_started(ncclResult_t result) { return result == ncclSuccess || result ==
 
 }  // namespace
 
-NcclCommunicator::NcclCommunicator(const NcclOptions& options, cudaStream_t stream, std::function<void()> on_failure)
-    : nccl_(nccl_functions()), options_(options), stream_(stream), on_failure_(std::move(on_failure)) {
+NcclCommunicator::NcclCommunicator(const NcclOptions& options, cudaStream_t stream,
+                                   std::function<void()> on_failure)
+    : nccl_(nccl_functions()),
+      options_(options),
+      stream_(stream),
+      on_failure_(std::move(on_failure)),
+      rank_(options.rank),
+      size_(options.size) {
   ncclConfig_t settings = config();
   const Lock lock(mutex_);
   const ncclResult_t result =

@@ -19,8 +19,10 @@ struct NcclTest : testing::Test {
   /// In an environment with these variables and no launcher's.
   ProgramResult train(std::vector<std::string> variables, const std::vector<std::string>& options) {
     write_text(folder / "tiny.toml",
-               "[model]\nlayers = 2\nwidth = 32\nheads = 4\n[data]\ncorpus = \"" + corpus + "\"\n[run]\nseq_len = 96\n");
-    std::vector<std::string> arguments{"-u", "RANK", "-u", "OMPI_COMM_WORLD_RANK", "-u", "PMI_RANK", "-u", "SLURM_PROCID"};
+               "[model]\nlayers = 2\nwidth = 32\nheads = 4\n[data]\ncorpus = \"" + corpus +
+                   "\"\n[run]\nseq_len = 96\n");
+    std::vector<std::string> arguments{"-u", "RANK",     "-u", "OMPI_COMM_WORLD_RANK",
+                                       "-u", "PMI_RANK", "-u", "SLURM_PROCID"};
     arguments.insert(arguments.end(), variables.begin(), variables.end());
     arguments.insert(arguments.end(), {RINGLET_PROGRAM, "train", "tiny.toml", "--comm", "nccl"});
     arguments.insert(arguments.end(), options.begin(), options.end());
@@ -52,7 +54,9 @@ TEST_F(NcclTest, LaunchersThatTellTooLittle) {
 }
 
 TEST_F(NcclTest, NoCuda) {
-  if (fs::exists(fs::path(RINGLET_PROGRAM).parent_path() / "libringlet_cuda.so")) GTEST_SKIP() << "there is a module";
+  if (fs::exists(fs::path(RINGLET_PROGRAM).parent_path() / "libringlet_cuda.so")) {
+    GTEST_SKIP() << "the CUDA module was built";
+  }
   expect_refusal(train({}, {"--device", "cuda"}), 1, "no CUDA");
   for (const char* rank : {"RANK=0", "RANK=1"}) {
     expect_refusal(train({rank, "WORLD_SIZE=2", "LOCAL_RANK=0"},

@@ -64,11 +64,13 @@ void say_start(Console& console, const Config& config, const RunData& data, cons
 using Say = std::function<void(const std::string& line)>;
 
 /// Where ranks are processes: how they meet, and whether there are as many as the config says.
-void say_processes(const Say& say, const Config& configured, const Config& config, const RankProcess& process) {
+void say_processes(const Say& say, const Config& configured, const Config& config,
+                   const RankProcess& process) {
   if (config.run.comm == CommKind::threads) return;
   say(describe(process));
   if (configured.run.ranks == config.run.ranks) return;
-  say(fmt::format("run.ranks = {}: as many as there are processes, not {}", config.run.ranks, configured.run.ranks));
+  say(fmt::format("run.ranks = {}: as many as there are processes, not {}", config.run.ranks,
+                  configured.run.ranks));
 }
 
 int finish(const Say& say, RunEnd end, const Config& config) {
@@ -99,7 +101,8 @@ RunStart start_of(const RankProcess& process, bool resuming) {
   return resuming ? RunStart::resume : RunStart::fresh;
 }
 
-void predict(std::optional<Prediction>& prediction, const Config& config, const GptConfig& gpt, Console& console) {
+void predict(std::optional<Prediction>& prediction, const Config& config, const GptConfig& gpt,
+             Console& console) {
   try {
     prediction.emplace(config, gpt);
   } catch (const Error& error) {  // trains all the same
