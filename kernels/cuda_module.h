@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -56,8 +57,11 @@ struct NcclOptions {
   int rank = 0, size = 1;
   int device = 0;
   int max_ctas = 0;  // multiprocessors that messages may take from computation; 0: NCCL chooses
-  /// For all ranks to come to an operation, the computation before it included.
+  /// For all ranks to come to an operation that this one is ready for.
   std::chrono::milliseconds timeout{600'000};
+  /// Told of the first failure of each communicator, by whatever thread finds it, before waits throw: cause and
+  /// advice. May not call the Comm; may be absent.
+  std::function<void(const std::string& cause, const std::string& advice)> on_failure;
 };
 
 /// Counts up whenever something that the program and the module share changes its shape or meaning.
@@ -82,6 +86,9 @@ struct CudaInterface {
   /// GB a second, with signs of life of the rank), and copied to and fro by a stream of its own, in the order of
   /// the calls. Must die before the device. Throws Error when the host has not that much.
   std::unique_ptr<Offload> (*make_offload)(int device, int64_t bytes, Trace& trace) = nullptr;
+  /// As examine, of one GPU, and without touching the others, whose memory would hold a context: that of the process
+  /// which is number local_rank on this machine, or the only one that the process sees.
+  CudaMachine (*examine_own)(int local_rank) = nullptr;
 };
 
 /// The module's only symbol: a function without arguments that returns the interface.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks and measures the CUDA backend on a machine with a GPU. Needs no compiler there: build elsewhere, and
 # carry the folder that cmake --install makes.
-#   tests/gpu/run.sh OUT [tests|sanitizer|verify|offload|bench|peers ...]      without names: all of them, in this order
+#   tests/gpu/run.sh OUT [tests|sanitizer|verify|offload|nccl|bench|peers ...]      without names: all of them, in this order
 #   tests/gpu/run.sh OUT quick                                         tests, verify, offload and a short bench
 # Programs (ringlet, libringlet_cuda.so, cuda_tests, cuda_training_tests, gpu_bench) are looked for in
 # $RINGLET_BIN, bin (of an installed folder), build/cuda/bin, build/tests/bin; other libraries of theirs (libfmt) in ../lib, seen from
@@ -13,7 +13,7 @@ set -uo pipefail
 out=$(realpath -m "$1")
 shift
 cd "$(dirname "$0")/../.." || exit
-parts=${*:-tests sanitizer verify offload bench peers}
+parts=${*:-tests sanitizer verify offload nccl bench peers}
 bench_options=
 if [ "$parts" = quick ]; then parts="tests verify offload bench" bench_options=--quick; fi
 mkdir -p "$out"
@@ -201,8 +201,63 @@ run_offload() {
   done
   return $failed
 }
+
+# One process a GPU: what it trains, how it goes on, and how it ends where it cannot.
+train_tiny() { # comm, ranks, option...
+  timeout 60 "$ringlet" train configs/tiny.toml --device cuda --comm "$1" --ranks "$2" --name "${NAME:-$1-$2}" \
+    --set data.corpus="$work/corpus.h5" --set run.folder="$work/runs" "${@:3}"
+}
+# By hand, as a launcher would.
+train_processes() { # count, option...
+  local rank pids=() failed=0
+  for ((rank = 0; rank < $1; rank++)); do
+    RANK=$rank WORLD_SIZE=$1 LOCAL_RANK=$rank train_tiny nccl "$1" --set run.address=127.0.0.1:29417 "${@:2}" \
+      2>&1 | sed "s/^/[$rank] /" &
+    pids+=($!)
+  done
+  for rank in "${pids[@]}"; do wait "$rank" || failed=1; done
+  return $failed
+}
+expect_end() { # code, words, command...: ends with that code, and says the words
+  local code=0 said
+  said=$("${@:3}" 2>&1) || code=$?
+  echo "$said"
+  [ "$code" = "$1" ] && grep -q -i "$2" <<<"$said" && return
+  echo "ended with $code instead of $1, or did not say: $2"
+  return 1
+}
+same_losses() { # run, run
+  local count
+  count=$(grep -c '"loss"' "$work/runs/$1/metrics.jsonl")
+  diff <(grep -o '"loss":[^,]*' "$work/runs/$1/metrics.jsonl") <(grep -o '"loss":[^,]*' "$work/runs/$2/metrics.jsonl") &&
+    [ "$count" -gt 0 ] && echo "== $1 and $2: the same $count losses" && return
+  echo "== $1 and $2: losses differ"
+  return 1
+}
+run_nccl() {
+  set -o pipefail
+  local failed=0 gpus steps
+  work=$(mktemp -d)
+  gpus=$(nvidia-smi -L | wc -l)
+  "$ringlet" prepare README.md -o "$work/corpus.h5" || return 1
+  for steps in 20 24; do
+    local options=(--steps "$steps")
+    [ "$steps" = 20 ] || options+=(--resume)
+    train_tiny threads 1 "${options[@]}" && train_tiny nccl 1 "${options[@]}" && same_losses threads-1 nccl-1 || failed=1
+  done
+  if [ "$gpus" -gt 1 ]; then
+    train_tiny threads 2 --steps 20 && train_processes 2 --steps 20 && same_losses threads-2 nccl-2 || failed=1
+  else
+    expect_end 1 'duplicate GPU' train_processes 2 --set run.timeout_seconds=20 --set run.verify=off || failed=1
+  fi
+  NAME=alone RANK=0 WORLD_SIZE=2 LOCAL_RANK=0 expect_end 1 'rank 1 of 2 has not come' train_tiny nccl 2 \
+    --set run.address=127.0.0.1:29418 --set run.timeout_seconds=3 --set run.verify=off || failed=1
+  rm -r "$work"
+  return $failed
+}
 sanitizer=$(PATH=$PATH:/usr/local/cuda/bin command -v compute-sanitizer)
 export -f start_shards run_tests run_sanitizer run_verify run_offload
+export -f run_nccl train_tiny train_processes expect_end same_losses
 export out tests training_tests ringlet sanitizer
 
 missing() { summary+=("$1: not run, $2"); echo "${summary[-1]}"; }
@@ -216,6 +271,9 @@ for name in $parts; do
       else missing verify "ringlet was not built"; fi ;;
     offload) if [ -n "$ringlet" ]; then part offload 200 bash -c run_offload; cat "$out/offload.log"
       else missing offload "ringlet was not built"; fi ;;
+    nccl) if [ -z "$ringlet" ]; then missing nccl "ringlet was not built"
+      elif grep -q 'libnccl.so.2: not found' "$out/machine.txt"; then missing nccl "NCCL is not installed"
+      else part nccl 240 bash -c run_nccl; tail -n 40 "$out/nccl.log"; fi ;;
     bench) # shellcheck disable=SC2086  # a word or nothing
       if [ -n "$bench" ]; then part bench 180 "$bench" "$out" $bench_options; cat "$out/bench.log"
       else missing bench "gpu_bench was not built"; fi ;;
