@@ -126,12 +126,13 @@ TEST_P(DeviceLossTest, LossAndGradientAreTheReference) {
   }
 }
 
-// More rows than run at once, so that blocks take one row after the other. Few distinct rows: the reference is slow.
+// More rows than run at once, so that a block takes one row after the other. Few are distinct: the reference
+// is slow.
 TEST_P(DeviceLossTest, ManyLongRowsAreEachLikeTheRowAlone) {
   const int64_t vocabulary = 50304, distinct = 3, rows = on_cuda() ? (in_bf16() ? 1201 : 601) : 7;
   const Floats values = random_activations(distinct * vocabulary, 3);
   const std::vector<int32_t> labels_of = {17, -1, 50303};
-  Doubles gradient = reference::cross_entropy_backward(widened(values), labels_of);
+  const Doubles gradient = reference::cross_entropy_backward(widened(values), labels_of);
   const Doubles expected = reference::cross_entropy(widened(values), labels_of);
   const Tensor source = put(values, {distinct, vocabulary, 1, 1}), x = poisoned({rows, vocabulary, 1, 1});
   std::vector<int32_t> labels(rows);
@@ -148,7 +149,8 @@ TEST_P(DeviceLossTest, ManyLongRowsAreEachLikeTheRowAlone) {
       if (row >= distinct) ASSERT_EQ(actual[row], actual[row % distinct]) << "row " << row;
     }
   }
-  expect_close(get(x.slice(0, distinct)), gradient, vocabulary, in_bf16() ? 4e-3 : kGradientTolerance, "gradient");
+  expect_close(get(x.slice(0, distinct)), gradient, vocabulary, in_bf16() ? 4e-3 : kGradientTolerance,
+               "gradient");
   const std::vector<std::byte> first = bits(x.slice(0, distinct));
   for (int64_t row = distinct; row + distinct <= rows; row += distinct) {
     ASSERT_TRUE(bits(x.slice(row, distinct)) == first) << "row " << row;
