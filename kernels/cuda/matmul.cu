@@ -99,7 +99,7 @@ Preference make_preference(size_t workspace_bytes, const Tensor& first, const Te
 struct Matmul::Plan {
   Product product;
   Layout first, second, out;
-  /// As cuBLASLt proposes them, the best guess first; one alone where that is settled, none where it has none.
+  /// As cuBLASLt proposes them, the best guess first; one alone where that is settled. There may be none.
   std::vector<cublasLtMatmulAlgo_t> algorithms;
 };
 
