@@ -45,10 +45,16 @@ inline std::string cuda_version_text(int32_t version) {
 /// wgmma: bf16, head_dim 64 or 128, sm_90a only. Who asks for one that does not serve gets an Error.
 enum class CudaAttention : uint8_t { automatic, plain, mma, wgmma };
 
+/// Which algorithms large matrix products in bf16 choose from, by trials when a shape is new. equal_bits: those whose
+/// result has the bits of cuBLASLt's first proposal, so that no trial changes a result. fastest: all, to measure
+/// by; equal runs may then differ in bits.
+enum class CudaTuning : uint8_t { equal_bits, fastest };
+
 struct CudaBackendOptions {
   int device = 0;
   int64_t arena_bytes = 0;  // one allocation
   CudaAttention attention = CudaAttention::automatic;
+  CudaTuning tuning = CudaTuning::equal_bits;
 };
 
 /// One rank of a world of processes, each with a GPU of its own.

@@ -79,9 +79,9 @@ void Report::write(const std::string& folder, const CudaDevice& device) const {
   std::ofstream(folder + "/gpu_bench.json") << json.dump(1) << '\n';
 }
 
-Gpu::Gpu(const CudaInterface& interface, CudaAttention attention, int64_t arena_bytes)
-    : device_(
-          interface.make_backend({.device = 0, .arena_bytes = arena_bytes, .attention = attention}, trace_)) {
+Gpu::Gpu(const CudaInterface& interface, CudaAttention attention, int64_t arena_bytes, CudaTuning tuning)
+    : device_(interface.make_backend(
+          {.device = 0, .arena_bytes = arena_bytes, .attention = attention, .tuning = tuning}, trace_)) {
   const CounterRandom random(1, hash_name("gpu bench"));
   std::vector<float> values(kPoolSize);
   // Sums of uniform numbers: near enough to normal ones, and quickly made.
@@ -184,7 +184,10 @@ int run(const std::string& folder, Extent extent) {
   };
   part("operations", [&] {
     Gpu gpu(*module.interface, CudaAttention::automatic, int64_t{8} << 30);
-    part("matrix products", [&] { measure_matmul(gpu, extent, report); });
+    part("matrix products", [&] {
+      Gpu fastest(*module.interface, CudaAttention::automatic, int64_t{4} << 30, CudaTuning::fastest);
+      measure_matmul(gpu, fastest, extent, report);
+    });
     part("other operations", [&] { measure_elements(gpu, report); });
   });
   part("attention", [&] { measure_attention(*module.interface, device.compute_capability, extent, report); });

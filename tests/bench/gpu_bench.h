@@ -43,7 +43,8 @@ class Report {
 /// ArenaScope.
 class Gpu {
  public:
-  Gpu(const CudaInterface& interface, CudaAttention attention, int64_t arena_bytes);
+  Gpu(const CudaInterface& interface, CudaAttention attention, int64_t arena_bytes,
+      CudaTuning tuning = CudaTuning::equal_bits);
   Backend& operator*() { return *device_; }
   Backend* operator->() { return device_.get(); }
 
@@ -71,7 +72,8 @@ enum class Extent : uint8_t { quick, full };
 void measure_attention(const CudaInterface& interface, int32_t compute_capability, Extent extent,
                        Report& report);
 void measure_ring(const CudaInterface& interface, int32_t compute_capability, Extent extent, Report& report);
-void measure_matmul(Gpu& gpu, Extent extent, Report& report);
+/// fastest: with CudaTuning::fastest, to compare with.
+void measure_matmul(Gpu& gpu, Gpu& fastest, Extent extent, Report& report);
 void measure_elements(Gpu& gpu, Report& report);
 
 }  // namespace ringlet::bench
