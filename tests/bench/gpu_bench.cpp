@@ -209,6 +209,7 @@ int run(const std::string& folder, Extent extent) {
   part("attention", [&] { measure_attention(*module.interface, device.compute_capability, extent, report); });
   part("ring", [&] { measure_ring(*module.interface, extent, report); });
   part("error of a ring", [&] { measure_ring_error(*module.interface, report); });
+  part("links", [&] { measure_links(*module.interface, extent, report); });
   return failures == 0 ? 0 : 1;
 }
 

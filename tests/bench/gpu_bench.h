@@ -78,6 +78,7 @@ void measure_attention(const CudaInterface& interface, int32_t compute_capabilit
                        Report& report);
 void measure_ring(const CudaInterface& interface, Extent extent, Report& report);
 void measure_ring_error(const CudaInterface& interface, Report& report);
+void measure_links(const CudaInterface& interface, Extent extent, Report& report);
 void measure_matmul(Gpu& gpu, Extent extent, Report& report);
 void measure_elements(Gpu& gpu, Report& report);
 

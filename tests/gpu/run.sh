@@ -164,7 +164,7 @@ for name in $parts; do
     verify) if [ -n "$ringlet" ]; then part verify 220 bash -c run_verify; tail -n 30 "$out/verify.log"
       else missing verify "ringlet was not built"; fi ;;
     bench) # shellcheck disable=SC2086  # a word or nothing
-      if [ -n "$bench" ]; then part bench 180 "$bench" "$out" $bench_options; cat "$out/bench.log"
+      if [ -n "$bench" ]; then part bench 240 "$bench" "$out" $bench_options; cat "$out/bench.log"
       else missing bench "gpu_bench was not built"; fi ;;
     peers)
       if python3 -c 'import torch' 2>/dev/null; then
