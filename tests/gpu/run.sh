@@ -275,7 +275,7 @@ for name in $parts; do
       elif grep -q 'libnccl.so.2: not found' "$out/machine.txt"; then missing nccl "NCCL is not installed"
       else part nccl 240 bash -c run_nccl; tail -n 40 "$out/nccl.log"; fi ;;
     bench) # shellcheck disable=SC2086  # a word or nothing
-      if [ -n "$bench" ]; then part bench 180 "$bench" "$out" $bench_options; cat "$out/bench.log"
+      if [ -n "$bench" ]; then part bench 240 "$bench" "$out" $bench_options; cat "$out/bench.log"
       else missing bench "gpu_bench was not built"; fi ;;
     peers)
       if python3 -c 'import torch' 2>/dev/null; then
