@@ -37,6 +37,12 @@ __global__ void __launch_bounds__(kThreads)
       own.changes += column > 0 && words[column] != words[column - 1];
     }
   }
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) {
+    own.hash += __shfl_xor_sync(0xffffffffu, own.hash, distance);
+    own.changes += __shfl_xor_sync(0xffffffffu, own.changes, distance);
+  }
+  if (threadIdx.x % 32 != 0) return;
   atomicAdd(&look->hash, own.hash);
   atomicAdd(&look->changes, own.changes);
 }
@@ -98,7 +104,7 @@ class Target {
     const Tensor& out = trial_.out;
     auto* const sums = reinterpret_cast<Look*>(trial_.scratch.data());
     check_cuda(cudaMemsetAsync(sums, 0, sizeof(Look), trial_.stream));
-    const unsigned blocks = unsigned(std::min<int64_t>(out.rows(), 1024));
+    const unsigned blocks = unsigned(std::min<int64_t>(out.rows(), 2048));
     const auto launch = [&](auto word) {
       using Word = decltype(word);
       add_to_look<Word><<<blocks, kThreads, 0, trial_.stream>>>(

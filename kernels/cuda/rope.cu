@@ -161,7 +161,6 @@ __device__ void store_partial(const Halves<kPack>& d_weight, int head_dim, float
   // A block of kThreads has no more than 2 * kCount * kPack = 16 elements in each thread.
   __shared__ float of_groups[16 * kThreads];
   const int group = int(threadIdx.z * blockDim.y + threadIdx.y), groups = int(blockDim.y * blockDim.z);
-  __syncthreads();  // the last call's values have been read
   for_halves<kPack>(head_dim, [&](int half, int i, int column) {
 #pragma unroll
     for (int j = 0; j < kPack; ++j) of_groups[group * head_dim + column + j] = d_weight[half][i][j];
