@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -16,7 +17,6 @@ namespace ringlet {
 
 /// One GPU.
 struct CudaDevice {
-  int32_t index = 0;  // as CUDA counts
   std::string name;
   int32_t compute_capability = 0;  // 10 * major + minor
   int32_t multiprocessor_count = 0;
@@ -24,6 +24,7 @@ struct CudaDevice {
   int64_t free_bytes = -1;     // -1: unknown, trouble says why
   std::vector<int32_t> peers;  // devices whose memory it can reach directly
   std::string trouble;         // one line: why it cannot run this build's code; empty where it can
+  int32_t index = 0;           // as CUDA counts
 };
 
 /// What there is of CUDA on this machine.
@@ -44,10 +45,16 @@ inline std::string cuda_version_text(int32_t version) {
 /// wgmma: bf16, head_dim 64 or 128, sm_90a only. Who asks for one that does not serve gets an Error.
 enum class CudaAttention : uint8_t { automatic, plain, mma, wgmma };
 
+/// Which algorithms large matrix products in bf16 choose from, by trials when a shape is new. equal_bits: those whose
+/// result has the bits of cuBLASLt's first proposal, so that no trial changes a result. fastest: all, to measure
+/// by; equal runs may then differ in bits.
+enum class CudaTuning : uint8_t { equal_bits, fastest };
+
 struct CudaBackendOptions {
   int device = 0;
   int64_t arena_bytes = 0;  // one allocation
   CudaAttention attention = CudaAttention::automatic;
+  CudaTuning tuning = CudaTuning::equal_bits;
 };
 
 /// One rank of a world of processes, each with a GPU of its own.
@@ -56,8 +63,11 @@ struct NcclOptions {
   int rank = 0, size = 1;
   int device = 0;
   int max_ctas = 0;  // multiprocessors that messages may take from computation; 0: NCCL chooses
-  /// For all ranks to come to an operation, the computation before it included.
+  /// For all ranks to come to an operation that this one is ready for.
   std::chrono::milliseconds timeout{600'000};
+  /// Told of the first failure of each communicator, by whatever thread finds it, before waits throw: cause and
+  /// advice. May not call the Comm; may be absent.
+  std::function<void(const std::string& cause, const std::string& advice)> on_failure;
 };
 
 /// Counts up whenever something that the program and the module share changes its shape or meaning.
@@ -82,6 +92,9 @@ struct CudaInterface {
   /// GB a second, with signs of life of the rank), and copied to and fro by a stream of its own, in the order of
   /// the calls. Must die before the device. Throws Error when the host has not that much.
   std::unique_ptr<Offload> (*make_offload)(int device, int64_t bytes, Trace& trace) = nullptr;
+  /// As examine, of one GPU, and without touching the others, whose memory would hold a context: that of the process
+  /// which is number local_rank on this machine, or the only one that the process sees.
+  CudaMachine (*examine_own)(int local_rank) = nullptr;
 };
 
 /// The module's only symbol: a function without arguments that returns the interface.

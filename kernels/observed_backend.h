@@ -17,11 +17,15 @@ class OpObserver {
   virtual void on_wait(Event event) = 0;
 };
 
+/// What is taken for the time of a call: until it came back (all there is on a synchronous device), or until the device
+/// has done it, which stops the host after every call.
+enum class OpTiming : uint8_t { call, work };
+
 /// A device whose calls an observer sees. Both must outlive it.
 class ObservedBackend final : public ForwardingBackend {
  public:
-  ObservedBackend(Backend& inner, OpObserver& observer)
-      : ForwardingBackend(inner), observer_(observer) {}
+  ObservedBackend(Backend& inner, OpObserver& observer, OpTiming timing = OpTiming::call)
+      : ForwardingBackend(inner), observer_(observer), timing_(timing) {}
 
   void upload(std::span<const std::byte> host, const Tensor& to) override;
   void read(const Tensor& from, std::span<std::byte> host) override;
@@ -62,6 +66,7 @@ class ObservedBackend final : public ForwardingBackend {
   void observe(const OpCall& call, const Run& run) {
     const auto start = std::chrono::steady_clock::now();
     run();
+    if (timing_ == OpTiming::work) synchronize();
     observer_.on_call(call, std::chrono::steady_clock::now() - start);
   }
   void queue_wait(Event event) override {
@@ -70,6 +75,7 @@ class ObservedBackend final : public ForwardingBackend {
   }
 
   OpObserver& observer_;
+  const OpTiming timing_;
 };
 
 }  // namespace ringlet

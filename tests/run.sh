@@ -71,8 +71,9 @@ case $mode in
     unset RINGLET_CUDA_MODULE
     # What repeats the same code with more numbers is left to the Release run.
     release_only='PassesADiagonal|FiftySteps|BytesOfMemoryAndMessages|PlanTest.Longest|PlanTest.Large|PlanCommand.A|PlanCommand.Tells|ReproducibleAttentionTest.*/(513|1000)$'
-    # Without the benchmarks, and without the operations on all devices once more.
-    run_preset asan "kernels_tests model_tests data_tests train_tests distributed_tests faults_tests" -E "$release_only|^cuda"
+    # Where memory is touched by hand and files are read, and the program as the tests of faults run it. Ranks together
+    # are the thread sanitizer's.
+    run_preset asan "kernels_tests model_tests data_tests faults_tests" -L '^(kernels|model|data|faults)$' -E "$release_only"
     run_preset tsan distributed_tests -L distributed \
       -E "$release_only|BehindTheEndOfAnEpoch|MemoryTest|PlanTest|TuneTest|CorpusWindows|RingAttentionTest.*/1000$"
     ;;

@@ -131,12 +131,14 @@ void add_train(CLI::App& main, TrainOptions& options) {
   add_key(app, "--name", "run.name", options.overrides, "Name of the run");
   add_key(app, "--device", "run.device", options.overrides, "What computes: cpu or cuda");
   add_key(app, "--dtype", "run.dtype", options.overrides, "Of activations: f32 or bf16");
+  add_key(app, "--comm", "run.comm", options.overrides, "Ranks are threads, or processes with a GPU each: nccl");
   add_key(app, "--link", "run.link", options.overrides, "Emulate a link between the ranks, as in 1GB/s,50us");
   app.footer(
       "Examples:\n"
       "  ringlet train configs/quickstart.toml --ranks 4\n"
       "  ringlet train configs/tiny.toml --set model.width=128 --set data.corpus=corpora/book.h5\n"
       "  ringlet train configs/quickstart.toml --resume\n"
+      "  torchrun --no-python --nproc-per-node 8 ringlet train configs/long-64k.toml --device cuda --comm nccl\n"
       "configs/reference.toml documents every key.");
 }
 
@@ -155,6 +157,7 @@ void add_eval(CLI::App& main, EvalOptions& options) {
   app.add_option("--csv", options.csv, "Write both tables to this file");
   add_count(app, "--compare-context", options.compare_context,
             "Also score with at most so many tokens of context, and compare", 2);
+  add_key(app, "--device", "run.device", options.overrides, "What computes: cpu or cuda (default: as trained)");
   add_json(app, options.format);
   app.footer(
       "Examples:\n"
@@ -181,6 +184,7 @@ void add_generate(CLI::App& main, GenerateOptions& options) {
   app.add_option("--top-p", sampling.top_p, "Only the likeliest tokens that together have so much")
       ->check(CLI::Range(0.0, 1.0));
   add_count(app, "--seed", options.seed, "Equal seeds give equal texts", 0);
+  add_key(app, "--device", "run.device", options.overrides, "What computes: cpu or cuda (default: as trained)");
   add_json(app, options.format);
   app.footer(
       "Examples:\n"

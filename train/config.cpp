@@ -44,6 +44,13 @@ void check_offload(const Config& config) {
   }
 }
 
+void check_address(const Config::Run& run) {
+  const size_t colon = run.address.rfind(':');
+  const bool has_both = colon != std::string::npos && colon > 0 && colon + 1 < run.address.size();
+  require(run.address.empty() || has_both, fmt::format("run.address = \"{}\" is not host:port", run.address),
+          "write it as in \"node07:29400\", or leave it empty: the launcher's");
+}
+
 void check_train(const Config::Train& train) {
   require(train.warmup_steps <= train.steps,
           fmt::format("train.warmup_steps = {} is more than train.steps = {}", train.warmup_steps,
@@ -132,6 +139,7 @@ void check_config(const Config& config) {
   check_run(config);
   check_link(config.run);
   check_offload(config);
+  check_address(config.run);
   check_train(config.train);
   require(config.train.eval_every == 0 || !config.data.validation.empty(),
           fmt::format("train.eval_every = {} needs a validation corpus", config.train.eval_every),

@@ -18,6 +18,7 @@ namespace ringlet {
 
 enum class MaskRule : uint8_t { document, causal };
 enum class DeviceKind : uint8_t { cpu, cuda };
+enum class CommKind : uint8_t { threads, nccl };
 enum class ComputeDtype : uint8_t { f32, bf16 };
 
 /// Everything that a training run is told, group by group as in the file. configs/reference.toml
@@ -50,6 +51,9 @@ struct Config {
     Layout layout = Layout::zigzag;
     double timeout_seconds = 120;
     std::string link;  // emulated between the ranks; empty: none
+    CommKind comm = CommKind::threads;
+    std::string address;        // host:port of rank 0, with nccl; empty: the launcher's
+    int64_t nccl_max_ctas = 0;  // 0: NCCL chooses
     DeviceKind device = DeviceKind::cpu;
     ComputeDtype dtype = ComputeDtype::f32;
     static constexpr int64_t kVerifyOff = -1, kVerifyStart = 0;  // else: every so many steps

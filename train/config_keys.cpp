@@ -9,6 +9,7 @@ namespace {
 constexpr std::array<std::string_view, 2> kOrders{"shuffled", "sequential"};
 constexpr std::array<std::string_view, 2> kMasks{"document", "causal"};
 constexpr std::array<std::string_view, 3> kLayouts{"contiguous", "zigzag", "striped"};
+constexpr std::array<std::string_view, 2> kComms{"threads", "nccl"};
 constexpr std::array<std::string_view, 2> kDevices{"cpu", "cuda"};
 constexpr std::array<std::string_view, 2> kDtypes{"f32", "bf16"};
 constexpr std::array<std::string_view, 2> kVerify{"start", "off"};
@@ -62,6 +63,9 @@ std::vector<ConfigKey> run_keys(Config::Run& run) {
       {"run.layout", choice(run.layout, kLayouts)},
       {"run.timeout_seconds", NumberKey{&run.timeout_seconds, 0.01, 1e6}},
       {"run.link", TextKey{&run.link}},
+      {"run.comm", choice(run.comm, kComms)},
+      {"run.address", TextKey{&run.address}},
+      {"run.nccl_max_ctas", IntegerKey{&run.nccl_max_ctas, 0, 64}},
       {"run.device", choice(run.device, kDevices)},
       {"run.dtype", choice(run.dtype, kDtypes)},
       {"run.verify", IntegerOrWordKey{&run.verify, 1, kMany, kVerify}},

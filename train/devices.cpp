@@ -15,11 +15,15 @@ namespace {
 /// Of a GPU, beside the arenas: contexts, kernels, and for each rank its scratch.
 constexpr int64_t kReservedBytes = int64_t{1} << 30;
 constexpr int64_t kRankBytes = int64_t{192} << 20;
+/// The same where NCCL runs: its buffers for the peers of two communicators, and what it stages.
+constexpr int64_t kNcclBytes = int64_t{1} << 30;
 
-CudaMachine working_gpus(const CudaInterface& module) {
-  CudaMachine machine = module.examine();
+CudaMachine working_gpus(const CudaInterface& module, std::optional<int> local_rank) {
+  CudaMachine machine = local_rank ? module.examine_own(*local_rank) : module.examine();
   if (!machine.trouble.empty()) {
-    throw Error("no GPU: " + machine.trouble, "run.device = \"cpu\" needs none; `ringlet doctor` tells what there is");
+    throw Error("no GPU: " + machine.trouble,
+                local_rank ? "each process needs one; run.comm = \"threads\" shares what `ringlet doctor` finds"
+                           : "run.device = \"cpu\" needs none; `ringlet doctor` tells what there is");
   }
   std::string trouble;
   for (const CudaDevice& device : machine.devices) trouble = trouble.empty() ? device.trouble : trouble;
@@ -32,15 +36,21 @@ CudaMachine working_gpus(const CudaInterface& module) {
 
 }  // namespace
 
-Devices::Devices(DeviceKind kind, int threads_per_rank, CudaAttention attention)
-    : kind_(kind), threads_per_rank_(threads_per_rank), attention_(attention) {
+Devices::Devices(DeviceKind kind, int threads_per_rank, CudaAttention attention,
+                 std::optional<int> local_rank)
+    : kind_(kind),
+      threads_per_rank_(threads_per_rank),
+      attention_(attention),
+      own_gpu_(kind == DeviceKind::cuda && local_rank.has_value()) {
   if (kind == DeviceKind::cpu) return;
   const CudaModule module = open_cuda_module();
   if (module.interface == nullptr) {
-    throw Error("no CUDA: " + module.trouble, "run.device = \"cpu\" needs none");
+    throw Error("no CUDA: " + module.trouble,
+                local_rank ? "run.comm = \"threads\" with run.device = \"cpu\" needs none"
+                           : "run.device = \"cpu\" needs none");
   }
   module_ = module.interface;
-  machine_ = working_gpus(*module_);
+  machine_ = working_gpus(*module_, local_rank);
   memory_ = module_->make_rank_memory();
 }
 
@@ -52,7 +62,8 @@ int64_t Devices::share_bytes(int rank, int ranks) const {
   if (kind_ == DeviceKind::cpu) return physical_memory_bytes() / ranks;
   const int64_t gpus = std::ssize(machine_.devices);
   const int64_t sharing = (ranks - rank % gpus + gpus - 1) / gpus;  // ranks of this GPU
-  const int64_t bytes = (gpu_of(rank).free_bytes - kReservedBytes) / sharing - kRankBytes;
+  const int64_t reserved_bytes = kReservedBytes + (own_gpu_ ? kNcclBytes : 0);
+  const int64_t bytes = (gpu_of(rank).free_bytes - reserved_bytes) / sharing - kRankBytes;
   return std::max<int64_t>(bytes, 0) / Arena::kAlignment * Arena::kAlignment;
 }
 
@@ -61,8 +72,22 @@ std::unique_ptr<Backend> Devices::make(int rank, int ranks, int64_t arena_bytes,
   return module_->make_backend({gpu_of(rank).index, std::min(arena_bytes, share_bytes(rank, ranks)), attention_}, trace);
 }
 
+std::string Devices::rates_name() const {
+  return kind_ == DeviceKind::cpu ? device_name(threads_per_rank_) : machine_.devices.front().name;
+}
+
+int Devices::worker_count() const {
+  return kind_ == DeviceKind::cpu ? usable_cores() : int(machine_.devices.size());
+}
+
+double Devices::foreign_bytes() const {
+  if (kind_ == DeviceKind::cpu) return 0;
+  const CudaDevice& gpu = machine_.devices.front();
+  return double(gpu.total_bytes - gpu.free_bytes);
+}
+
 std::unique_ptr<Offload> Devices::make_offload(const Config& config, int rank, int64_t bytes,
-                                               Trace& trace) const {
+                                                Trace& trace) const {
   if (kind_ == DeviceKind::cpu) return make_file_offload(config.memory.offload, bytes, trace);
   // A container that asks for too much is ended, without a word from CUDA.
   const double all = double(bytes) * double(config.run.ranks), there_is = double(physical_memory_bytes());

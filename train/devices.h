@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "kernels/backend.h"
@@ -16,8 +17,9 @@ class Devices {
  public:
   /// cuda: opens the module and asks the driver. Throws Error when there is no GPU that this program can use.
   /// threads_per_rank: of the processor.
+  /// local_rank: this process has one GPU for itself, the others of the machine belong to other processes (NCCL).
   explicit Devices(DeviceKind kind, int threads_per_rank = 1,
-                   CudaAttention attention = CudaAttention::automatic);
+                   CudaAttention attention = CudaAttention::automatic, std::optional<int> local_rank = {});
 
   /// The device of a rank; `arena_bytes` at most, on a GPU no more than its share of what is free. Called by the rank's
   /// thread. Throws Error when it cannot be had.
@@ -29,6 +31,17 @@ class Devices {
   RankMemory* memory() const { return memory_.get(); }
   /// Bytes of tensors that a rank may have.
   int64_t share_bytes(int rank, int ranks) const;
+  /// What rates are measured for: "AMD EPYC, AVX2, 2 threads", "NVIDIA H200".
+  std::string rates_name() const;
+  /// Who computes: so many ranks' threads at a time, on so many cores or GPUs.
+  int threads_per_rank() const { return kind_ == DeviceKind::cpu ? threads_per_rank_ : 1; }
+  int worker_count() const;
+  DeviceKind kind() const { return kind_; }
+  /// Bytes that are taken from a device beside the arenas: of the process; 0: measured elsewhere.
+  double foreign_bytes() const;
+  /// With GPUs: the module, and a rank's GPU as CUDA counts.
+  const CudaInterface& module() const { return *module_; }
+  int gpu_index(int rank) const { return gpu_of(rank).index; }
   /// One line: "AVX2, 2 threads a rank", "NVIDIA H200".
   std::string name() const;
 
@@ -37,6 +50,7 @@ class Devices {
   const DeviceKind kind_;
   const int threads_per_rank_;
   const CudaAttention attention_;
+  const bool own_gpu_;
   const CudaInterface* module_ = nullptr;  // with GPUs
   CudaMachine machine_;
   std::unique_ptr<RankMemory> memory_;

@@ -1,6 +1,7 @@
 #include "train/optimizer.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace ringlet {
 
@@ -23,7 +24,7 @@ ShardedAdamW::ShardedAdamW(const Parameters& parameters, Comm& world)
     summed_.push_back(reduces_every_window() ? allocate("gradients", bucket.shard_elements)
                                              : shard_of(bucket.gradients, bucket));
   }
-  sum_ = device.arena().allocate("optimizer", Dtype::f64, {1, 1, 1, 1});
+  sums_ = device.arena().allocate("optimizer", Dtype::f64, {std::ssize(summed_), 1, 1, 1});
   for (const Parameter& parameter : parameters.all()) {
     const Bucket& bucket = parameters.buckets()[parameter.bucket];
     const int64_t shard_begin = bucket.shard_elements * world.rank();
@@ -84,14 +85,10 @@ void ShardedAdamW::settle(int64_t& index) {
 double ShardedAdamW::finish_reduce() {
   Backend& device = parameters_.device();
   for (int64_t& bucket : under_way_) settle(bucket);
-  double total = 0;
-  for (const Tensor& shard : summed_) {
-    device.sum_of_squares(shard, sum_);
-    double sum = 0;
-    read<double>(device, sum_, {&sum, 1});
-    total += sum;
-  }
-  return total;
+  for (int64_t i = 0; i < std::ssize(summed_); ++i) device.sum_of_squares(summed_[i], sums_.slice(i, 1));
+  std::vector<double> sums(summed_.size());
+  read<double>(device, sums_, sums);
+  return std::accumulate(sums.begin(), sums.end(), 0.0);
 }
 
 void ShardedAdamW::update(const AdamW& settings) {

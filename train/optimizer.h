@@ -56,7 +56,7 @@ class ShardedAdamW {
   std::vector<Tensor> summed_;      // by bucket: this rank's shard of the summed gradient
   std::vector<int64_t> under_way_;  // by gradient buffer: the bucket whose sum is, or kNone
   std::vector<Event> reduced_;      // by bucket
-  Tensor sum_;                  // f64 [1]
+  Tensor sums_;                     // f64, by bucket
 };
 
 }  // namespace ringlet

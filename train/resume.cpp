@@ -59,7 +59,7 @@ std::optional<Checkpoint> checkpoint_to_resume(RunFolder& folder, const Config& 
                   "bring one back from a backup, or start another run (run.name)");
     }
     say("nothing to resume yet: starting from step 0");
-    folder.cut_metrics(0);
+    if (folder.leads()) folder.cut_metrics(0);
     return {};
   }
   const CheckpointInfo& info = checkpoint->info();
@@ -74,7 +74,7 @@ std::optional<Checkpoint> checkpoint_to_resume(RunFolder& folder, const Config& 
     throw Error("the corpus " + corpus.path() + " is not the one that the run was trained on",
                 "give the run its corpus back, or start another run (run.name)");
   }
-  folder.cut_metrics(info.step);
+  if (folder.leads()) folder.cut_metrics(info.step);
   say(fmt::format("resuming {} (saved on {} rank{})", checkpoint->folder().string(), info.world,
                   info.world == 1 ? "" : "s"));
   return checkpoint;

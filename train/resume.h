@@ -12,7 +12,7 @@
 namespace ringlet {
 
 /// The newest whole checkpoint of a run, checked against the config and corpus that want to continue it; metrics
-/// of later steps are cut off. `say` gets what was skipped and why, and which settings have changed.
+/// of later steps are cut off where the folder leads. `say` gets what was skipped and why, and which settings have changed.
 /// Nothing where the run has no checkpoint at all yet. Throws Error where there are checkpoints but none is whole,
 /// and where model, tokenizer or corpus are not those of the checkpoint.
 std::optional<Checkpoint> checkpoint_to_resume(RunFolder& folder, const Config& config, const Corpus& corpus,

@@ -53,28 +53,32 @@ FileLock::FileLock(const std::filesystem::path& path, std::string_view doing)
 }
 
 RunFolder::RunFolder(std::filesystem::path folder, RunStart start)
-    : folder_(created(std::move(folder))),
-      lock_(folder_ / "lock", fmt::format("trains in {}", folder_.string())),
-      metrics_(open_metrics(metrics_path())) {
+    : folder_(start == RunStart::follow ? std::move(folder) : created(std::move(folder))) {
+  if (start == RunStart::follow) return;
+  lock_.emplace(folder_ / "lock", fmt::format("trains in {}", folder_.string()));
+  metrics_.emplace(open_metrics(metrics_path()));
   if (start == RunStart::resume) return;
   if (has_checkpoints(checkpoints())) {
     throw Error(fmt::format("{} already has checkpoints", folder_.string()),
                 "continue it with --resume, or start a new run under another name");
   }
-  if (::ftruncate(metrics_.get(), 0) != 0) fail_on_file("write", metrics_path(), errno);
+  if (::ftruncate(metrics_->get(), 0) != 0) fail_on_file("write", metrics_path(), errno);
 }
 
 void RunFolder::write_config(std::string_view resolved_toml) const {
+  CHECK(leads(), "this process does not write ", config_path().string());
   write_atomically(config_path(), resolved_toml);
 }
 
 void RunFolder::append_metrics(std::string_view line) const {
+  CHECK(leads(), "this process does not write ", metrics_path().string());
   std::string text(line);
   text += '\n';  // one write, so that no other line can come between
-  write_all(metrics_.get(), std::as_bytes(std::span(text)), metrics_path());
+  write_all(metrics_->get(), std::as_bytes(std::span(text)), metrics_path());
 }
 
 void RunFolder::cut_metrics(int64_t last_step) {
+  CHECK(leads(), "this process does not write ", metrics_path().string());
   std::filesystem::path temporary = metrics_path();
   temporary += ".tmp";
   std::error_code ignored;  // a leftover, or nothing

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string_view>
 
 #include "train/files.h"
@@ -19,7 +20,8 @@ class FileLock {
   Descriptor file_;
 };
 
-enum class RunStart : uint8_t { fresh, resume };
+/// follow: of a process whose rank 0 is another process, which holds the folder.
+enum class RunStart : uint8_t { fresh, resume, follow };
 
 /// runs/NAME: lock, config.toml (resolved), metrics.jsonl (one object a step), checkpoints/,
 /// report.html. Rank 0 holds it for the whole run; its lock keeps every other run out.
@@ -27,7 +29,8 @@ class RunFolder {
  public:
   /// Creates the folder if need be. A fresh start drops the metrics of a run that never came to a
   /// checkpoint. Throws Error: not writable, in use by another process, or a fresh start where
-  /// checkpoints already are.
+  /// checkpoints already are. To follow touches nothing: such a folder writes nothing but checkpoints, together with
+  /// the others.
   RunFolder(std::filesystem::path folder, RunStart start);
 
   const std::filesystem::path& path() const { return folder_; }
@@ -35,6 +38,9 @@ class RunFolder {
   std::filesystem::path config_path() const { return folder_ / "config.toml"; }
   std::filesystem::path metrics_path() const { return folder_ / "metrics.jsonl"; }
   std::filesystem::path report_path() const { return folder_ / "report.html"; }
+
+  /// Does this one write config and metrics? Who follows may not ask it to.
+  bool leads() const { return lock_.has_value(); }
 
   /// Atomic and durable.
   void write_config(std::string_view resolved_toml) const;
@@ -49,8 +55,8 @@ class RunFolder {
 
  private:
   std::filesystem::path folder_;
-  FileLock lock_;
-  Descriptor metrics_;
+  std::optional<FileLock> lock_;
+  std::optional<Descriptor> metrics_;  // as lock_, absent in one that follows
 };
 
 }  // namespace ringlet

@@ -57,7 +57,8 @@ class Trainer {
  private:
   void load(const Checkpoint& checkpoint);
   void save();
-  /// f32 weights of a whole bucket: where they are sharded, gathered into scratch of the arena. All ranks call it.
+  /// f32 weights of a whole bucket: where they are sharded, gathered into the memory of its gradients, until the next
+  /// bucket's. All ranks call it.
   Tensor full_weights(const Bucket& bucket);
   void evaluate_and_report();
   void start_prefetch();

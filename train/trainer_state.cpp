@@ -38,11 +38,10 @@ void Trainer::load(const Checkpoint& checkpoint) {
 
 Tensor Trainer::full_weights(const Bucket& bucket) {
   if (bucket.weights.dtype == Dtype::f32) return bucket.weights;
+  // Between two steps nobody needs the gradients: saving takes no more memory than training.
   Backend& device = rank_.context.device;
-  const Tensor all =
-      device.arena().allocate("checkpoint", Dtype::f32, {bucket.weights.size(), 1, 1, 1});
-  device.wait(rank_.world.all_gather(bucket.master, all, device.record()));
-  return all;
+  device.wait(rank_.world.all_gather(bucket.master, bucket.gradients, device.record()));
+  return bucket.gradients;
 }
 
 void Trainer::save() {
@@ -73,7 +72,6 @@ void Trainer::save() {
   std::vector<NamedWeights> weights;
   std::vector<Shard> shards;
   for (int64_t i = 0; i < std::ssize(parameters_.buckets()); ++i) {
-    const ArenaScope scope(device.arena());
     const Tensor all = full_weights(parameters_.buckets()[i]);
     for (const Parameter& parameter : parameters_.all()) {
       if (!leads() || parameter.bucket != i) continue;

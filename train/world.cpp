@@ -20,6 +20,11 @@ int64_t offload_bytes(const Config& config, int world_rank) {
   return BlockInputs::offloaded_bytes(config.gpt(1), layout.rows(world_rank % layout.ring_size()));
 }
 
+std::unique_ptr<Offload> make_offload(const Config& config, const Devices& devices, int world_rank, Trace& trace) {
+  if (config.memory.offload.empty()) return nullptr;
+  return devices.make_offload(config, world_rank, offload_bytes(config, world_rank), trace);
+}
+
 void run_world(const Config& config, const RankMain& rank_main,
                const std::function<TransferObserver&()>& new_observer) {
   const auto observer = [&]() -> TransferObserver* { return new_observer ? &new_observer() : nullptr; };
@@ -37,11 +42,7 @@ void run_world(const Config& config, const RankMain& rank_main,
                                     : devices.share_bytes(all_ranks.rank(), all_ranks.size());
     const std::unique_ptr<Backend> device =
         devices.make(all_ranks.rank(), all_ranks.size(), arena_bytes, trace);
-    std::unique_ptr<Offload> offload;
-    if (!config.memory.offload.empty()) {
-      const int64_t bytes = offload_bytes(config, all_ranks.rank());
-      offload = devices.make_offload(config, all_ranks.rank(), bytes, trace);
-    }
+    const std::unique_ptr<Offload> offload = make_offload(config, devices, all_ranks.rank(), trace);
     // Comms that die before the device: a rank that fails gives up the messages in its memory first.
     std::unique_ptr<Comm> world = all_ranks.split(0);
     std::unique_ptr<Comm> ring = world->split(world->rank() / int(config.run.ring_size()));

@@ -1,11 +1,13 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 
 #include "kernels/comm.h"
 #include "kernels/comm/transfer_observer.h"
 #include "model/step.h"
 #include "train/config.h"
+#include "train/devices.h"
 
 namespace ringlet {
 
@@ -21,6 +23,9 @@ void run_world(const Config& config, const RankMain& rank_main,
 
 /// Bytes that a rank needs in memory.offload.
 int64_t offload_bytes(const Config& config, int world_rank);
+
+/// A rank's part of memory.offload; absent where there is none.
+std::unique_ptr<Offload> make_offload(const Config& config, const Devices& devices, int world_rank, Trace& trace);
 
 /// run.threads_per_rank, or an equal share of the cores that this process may use, at least one.
 int threads_per_rank(const Config::Run& run);

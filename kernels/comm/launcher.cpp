@@ -48,10 +48,17 @@ std::string slurm_address(const Environment& environment) {
   return fmt::format("{}:{}", first_node(nodes), kFirstJobPort + job % kJobPorts);
 }
 
+/// torchrun itself listens on the port that it gives out, for libraries that can use its store.
+int free_port(const Environment& environment, int port) {
+  const char* used = environment("TORCHELASTIC_USE_AGENT_STORE");
+  if (used == nullptr || std::strcmp(used, "True") != 0) return port;
+  return port < 65'535 ? port + 1 : port - 1;
+}
+
 std::string find_address(const Environment& environment, const Names& names, int size) {
   const char* host = environment("MASTER_ADDR");
   if (host != nullptr && environment("MASTER_PORT") != nullptr) {
-    return fmt::format("{}:{}", host, number(environment, "MASTER_PORT", 1, 65'536));
+    return fmt::format("{}:{}", host, free_port(environment, number(environment, "MASTER_PORT", 1, 65'536)));
   }
   if (std::strcmp(names.launcher, "srun") == 0) return slurm_address(environment);
   const bool is_local = names.local_size != nullptr && environment(names.local_size) != nullptr &&

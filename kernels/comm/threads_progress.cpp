@@ -1,7 +1,10 @@
 // The progress thread: takes what the ranks have matched, and performs it as soon as it may start.
 
+#include <sys/prctl.h>
+
 #include <algorithm>
 #include <iterator>
+#include <ranges>
 
 #include <fmt/format.h>
 
@@ -10,8 +13,10 @@
 namespace ringlet::threads {
 namespace {
 
-/// How often events of foreign timelines are looked at; they cannot wake this thread.
-constexpr std::chrono::microseconds kPollInterval{100};
+/// How often events of foreign timelines are looked at; they cannot wake this thread. A hop of a short sequence takes a
+/// GPU some hundred microseconds, so messages should not start much later than they may.
+constexpr std::chrono::microseconds kPollInterval{20};
+constexpr unsigned long kTimerSlackNanoseconds = 1000;  // otherwise the system adds up to 50 us to every short sleep
 
 bool may_start(const Part& part) {
   try {
@@ -30,6 +35,7 @@ bool has_withdrawn_part(const Operation& operation) {
 }  // namespace
 
 void World::progress() {
+  prctl(PR_SET_TIMERSLACK, kTimerSlackNanoseconds, 0, 0, 0);
   Lock lock(mutex_);
   while (!stopping_) {
     take_matched();
@@ -63,7 +69,7 @@ World::Next World::advance(Lock& lock) {
   std::optional<Failure> failure;
   try {
     found = search();
-    if (found.ready < in_hand_.size()) perform_observed(in_hand_[found.ready]);
+    if (!found.ready.empty()) perform_ready(found.ready);
   } catch (...) {
     failure = describe_failure(std::current_exception(), "");
   }
@@ -73,17 +79,35 @@ World::Next World::advance(Lock& lock) {
   quiet_.notify_all();
   if (failure) fail_locked(*failure);
   if (failed_) return Next::sleep;
-  if (found.ready == in_hand_.size()) return found.foreign_after ? Next::poll : Next::sleep;
-  for (const Part& part : in_hand_[found.ready].parts) finish_part(*part.timeline, part.value);
-  in_hand_.erase(in_hand_.begin() + static_cast<std::ptrdiff_t>(found.ready));
+  if (found.ready.empty()) return found.foreign_after ? Next::poll : Next::sleep;
+  for (const size_t index : found.ready) {
+    for (const Part& part : in_hand_[index].parts) finish_part(*part.timeline, part.value);
+  }
+  for (const size_t index : std::views::reverse(found.ready)) {
+    in_hand_.erase(in_hand_.begin() + static_cast<std::ptrdiff_t>(index));
+  }
   return Next::again;
 }
 
-void World::perform_observed(const Operation& operation) const {
-  const auto begin = std::chrono::steady_clock::now();
-  perform(operation, memory_, failed_);
+void World::perform_ready(const std::vector<size_t>& ready) const {
+  const auto begin = Trace::Clock::now();
+  if (ready.size() == 1) {
+    perform(in_hand_[ready.front()], memory_, failed_);
+  } else {
+    std::vector<RankMemory::Copy> copies;
+    for (const size_t index : ready) {
+      const std::vector<Part>& parts = in_hand_[index].parts;
+      copies.push_back({parts[0].input, parts[1].output});
+    }
+    memory_.copy_all(copies, failed_);
+  }
+  const auto end = Trace::Clock::now();
+  for (const size_t index : ready) tell_observer(in_hand_[index], begin, end);
+}
+
+void World::tell_observer(const Operation& operation, Trace::Clock::time_point begin,
+                          Trace::Clock::time_point end) const {
   if (observer_ == nullptr || operation.kind == Kind::barrier || operation.parts.size() == 1) return;
-  const auto end = std::chrono::steady_clock::now();
   using Direction = TransferObserver::Direction;
   for (const Part& part : operation.parts) {
     const Direction direction = operation.kind != Kind::message     ? Direction::both
@@ -94,16 +118,21 @@ void World::perform_observed(const Operation& operation) const {
 }
 
 World::Search World::search() const {
-  Search found{in_hand_.size(), false};
-  for (size_t index = 0; index < in_hand_.size(); ++index) {
+  Search found;
+  const size_t most = size_t(memory_.copies_at_once());
+  for (size_t index = 0; index < in_hand_.size() && found.ready.size() < most; ++index) {
+    const Operation& operation = in_hand_[index];
+    if (!found.ready.empty() && operation.kind != Kind::message) continue;
     bool is_ready = true;
-    for (const Part& part : in_hand_[index].parts) {
+    for (const Part& part : operation.parts) {
       if (may_start(part)) continue;
       is_ready = false;
       const auto* own = dynamic_cast<const RankTimeline*>(part.after.timeline);
       found.foreign_after = found.foreign_after || own == nullptr || &own->world != this;
     }
-    if (is_ready) return {index, false};
+    if (!is_ready) continue;
+    found.ready.push_back(index);
+    if (operation.kind != Kind::message) break;
   }
   return found;
 }

@@ -98,7 +98,7 @@ class World {
   enum class Next : uint8_t { again, poll, sleep };
   /// What the progress thread found among the operations in hand.
   struct Search {
-    size_t ready = 0;            // index; the number of operations if none is
+    std::vector<size_t> ready;   // indices, ascending: messages that are copied together, or one operation
     bool foreign_after = false;  // some `after` is on a timeline that does not wake this world
   };
 
@@ -114,7 +114,8 @@ class World {
   void take_matched();
   Next advance(Lock& lock);
   Search search() const;
-  void perform_observed(const Operation& operation) const;
+  void perform_ready(const std::vector<size_t>& ready) const;
+  void tell_observer(const Operation& operation, Trace::Clock::time_point begin, Trace::Clock::time_point end) const;
 
   // threads_watchdog.cpp: the lock is held
   void fail_locked(Failure failure);

@@ -82,7 +82,7 @@ class CudaBackend final : public Backend {
         arena_(memory_.get() + kWorkspaceBytes + kScratchBytes, options.arena_bytes),
         scratch_(memory_.get() + kWorkspaceBytes, size_t(kScratchBytes)),
         timeline_(stream_.get()),
-        matmul_({memory_.get(), size_t(kWorkspaceBytes)}),
+        matmul_({memory_.get(), size_t(kWorkspaceBytes)}, scratch_, options.tuning),
         trace_(trace) {}
   ~CudaBackend() override { cudaStreamSynchronize(stream_.get()); }
 

@@ -5,6 +5,7 @@ namespace ringlet::cuda {
 namespace {
 
 constexpr int kMostThreads = 1024;
+constexpr int kSharedThreads = 512;  // of a block that has its row in shared memory
 constexpr float kLowest = -INFINITY;
 
 /// The sum of e^(x - maximum) over one thread's values, and their maximum, as the values come.
@@ -107,6 +108,156 @@ __global__ void __launch_bounds__(kMostThreads)
   }
 }
 
+/// e^x over a row, up to a factor that is the same for the whole row and keeps the largest near 1.
+template <class T>
+class Exponential {
+ public:
+  __device__ explicit Exponential(float maximum) : shift_(kIsFloat ? maximum : maximum * kLog2E) {}
+  __device__ float operator()(float x) const {
+    if constexpr (kIsFloat) return expf(x - shift_);
+    // Rounded once, behind the difference: what is off in shift_ is the same for all x.
+    float power;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(fmaf(x, kLog2E, -shift_)));
+    return power;
+  }
+  /// The logarithm of the sum of e^x, from the sum of what operator() gave.
+  __device__ double log_sum(float sum) const {
+    return double(shift_) / (kIsFloat ? 1.0 : double(kLog2E)) + log(double(sum));
+  }
+
+ private:
+  static constexpr bool kIsFloat = std::is_same_v<T, float>;
+  static constexpr float kLog2E = 1.44269504f;
+  const float shift_;
+};
+
+/// The packs of a row that one thread of a block has: threadIdx.x, threadIdx.x + blockDim.x, ... They stand
+/// in shared memory, where no other thread touches them: no barrier guards them.
+template <class T>
+struct SharedRow {
+  static constexpr int kPack = kFullPack<T>;
+  T* const kept;
+  const int packs;
+
+  /// Starts to read the packs of the row at `from`.
+  __device__ void fetch(int pack, const T* from) const {
+    const auto to = uint32_t(__cvta_generic_to_shared(kept + pack * kPack));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from + pack * kPack) : "memory");
+  }
+  __device__ void fetch_all(const T* from) const {
+    for (int pack = int(threadIdx.x); pack < packs; pack += int(blockDim.x)) fetch(pack, from);
+  }
+  __device__ void wait() const { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+  /// Over the thread's values. NaN may be lost here: it comes back with the sum.
+  __device__ float maximum() const {
+    float largest = kLowest;
+#pragma unroll 4
+    for (int pack = int(threadIdx.x); pack < packs; pack += int(blockDim.x)) {
+      float values[kPack];
+      load_floats(kept + pack * kPack, values);
+#pragma unroll
+      for (int j = 0; j < kPack; ++j) largest = fmaxf(largest, values[j]);
+    }
+    return largest;
+  }
+  __device__ float sum(const Exponential<T>& exponential) const {
+    float sum = 0;
+#pragma unroll 4
+    for (int pack = int(threadIdx.x); pack < packs; pack += int(blockDim.x)) {
+      float values[kPack];
+      load_floats(kept + pack * kPack, values);
+#pragma unroll
+      for (int j = 0; j < kPack; ++j) sum += exponential(values[j]);
+    }
+    return sum;
+  }
+  /// The gradient of one pack; see Row.
+  __device__ void write_gradient(int pack, const Exponential<T>& exponential, float factor, float scale,
+                                 int label, T* to) const {
+    float gradient[kPack];
+    load_floats(kept + pack * kPack, gradient);
+#pragma unroll
+    for (int j = 0; j < kPack; ++j) gradient[j] = factor * exponential(gradient[j]);
+    if (pack == label / kPack) {
+#pragma unroll
+      for (int j = 0; j < kPack; ++j) {
+        if (j == label % kPack) gradient[j] -= scale;
+      }
+    }
+    store_floats(gradient, to + pack * kPack);
+  }
+};
+
+// A block has a row in shared memory, so that device memory is read once. As soon as a pack has been used for
+// the last time, its place takes in the next row's.
+template <class T>
+__global__ void __launch_bounds__(kSharedThreads, 2)
+    cross_entropy_in_shared(T* logits, const int32_t* labels, CrossEntropy mode, float gradient_scale,
+                            float* losses, int64_t rows, int vocabulary) {
+  constexpr int kPack = kFullPack<T>;
+  extern __shared__ __align__(16) unsigned char shared[];
+  const SharedRow<T> x{reinterpret_cast<T*>(shared), vocabulary / kPack};
+  const float zeros[kPack] = {};
+  int label = labels[blockIdx.x];
+  if (label != -1) x.fetch_all(logits + blockIdx.x * int64_t(vocabulary));
+  for (int64_t row = blockIdx.x, next = row + gridDim.x; row < rows; row = next, next += gridDim.x) {
+    T* const at = logits + row * vocabulary;
+    const T* const next_at = logits + next * vocabulary;
+    const int next_label = next < rows ? labels[next] : -1;
+    const bool is_scored = label != -1, is_valid = label >= 0 && label < vocabulary;
+    const bool reports = int(threadIdx.x) == (is_valid ? label / kPack % int(blockDim.x) : 0);
+    float maximum[1] = {kLowest}, sum[1] = {0}, at_label = NAN;
+    x.wait();
+    if (is_scored) {
+      if (reports && is_valid) at_label = widen(x.kept[label]);
+      maximum[0] = x.maximum();
+      combine_over_row<Maximum>(maximum);
+    }
+    const Exponential<T> exponential(maximum[0]);
+    if (is_scored) sum[0] = x.sum(exponential);
+    if (mode == CrossEntropy::loss_only && next_label != -1) x.fetch_all(next_at);
+    if (is_scored) combine_over_row<Sum>(sum);
+    if (reports) losses[row] = is_scored ? float(exponential.log_sum(sum[0]) - double(at_label)) : 0.0f;
+    if (mode == CrossEntropy::loss_and_gradient) {
+      const float factor = gradient_scale / sum[0];
+#pragma unroll 2
+      for (int pack = int(threadIdx.x); pack < x.packs; pack += int(blockDim.x)) {
+        if (is_scored)
+          x.write_gradient(pack, exponential, factor, gradient_scale, label, at);
+        else
+          store_floats(zeros, at + pack * kPack);
+        if (next_label != -1) x.fetch(pack, next_at);
+      }
+    }
+    label = next_label;
+  }
+}
+
+/// False where a row does not fit or is too small to gain from it: nothing is launched then.
+template <class T>
+bool launch_in_shared(cudaStream_t stream, const Tensor& logits, const Tensor& labels, CrossEntropy mode,
+                      float gradient_scale, const Tensor& losses) {
+  constexpr int64_t kLeastBytes = 16 << 10;
+  const int64_t vocabulary = logits.shape[1], bytes = vocabulary * int64_t(sizeof(T));
+  if (vocabulary % kFullPack<T> != 0 || !all_aligned({logits.data}) || bytes < kLeastBytes) return false;
+  const auto kernel = cross_entropy_in_shared<T>;
+  cudaFuncAttributes attributes{};
+  int device = 0, most_bytes = 0, resident = 0;
+  check_cuda(cudaFuncGetAttributes(&attributes, kernel));
+  check_cuda(cudaGetDevice(&device));
+  check_cuda(cudaDeviceGetAttribute(&most_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  if (bytes > most_bytes - int64_t(attributes.sharedSizeBytes)) return false;
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)));
+  check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, kSharedThreads, size_t(bytes)));
+  if (resident == 0) return false;
+  const int64_t blocks = std::min<int64_t>(logits.rows(), int64_t(resident) * multiprocessors());
+  kernel<<<unsigned(blocks), kSharedThreads, size_t(bytes), stream>>>(
+      elements<T>(logits), elements<const int32_t>(labels), mode, gradient_scale, elements<float>(losses),
+      logits.rows(), int(vocabulary));
+  return true;
+}
+
 }  // namespace
 
 void cross_entropy(cudaStream_t stream, const Tensor& logits, const Tensor& labels, CrossEntropy mode,
@@ -115,6 +266,7 @@ void cross_entropy(cudaStream_t stream, const Tensor& logits, const Tensor& labe
   if (rows == 0) return;
   with_activations(logits.dtype, [&](auto type) {
     using T = decltype(type);
+    if (launch_in_shared<T>(stream, logits, labels, mode, gradient_scale, losses)) return;
     with_packs<T>(vocabulary, {logits.data}, [&](auto pack) {
       const RowGroups groups = row_groups(vocabulary / pack(), kMostPacks, kMostThreads);
       with_pack_count(groups.packs_per_thread, [&](auto count) {

@@ -7,6 +7,13 @@
 namespace ringlet::cuda {
 namespace {
 
+constexpr int kMostAlgorithms = 16;
+
+/// Is the product large enough to pay for a trial of algorithms?
+bool is_tuned(const shapes::MatmulSizes& sizes, const Tensor& a) {
+  return a.dtype == Dtype::bf16 && double(sizes.m) * double(sizes.n) * double(sizes.k) >= 0x1p30;
+}
+
 void check_cublas(cublasStatus_t status, std::source_location at = std::source_location::current()) {
   if (status != CUBLAS_STATUS_SUCCESS) {
     fail("cuBLASLt call succeeded", at.file_name(), int(at.line()), cublasLtGetStatusString(status));
@@ -92,11 +99,15 @@ Preference make_preference(size_t workspace_bytes, const Tensor& first, const Te
 struct Matmul::Plan {
   Product product;
   Layout first, second, out;
-  cublasLtMatmulAlgo_t algorithm{};
-  bool has_algorithm = false;  // cuBLASLt may have none for the shape
+  /// As cuBLASLt proposes them, the best guess first; one alone where that is settled. There may be none.
+  std::vector<cublasLtMatmulAlgo_t> algorithms;
 };
 
-Matmul::Matmul(std::span<std::byte> workspace) : workspace_(workspace) {
+Matmul::Matmul(std::span<std::byte> workspace, std::span<std::byte> scratch, CudaTuning tuning)
+    : workspace_(workspace),
+      scratch_(scratch),
+      tuning_(tuning),
+      choices_(MatmulChoices::of_device(tuning)) {
   check_cublas(cublasLtCreate(&handle_));
 }
 
@@ -112,47 +123,74 @@ std::unique_ptr<Matmul::Plan> Matmul::make_plan(const shapes::MatmulSizes& sizes
   plan->second = make_layout(a);
   plan->out = make_layout(out);
   const Preference preference = make_preference(workspace_.size(), b, a, out);
-  cublasLtMatmulHeuristicResult_t found{};
+  std::array<cublasLtMatmulHeuristicResult_t, kMostAlgorithms> found{};
   int count = 0;
-  const cublasStatus_t status =
-      cublasLtMatmulAlgoGetHeuristic(handle_, plan->product.get(), plan->first.get(), plan->second.get(),
-                                     plan->out.get(), plan->out.get(), preference.get(), 1, &found, &count);
-  if (status == CUBLAS_STATUS_SUCCESS && count == 1 && found.state == CUBLAS_STATUS_SUCCESS) {
-    plan->algorithm = found.algo;
-    plan->has_algorithm = true;
+  const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
+      handle_, plan->product.get(), plan->first.get(), plan->second.get(), plan->out.get(), plan->out.get(),
+      preference.get(), is_tuned(sizes, a) ? kMostAlgorithms : 1, found.data(), &count);
+  if (status != CUBLAS_STATUS_SUCCESS) return plan;
+  for (int i = 0; i < count; ++i) {
+    if (found[i].state == CUBLAS_STATUS_SUCCESS) plan->algorithms.push_back(found[i].algo);
   }
   return plan;
+}
+
+bool Matmul::multiply(cudaStream_t stream, const Plan& plan, const cublasLtMatmulAlgo_t& algorithm,
+                      const Tensor& a, const Tensor& b, float beta, void* out) const {
+  const float alpha = 1;
+  const cublasStatus_t status = cublasLtMatmul(
+      handle_, plan.product.get(), &alpha, b.data, plan.first.get(), a.data, plan.second.get(), &beta, out,
+      plan.out.get(), out, plan.out.get(), &algorithm, workspace_.data(), workspace_.size(), stream);
+  // An algorithm may refuse what the heuristic proposed it for.
+  if (status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE) return false;
+  check_cublas(status);
+  return true;
+}
+
+void Matmul::settle(cudaStream_t stream, const MatmulKey& key, Plan& plan, const Tensor& a, const Tensor& b,
+                    Write write, const Tensor& out) {
+  if (plan.algorithms.size() < 2) return;
+  std::optional<cublasLtMatmulAlgo_t> choice = choices_.find(key);
+  if (!choice && choices_.begin_trial(key)) {
+    try {
+      choice = fastest_algorithm({stream, plan.algorithms,
+                                  [&](const cublasLtMatmulAlgo_t& algorithm, float beta, void* to) {
+                                    return multiply(stream, plan, algorithm, a, b, beta, to);
+                                  },
+                                  write, out, scratch_, tuning_});
+    } catch (...) {
+      choices_.end_trial(key, {});
+      throw;
+    }
+    choices_.end_trial(key, choice);
+  }
+  if (choice) plan.algorithms = {*choice};
 }
 
 void Matmul::run(cudaStream_t stream, const shapes::MatmulSizes& sizes, const Tensor& a,
                  Transpose transpose_a, const Tensor& b, Transpose transpose_b, Write write,
                  const Tensor& out) {
   if (sizes.m == 0 || sizes.n == 0 || (sizes.k == 0 && write == Write::add)) return;
-  const Key key{sizes.m,
-                sizes.n,
-                sizes.k,
-                int64_t(transpose_a),
-                int64_t(transpose_b),
-                int64_t(a.dtype),
-                int64_t(out.dtype),
-                leading_dimension(a),
-                leading_dimension(b),
-                leading_dimension(out),
-                alignment_of(a),
-                alignment_of(b),
-                alignment_of(out)};
+  const MatmulKey key{sizes.m,
+                      sizes.n,
+                      sizes.k,
+                      int64_t(transpose_a),
+                      int64_t(transpose_b),
+                      int64_t(a.dtype),
+                      int64_t(out.dtype),
+                      leading_dimension(a),
+                      leading_dimension(b),
+                      leading_dimension(out),
+                      alignment_of(a),
+                      alignment_of(b),
+                      alignment_of(out)};
   std::unique_ptr<Plan>& plan = plans_[key];
   if (plan == nullptr) plan = make_plan(sizes, a, transpose_a, b, transpose_b, out);
-  if (plan->has_algorithm) {
-    const float alpha = 1, beta = write == Write::add ? 1 : 0;
-    const cublasStatus_t status =
-        cublasLtMatmul(handle_, plan->product.get(), &alpha, b.data, plan->first.get(), a.data,
-                       plan->second.get(), &beta, out.data, plan->out.get(), out.data, plan->out.get(),
-                       &plan->algorithm, workspace_.data(), workspace_.size(), stream);
-    // An algorithm may still refuse what the heuristic proposed it for; nothing has been launched then.
-    if (status != CUBLAS_STATUS_NOT_SUPPORTED && status != CUBLAS_STATUS_INVALID_VALUE)
-      return check_cublas(status);
-    plan->has_algorithm = false;
+  settle(stream, key, *plan, a, b, write, out);
+  const float beta = write == Write::add ? 1 : 0;
+  if (!plan->algorithms.empty()) {
+    if (multiply(stream, *plan, plan->algorithms.front(), a, b, beta, out.data)) return;
+    plan->algorithms.clear();
   }
   plain_matmul(stream, sizes, a, transpose_a, b, transpose_b, write, out);
 }

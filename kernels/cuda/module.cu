@@ -89,9 +89,25 @@ CudaMachine examine_cuda() {
   return machine;
 }
 
+CudaMachine examine_own_cuda(int local_rank) {
+  CudaMachine machine;
+  cudaDriverGetVersion(&machine.driver_version);
+  cudaRuntimeGetVersion(&machine.runtime_version);
+  int count = 0;
+  if (const auto status = cudaGetDeviceCount(&count)) {
+    machine.trouble = no_device(status, machine);
+  } else if (count > 1 && local_rank >= count) {
+    machine.trouble = "process " + std::to_string(local_rank) + " of this machine has none of its " +
+                      std::to_string(count) + " for itself";
+  } else {
+    machine.devices.push_back(examine_device(count == 1 ? 0 : local_rank, count));
+  }
+  return machine;
+}
+
 constexpr CudaInterface kInterface{kCudaInterfaceVersion,  examine_cuda,       cuda::make_cuda_backend,
                                    cuda::make_rank_memory, cuda::make_nccl_id, cuda::make_nccl_comm,
-                                   cuda::make_host_offload};
+                                   cuda::make_host_offload, examine_own_cuda};
 
 }  // namespace
 }  // namespace ringlet

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <utility>
 
 #include "kernels/comm/arguments.h"
 #include "kernels/cuda/rank_sum.h"
@@ -14,27 +15,35 @@ constexpr std::chrono::milliseconds kWatchInterval{200};
 
 std::span<std::byte> scratch_of(const NcclLane& lane) { return {lane.scratch.get(), size_t(kScratchBytes)}; }
 
+bool is_reached(cudaEvent_t event) {
+  const cudaError_t status = cudaEventQuery(event);
+  if (status == cudaErrorNotReady) {
+    cudaGetLastError();
+    return false;
+  }
+  check_cuda(status);
+  return true;
+}
+
 }  // namespace
 
 NcclTimeline::~NcclTimeline() {
-  for (const cudaEvent_t event : in_flight_) cudaEventDestroy(event);
+  for (const auto& [ready, done] : in_flight_) {
+    cudaEventDestroy(ready);
+    cudaEventDestroy(done);
+  }
   for (const cudaEvent_t event : unused_) cudaEventDestroy(event);
+  if (ready_ != nullptr) cudaEventDestroy(ready_);
 }
 
 void NcclTimeline::collect() const {
   // What NCCL has given up ends too, but nothing has arrived.
   while (!in_flight_.empty() && !communicator_.failed()) {
-    const cudaError_t status = cudaEventQuery(in_flight_.front());
-    if (status == cudaErrorNotReady) {
-      cudaGetLastError();
-      return;
-    }
-    check_cuda(status);
-    if (communicator_.failed()) return;
-    unused_.push_back(in_flight_.front());
+    if (!is_reached(in_flight_.front().done) || communicator_.failed()) return;
+    unused_.push_back(in_flight_.front().ready);
+    unused_.push_back(in_flight_.front().done);
     in_flight_.pop_front();
     ++done_;
-    first_since_ = Clock::now();
   }
 }
 
@@ -56,11 +65,10 @@ void NcclTimeline::make_wait(cudaStream_t stream, int64_t value) {
   const std::lock_guard lock(mutex_);
   if (done_ >= value) return;
   CHECK(value - done_ <= int64_t(in_flight_.size()), "operation ", value, " has not been started");
-  check_cuda(cudaStreamWaitEvent(stream, in_flight_[size_t(value - done_ - 1)], 0));
+  check_cuda(cudaStreamWaitEvent(stream, in_flight_[size_t(value - done_ - 1)].done, 0));
 }
 
-Event NcclTimeline::post(cudaStream_t stream) {
-  const std::lock_guard lock(mutex_);
+cudaEvent_t NcclTimeline::record(cudaStream_t stream) {
   cudaEvent_t event = nullptr;
   if (unused_.empty()) {
     check_cuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
@@ -68,16 +76,31 @@ Event NcclTimeline::post(cudaStream_t stream) {
     event = unused_.back();
     unused_.pop_back();
   }
-  if (in_flight_.empty()) first_since_ = Clock::now();
-  in_flight_.push_back(event);
   check_cuda(cudaEventRecord(event, stream));
+  return event;
+}
+
+void NcclTimeline::begin(cudaStream_t stream) {
+  const std::lock_guard lock(mutex_);
+  if (ready_ != nullptr) unused_.push_back(ready_);  // of one that failed on the way
+  ready_ = nullptr;
+  ready_ = record(stream);
+}
+
+Event NcclTimeline::end(cudaStream_t stream) {
+  const std::lock_guard lock(mutex_);
+  const cudaEvent_t done = record(stream);
+  in_flight_.push_back({std::exchange(ready_, nullptr), done});
   return {this, done_ + int64_t(in_flight_.size())};
 }
 
-bool NcclTimeline::stands_still(std::chrono::milliseconds time) const {
+bool NcclTimeline::stands_still(std::chrono::milliseconds time) {
   const std::lock_guard lock(mutex_);
   collect();
-  return !in_flight_.empty() && Clock::now() - first_since_ > time;
+  if (in_flight_.empty() || !is_reached(in_flight_.front().ready)) return false;
+  const int64_t first = done_ + 1;
+  if (std::exchange(waits_for_, first) != first) waits_since_ = Clock::now();
+  return Clock::now() - waits_since_ > time;
 }
 
 NcclLane::NcclLane(const NcclOptions& chosen) : options(chosen), scratch(allocate_bytes(kScratchBytes)) {
@@ -134,15 +157,19 @@ void NcclComm::begin(Event after, int64_t host_bytes) {
   communicator_->check();
   to_write_back_.clear();
   uses_staging_ = host_bytes > 0;
-  if (!uses_staging_) return wait_for_event(lane_->stream.get(), after);
-  after.wait();
-  lane_->staging_free.wait();
-  lane_->staging.reserve(host_bytes);
+  if (uses_staging_) {
+    after.wait();
+    lane_->staging_free.wait();
+    lane_->staging.reserve(host_bytes);
+  } else {
+    wait_for_event(lane_->stream.get(), after);
+  }
+  timeline_.begin(lane_->stream.get());
 }
 
 Event NcclComm::end() {
   for (const auto& [device, host] : to_write_back_) lane_->staging.download(lane_->stream.get(), device, host);
-  last_ = timeline_.post(lane_->stream.get());
+  last_ = timeline_.end(lane_->stream.get());
   if (uses_staging_) lane_->staging_free = last_;
   return last_;
 }

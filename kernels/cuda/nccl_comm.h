@@ -29,20 +29,29 @@ class NcclTimeline final : public DeviceTimeline {
   /// Says nothing of failures: after one the stream goes on, and the host finds out when it waits.
   void make_wait(cudaStream_t stream, int64_t value) override;
 
-  /// The point that the stream has now come to. On the stream's device.
-  Event post(cudaStream_t stream);
-  /// Has the first operation in flight been the first for so long?
-  bool stands_still(std::chrono::milliseconds time) const;
+  /// An operation begins at the point that the stream has now come to, and ends at another. On the stream's device.
+  void begin(cudaStream_t stream);
+  Event end(cudaStream_t stream);
+  /// Has this rank been ready for the first operation in flight, and waited for it, for so long? What it computes before
+  /// that is its own affair. Asked again and again by one thread.
+  bool stands_still(std::chrono::milliseconds time);
 
  private:
-  void collect() const;  // the lock is held
+  struct Operation {
+    cudaEvent_t ready, done;
+  };
+
+  cudaEvent_t record(cudaStream_t stream);  // the lock is held, here and below
+  void collect() const;
 
   NcclCommunicator& communicator_;
   mutable std::mutex mutex_;
-  mutable std::deque<cudaEvent_t> in_flight_;  // of done_ + 1, done_ + 2, ...
+  mutable std::deque<Operation> in_flight_;  // number done_ + 1, done_ + 2, ...
   mutable std::vector<cudaEvent_t> unused_;
   mutable int64_t done_ = 0;
-  mutable Clock::time_point first_since_;
+  cudaEvent_t ready_ = nullptr;  // of the operation that has begun and not ended
+  int64_t waits_for_ = 0;        // the operation that stood still when last asked
+  Clock::time_point waits_since_;
 };
 
 /// What a world and all that was split from it share: they run on one stream, so that no two communicators of a rank

@@ -1,5 +1,6 @@
 #include "kernels/cuda/nccl_communicator.h"
 
+#include <algorithm>
 #include <cstring>
 #include <future>
 #include <thread>
@@ -21,12 +22,35 @@ ncclUniqueId id_of(std::span<const std::byte> bytes) {
   return id;
 }
 
+const char* advice_for(const std::string& cause) {
+  if (cause.find("uplicate GPU") != std::string::npos) {
+    return "Start at most as many processes on a machine as it has GPUs; each shows its own by its local rank.";
+  }
+  if (cause.find("no answer of all ranks") != std::string::npos) {
+    return "Look for the first error of the other ranks; if their work takes so long, raise the timeout.";
+  }
+  return "Look for the first error of the other ranks; NCCL_DEBUG=WARN tells more.";
+}
+
+/// NCCL's words in one line.
+std::string one_line(std::string text) {
+  while (!text.empty() && text.back() == '\n') text.pop_back();
+  std::replace(text.begin(), text.end(), '\n', ' ');
+  return text;
+}
+
 bool is_started(ncclResult_t result) { return result == ncclSuccess || result == ncclInProgress; }
 
 }  // namespace
 
-NcclCommunicator::NcclCommunicator(const NcclOptions& options, cudaStream_t stream, std::function<void()> on_failure)
-    : nccl_(nccl_functions()), options_(options), stream_(stream), on_failure_(std::move(on_failure)) {
+NcclCommunicator::NcclCommunicator(const NcclOptions& options, cudaStream_t stream,
+                                   std::function<void()> on_failure)
+    : nccl_(nccl_functions()),
+      options_(options),
+      stream_(stream),
+      on_failure_(std::move(on_failure)),
+      rank_(options.rank),
+      size_(options.size) {
   ncclConfig_t settings = config();
   const Lock lock(mutex_);
   const ncclResult_t result =
@@ -140,7 +164,7 @@ void NcclCommunicator::check() {
 }
 
 void NcclCommunicator::check_locked() const {
-  if (failed_) throw Error(failure_, "Look for the first error of the other ranks.");
+  if (failed_) throw Error(failure_, advice_);
 }
 
 void NcclCommunicator::poll() {
@@ -159,7 +183,9 @@ void NcclCommunicator::fail(const std::string& cause) {
 
 void NcclCommunicator::fail_locked(const std::string& cause) {
   failure_ = "rank " + std::to_string(rank_) + " of " + std::to_string(size_) + ": " + cause;
+  advice_ = advice_for(cause);
   on_failure_();
+  if (options_.on_failure) options_.on_failure(failure_, advice_);
   failed_ = true;  // before NCCL gives up, which ends what is in flight as if all were well
   abandon();
 }
@@ -186,7 +212,7 @@ void NcclCommunicator::finish_call(ncclResult_t result, const char* call) {
 std::string NcclCommunicator::text_of(ncclResult_t result, const char* call) const {
   std::string text = std::string(call) + ": " + nccl_.get_error_string(result);
   const char* detail = nccl_.get_last_error(comm_);
-  if (detail != nullptr && detail[0] != '\0') text += std::string(" (") + detail + ")";
+  if (detail != nullptr && detail[0] != '\0') text += " (" + one_line(detail) + ")";
   return text;
 }
 

@@ -75,7 +75,7 @@ class NcclCommunicator final : public MessageQueue {
   std::mutex mutex_;
   Lock group_lock_;  // held from start_group to end_group
   ncclComm_t comm_ = nullptr;
-  std::string failure_;
+  std::string failure_, advice_;
 };
 
 /// ncclGetUniqueId: what rank 0 gives to the others, which then all make a Comm of it.

@@ -14,6 +14,7 @@ namespace ringlet::cuda {
 namespace {
 
 constexpr int64_t kCopyBlock = 256 << 20;     // bytes: `abandoned` is noticed within some milliseconds
+constexpr int kCopiesAtOnce = 64;
 constexpr int64_t kSumBlock = 64 << 20;       // elements, for the same reason
 constexpr int64_t kStagedBlock = 1 << 20;     // bytes of each tensor that is summed on the host
 
@@ -37,7 +38,12 @@ std::vector<Tensor> slices(std::span<const Tensor> tensors, int64_t first, int64
 
 class DeviceMemory final : public RankMemory {
  public:
-  void copy(const Tensor& from, const Tensor& to, const std::atomic<bool>& abandoned) override;
+  void copy(const Tensor& from, const Tensor& to, const std::atomic<bool>& abandoned) override {
+    const Copy one{from, to};
+    copy_all({&one, 1}, abandoned);
+  }
+  int copies_at_once() const override { return kCopiesAtOnce; }
+  void copy_all(std::span<const Copy> copies, const std::atomic<bool>& abandoned) override;
   void sum(std::span<const Tensor> inputs, std::span<const Tensor> outputs,
            const std::atomic<bool>& abandoned) override;
 
@@ -46,6 +52,8 @@ class DeviceMemory final : public RankMemory {
   Lane& lane(int device);
   bool reaches(int device, int other);
   bool all_reach_each_other(const std::set<int>& devices);
+  int copying_device(const Copy& copy);
+  void start_copy(Lane& lane, const Copy& copy, const std::atomic<bool>& abandoned);
   void copy_bytes(Lane& lane, const std::byte* from, std::byte* to, int64_t bytes);
   void sum_on_devices(std::span<const Tensor> inputs, std::span<const Tensor> outputs, const std::set<int>& devices,
                       const std::atomic<bool>& abandoned);
@@ -89,18 +97,37 @@ void DeviceMemory::copy_bytes(Lane& lane, const std::byte* from, std::byte* to, 
   check_cuda(cudaStreamSynchronize(lane.stream()));
 }
 
-void DeviceMemory::copy(const Tensor& from, const Tensor& to, const std::atomic<bool>& abandoned) {
-  if (from.data == to.data || from.bytes() == 0) return;
-  const int source = device_of(from.data), target = device_of(to.data);
-  if (source == kHost && target == kHost) return host_->copy(from, to, abandoned);
-  const std::lock_guard lock(mutex_);
+int DeviceMemory::copying_device(const Copy& copy) {
+  const int source = device_of(copy.from.data), target = device_of(copy.to.data);
   if (source != kHost && target != kHost) reaches(source, target);  // if not, the driver goes by way of the host
-  const int device = source != kHost ? source : target;
-  Lane& chosen = lane(device);
-  const CurrentDevice current(device);
-  for (int64_t first = 0; first < from.bytes() && !abandoned; first += kCopyBlock) {
-    copy_bytes(chosen, from.data + first, to.data + first, std::min(kCopyBlock, from.bytes() - first));
+  return source != kHost ? source : target;
+}
+
+void DeviceMemory::start_copy(Lane& lane, const Copy& copy, const std::atomic<bool>& abandoned) {
+  const int64_t bytes = copy.from.bytes();
+  for (int64_t first = 0; first < bytes && !abandoned; first += kCopyBlock) {
+    if (first > 0) check_cuda(cudaStreamSynchronize(lane.stream()));
+    check_cuda(cudaMemcpyAsync(copy.to.data + first, copy.from.data + first, size_t(std::min(kCopyBlock, bytes - first)),
+                               cudaMemcpyDefault, lane.stream()));
   }
+}
+
+void DeviceMemory::copy_all(std::span<const Copy> copies, const std::atomic<bool>& abandoned) {
+  const std::lock_guard lock(mutex_);
+  std::set<int> devices;
+  for (const Copy& copy : copies) {
+    if (copy.from.data == copy.to.data || copy.from.bytes() == 0) continue;
+    const int device = copying_device(copy);
+    if (device == kHost) {
+      host_->copy(copy.from, copy.to, abandoned);
+      continue;
+    }
+    Lane& chosen = lane(device);
+    const CurrentDevice current(device);
+    devices.insert(device);
+    start_copy(chosen, copy, abandoned);
+  }
+  for (const int device : devices) check_cuda(cudaStreamSynchronize(lane(device).stream()));
 }
 
 void DeviceMemory::sum(std::span<const Tensor> inputs, std::span<const Tensor> outputs,

@@ -116,8 +116,10 @@ __global__ void __launch_bounds__(kThreads) split_forward(Split<T, T> split, con
           const float scale = inverse_rms<kPack>(x, split.head_dim, split.epsilon);
           const T* const weight = split.norm_weight(head);
           for_halves<kPack>(split.head_dim, [&](int half, int i, int column) {
+            float weights[kPack];
+            load_floats(weight + column, weights);
 #pragma unroll
-            for (int j = 0; j < kPack; ++j) x[half][i][j] *= scale * widen(weight[column + j]);
+            for (int j = 0; j < kPack; ++j) x[half][i][j] *= scale * weights[j];
           });
         }
         rotate<kPack>(split.rotary + (split.first_row + row) * split.head_dim, split.head_dim, 1.0f, x);
@@ -134,20 +136,21 @@ template <class T, int kPack>
 __device__ void norm_backward(const Halves<kPack>& x, const T* weight, int head_dim, float epsilon,
                               Halves<kPack>& gradient, Halves<kPack>& d_weight) {
   const float scale = inverse_rms<kPack>(x, head_dim, epsilon);
-  float sum = 0;
+  float sum = 0, weights[2][kCount<kPack>][kPack];
   for_halves<kPack>(head_dim, [&](int half, int i, int column) {
+    load_floats(weight + column, weights[half][i]);
 #pragma unroll
     for (int j = 0; j < kPack; ++j) {
       const float product = x[half][i][j] * gradient[half][i][j];
       d_weight[half][i][j] = fmaf(product, scale, d_weight[half][i][j]);
-      sum = fmaf(product, widen(weight[column + j]), sum);
+      sum = fmaf(product, weights[half][i][j], sum);
     }
   });
   const float pull = sum_over_group(sum) / float(head_dim) * scale * scale * scale;
-  for_halves<kPack>(head_dim, [&](int half, int i, int column) {
+  for_halves<kPack>(head_dim, [&](int half, int i, int) {
 #pragma unroll
     for (int j = 0; j < kPack; ++j) {
-      gradient[half][i][j] = widen(weight[column + j]) * gradient[half][i][j] * scale - x[half][i][j] * pull;
+      gradient[half][i][j] = weights[half][i][j] * gradient[half][i][j] * scale - x[half][i][j] * pull;
     }
   });
 }
@@ -158,7 +161,6 @@ __device__ void store_partial(const Halves<kPack>& d_weight, int head_dim, float
   // A block of kThreads has no more than 2 * kCount * kPack = 16 elements in each thread.
   __shared__ float of_groups[16 * kThreads];
   const int group = int(threadIdx.z * blockDim.y + threadIdx.y), groups = int(blockDim.y * blockDim.z);
-  __syncthreads();  // the last call's values have been read
   for_halves<kPack>(head_dim, [&](int half, int i, int column) {
 #pragma unroll
     for (int j = 0; j < kPack; ++j) of_groups[group * head_dim + column + j] = d_weight[half][i][j];
@@ -172,45 +174,88 @@ __device__ void store_partial(const Halves<kPack>& d_weight, int head_dim, float
   }
 }
 
-// partials: [blocks, 2, head_dim], set to the blocks' parts of d_q_norm and d_k_norm. qkv and d_qkv may be
-// the same: a thread writes what it alone has read.
-template <class T, int kPack, QkNorm kNorm>
-__global__ void __launch_bounds__(kThreads)
-    split_backward(Split<T, const float> split, const T* qkv, T* d_qkv, float* partials) {
-  Halves<kPack> d_q_weight = {}, d_k_weight = {};
+template <class T, int kPack>
+__global__ void __launch_bounds__(kThreads) split_backward(Split<T, const float> split, T* d_qkv) {
   for (int64_t row = int64_t(blockIdx.x) * blockDim.z + threadIdx.z; row < split.row_count;
        row += int64_t(gridDim.x) * blockDim.z) {
     for (int head = int(threadIdx.y); head < split.all_heads(); head += int(blockDim.y)) {
       const float* const from = split.split_row(row, head);
-      const int64_t fused = split.fused_offset(row, head);
       Halves<kPack> gradient;
       for_halves<kPack>(split.head_dim,
                         [&](int half, int i, int column) { load_floats(from + column, gradient[half][i]); });
       if (split.is_rotated(head)) {
         rotate<kPack>(split.rotary + (split.first_row + row) * split.head_dim, split.head_dim, -1.0f,
                       gradient);
-        if constexpr (kNorm == QkNorm::yes) {
-          Halves<kPack> x;
-          for_halves<kPack>(split.head_dim, [&](int half, int i, int column) {
-            load_floats(qkv + fused + column, x[half][i]);
-          });
-          if (head < split.heads) {
-            norm_backward<T, kPack>(x, split.q_norm, split.head_dim, split.epsilon, gradient, d_q_weight);
-          } else {
-            norm_backward<T, kPack>(x, split.k_norm, split.head_dim, split.epsilon, gradient, d_k_weight);
-          }
-        }
       }
       for_halves<kPack>(split.head_dim, [&](int half, int i, int column) {
-        store_floats(gradient[half][i], d_qkv + fused + column);
+        store_floats(gradient[half][i], d_qkv + split.fused_offset(row, head) + column);
       });
     }
   }
-  if constexpr (kNorm == QkNorm::yes) {
-    float* const partial = partials + int64_t(blockIdx.x) * 2 * split.head_dim;
-    store_partial<kPack>(d_q_weight, split.head_dim, partial);
-    store_partial<kPack>(d_k_weight, split.head_dim, partial + split.head_dim);
+}
+
+/// The heads of q, of k or of v, and how many blocks take them.
+struct Section {
+  int first_head, heads, blocks;
+};
+struct Sections { Section q, k, v; };
+
+// With QK-norm. Each block takes heads of one section, as they come, row by row; the next one is on its way
+// while one is computed. partials: [blocks of q and k, head_dim], set to the blocks' parts of d_q_norm and
+// d_k_norm. qkv and d_qkv may be the same: a thread writes what it alone has read.
+template <class T, int kPack>
+__global__ void __launch_bounds__(kThreads, 2)
+    split_backward_normed(Split<T, const float> split, Sections sections, const T* qkv, T* d_qkv,
+                          float* partials) {
+  int block = int(blockIdx.x);
+  const bool is_q = block < sections.q.blocks;
+  if (!is_q) block -= sections.q.blocks;
+  const bool is_k = !is_q && block < sections.k.blocks, is_normed = is_q || is_k;
+  if (!is_normed) block -= sections.k.blocks;
+  const Section section = is_q ? sections.q : is_k ? sections.k : sections.v;
+  const int64_t first = int64_t(block) * blockDim.y + threadIdx.y;
+  const int64_t step = int64_t(section.blocks) * blockDim.y;
+  const int64_t row_step = step / section.heads;
+  const int head_step = int(step % section.heads);
+  int64_t row = first / section.heads;
+  int head = int(first % section.heads);  // of the section
+
+  Halves<kPack> coming, d_weight = {};
+  Pack<T, kPack> coming_x[2][kCount<kPack>];
+  const auto fetch = [&] {
+    if (row >= split.row_count) return;
+    const float* const from = split.split_row(row, section.first_head + head);
+    const T* const x_from = qkv + split.fused_offset(row, section.first_head + head);
+    for_halves<kPack>(split.head_dim, [&](int half, int i, int column) {
+      load_floats(from + column, coming[half][i]);
+      if (is_normed) coming_x[half][i] = load_pack<kPack>(x_from + column);
+    });
+  };
+  fetch();
+  while (row < split.row_count) {
+    const int64_t own_row = row, fused = split.fused_offset(row, section.first_head + head);
+    Halves<kPack> gradient, x;
+    for_halves<kPack>(split.head_dim, [&](int half, int i, int) {
+#pragma unroll
+      for (int j = 0; j < kPack; ++j) {
+        gradient[half][i][j] = coming[half][i][j];
+        x[half][i][j] = is_normed ? widen(coming_x[half][i].values[j]) : 0.0f;
+      }
+    });
+    row += row_step, head += head_step;
+    if (head >= section.heads) ++row, head -= section.heads;
+    fetch();
+    if (is_normed) {
+      rotate<kPack>(split.rotary + (split.first_row + own_row) * split.head_dim, split.head_dim, -1.0f,
+                    gradient);
+      norm_backward<T, kPack>(x, is_q ? split.q_norm : split.k_norm, split.head_dim, split.epsilon, gradient,
+                              d_weight);
+    }
+    for_halves<kPack>(split.head_dim, [&](int half, int i, int column) {
+      store_floats(gradient[half][i], d_qkv + fused + column);
+    });
   }
+  if (is_normed) store_partial<kPack>(d_weight, split.head_dim, partials + blockIdx.x * split.head_dim);
 }
 
 template <class T, class U>
@@ -248,7 +293,8 @@ unsigned blocks_for_rows(int64_t rows, const dim3& threads) {
 template <class Body>
 void with_kernel(const QkvSplit& split, Dtype dtype, std::initializer_list<const void*> addresses,
                  const Body& body) {
-  const bool aligned = all_aligned(addresses) && all_aligned({split.rotary.data});
+  const bool aligned = all_aligned(addresses) &&
+                       all_aligned({split.rotary.data, split.q_norm.data, split.k_norm.data});
   const auto with_norm = [&](auto type, auto pack) {
     if (split.q_norm)
       body(type, pack, std::integral_constant<QkNorm, QkNorm::yes>());
@@ -266,30 +312,39 @@ void with_kernel(const QkvSplit& split, Dtype dtype, std::initializer_list<const
   });
 }
 
-template <class T, int kPack, QkNorm kNorm>
-void launch_backward(cudaStream_t stream, const Split<T, const float>& split, const HeadShape& shape,
-                     std::span<std::byte> scratch, const Tensor& qkv, const Tensor& d_qkv,
-                     const Tensor& d_q_norm, const Tensor& d_k_norm) {
-  const dim3 threads = threads_for(shape, kPack);
-  const auto kernel = split_backward<T, kPack, kNorm>;
-  int64_t blocks = blocks_for_rows(split.row_count, threads);
-  const int64_t width = 2 * shape.head_dim;
-  if (kNorm == QkNorm::yes) {
-    int resident = 0;
-    check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel,
-                                                             int(threads.x * threads.y * threads.z), 0));
-    const int64_t room = int64_t(scratch.size() / sizeof(float)) / width;
-    CHECK(room > 0, "qkv_split_backward: ", scratch.size(), " bytes of scratch for ", width, " floats");
-    blocks = std::min<int64_t>({blocks, room, int64_t(std::max(resident, 1)) * multiprocessors()});
-  }
+/// Blocks in proportion to the bytes of a section, no more than run at once, `most` at most.
+Sections sections_of(const HeadShape& shape, int64_t rows, int64_t groups, int64_t most) {
+  const int64_t bytes_of_q = 8 * shape.heads, bytes_of_k = 8 * shape.kv_heads,
+                bytes_of_v = 6 * shape.kv_heads;
+  const auto section = [&](int64_t first_head, int64_t heads, int64_t bytes) {
+    const int64_t share = most * bytes / (bytes_of_q + bytes_of_k + bytes_of_v);
+    const int64_t blocks = std::clamp<int64_t>(share, 1, (rows * heads + groups - 1) / groups);
+    return Section{int(first_head), int(heads), int(blocks)};
+  };
+  return {section(0, shape.heads, bytes_of_q), section(shape.heads, shape.kv_heads, bytes_of_k),
+          section(shape.heads + shape.kv_heads, shape.kv_heads, bytes_of_v)};
+}
+
+template <class T, int kPack>
+void launch_normed(cudaStream_t stream, const Split<T, const float>& split, const HeadShape& shape,
+                   std::span<std::byte> scratch, const Tensor& qkv, const Tensor& d_qkv,
+                   const Tensor& d_q_norm, const Tensor& d_k_norm) {
+  const unsigned across = threads_for(shape, kPack).x;
+  const dim3 threads(across, kThreads / across);
+  const auto kernel = split_backward_normed<T, kPack>;
+  int resident = 0;
+  check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, kThreads, 0));
+  const int64_t width = shape.head_dim, room = int64_t(scratch.size() / sizeof(float)) / width;
+  CHECK(room >= 2, "qkv_split_backward: ", scratch.size(), " bytes of scratch for rows of ", width);
+  const Sections sections = sections_of(shape, split.row_count, threads.y,
+                                        std::min(room, int64_t(std::max(resident, 1)) * multiprocessors()));
+  const auto &[q, k, v] = sections;
   auto* const partials = reinterpret_cast<float*>(scratch.data());
-  kernel<<<unsigned(blocks), threads, 0, stream>>>(split, elements<const T>(qkv), elements<T>(d_qkv),
-                                                   partials);
+  kernel<<<unsigned(q.blocks + k.blocks + v.blocks), threads, 0, stream>>>(
+      split, sections, elements<const T>(qkv), elements<T>(d_qkv), partials);
   check_cuda(cudaGetLastError());
-  if (kNorm == QkNorm::no) return;
-  add_column_sums(stream, partials, blocks, width, shape.head_dim, elements<float>(d_q_norm));
-  add_column_sums(stream, partials + shape.head_dim, blocks, width, shape.head_dim,
-                  elements<float>(d_k_norm));
+  add_column_sums(stream, partials, q.blocks, width, width, elements<float>(d_q_norm));
+  add_column_sums(stream, partials + q.blocks * width, k.blocks, width, width, elements<float>(d_k_norm));
 }
 
 }  // namespace
@@ -328,9 +383,15 @@ void qkv_split_backward(cudaStream_t stream, const QkvSplit& split, const Tensor
     with_kernel(
         split, d_qkv.dtype, {qkv.data, dq.data, dkv.data, d_qkv.data}, [&](auto type, auto pack, auto norm) {
           using T = decltype(type);
-          launch_backward<T, pack(), norm()>(stream,
-                                             split_of<T, const float>(split, piece, d_qkv.rows(), dq, dkv),
-                                             split.shape, scratch, qkv, d_qkv, d_q_norm, d_k_norm);
+          const auto here = split_of<T, const float>(split, piece, d_qkv.rows(), dq, dkv);
+          if constexpr (norm() == QkNorm::yes) {
+            launch_normed<T, pack()>(stream, here, split.shape, scratch, qkv, d_qkv, d_q_norm, d_k_norm);
+          } else {
+            const dim3 threads = threads_for(split.shape, pack());
+            split_backward<T, pack()>
+                <<<blocks_for_rows(piece.row_count, threads), threads, 0, stream>>>(here, elements<T>(d_qkv));
+            check_cuda(cudaGetLastError());
+          }
         });
   }
 }

@@ -1,5 +1,4 @@
-// How fast a GPU does the operations of a Backend: attention, a ring's share of it, matrix products, the
-// rest.
+// How fast a GPU does the operations of a Backend: attention, attention on a ring and its error, matrix products, the rest.
 //   gpu_bench OUT_FOLDER [--quick]
 // A table on stdout; gpu_bench.json and gpu_bench.md in the folder. About a minute; --quick leaves out the
 // long sequences.
@@ -21,28 +20,33 @@ namespace {
 
 constexpr int64_t kPoolSize = (int64_t{1} << 22) + 8;  // not a power of two: rows do not repeat at once
 
+std::string line_of(const Figure& figure) {
+  char text[200];
+  if (figure.ms > 0) {
+    std::snprintf(text, sizeof text, "%-58s %10.3f ms %10.*f %s", figure.name.c_str(), figure.ms, figure.digits,
+                  figure.value, figure.unit.c_str());
+  } else {
+    std::snprintf(text, sizeof text, "%-58s %13s %10.*f %s", figure.name.c_str(), "", figure.digits, figure.value,
+                  figure.unit.c_str());
+  }
+  return text;
+}
+
+}  // namespace
+
 double median(std::vector<double> values) {
   std::ranges::sort(values);
   const size_t half = values.size() / 2;
   return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
 }
 
-std::string line_of(const Figure& figure) {
-  char text[200];
-  std::snprintf(text, sizeof text, "%-58s %10.3f ms %10.1f %s", figure.name.c_str(), figure.ms, figure.value,
-                figure.unit.c_str());
-  return text;
-}
-
-}  // namespace
-
 void Report::begin(const std::string& group, const std::string& convention) {
   groups_.push_back({group, convention});
   std::printf("\n%s (%s)\n", group.c_str(), convention.c_str());
 }
 
-void Report::add(const std::string& name, double ms, double value, const std::string& unit) {
-  figures_.push_back({groups_.back().name, name, ms, value, unit});
+void Report::add(const std::string& name, double ms, double value, const std::string& unit, int digits) {
+  figures_.push_back({groups_.back().name, name, ms, value, unit, digits});
   std::printf("  %s\n", line_of(figures_.back()).c_str());
   std::fflush(stdout);
 }
@@ -65,7 +69,8 @@ void Report::write(const std::string& folder, const CudaDevice& device) const {
     for (const Figure& figure : figures_) {
       if (figure.group != group.name) continue;
       char numbers[100];
-      std::snprintf(numbers, sizeof numbers, "%.3f | %.1f", figure.ms, figure.value);
+      if (figure.ms > 0) std::snprintf(numbers, sizeof numbers, "%.3f | %.*f", figure.ms, figure.digits, figure.value);
+      else std::snprintf(numbers, sizeof numbers, "| %.*f", figure.digits, figure.value);
       markdown << "| " << figure.name << " | " << numbers << ' ' << figure.unit << " |\n";
       json["figures"].push_back({{"group", figure.group},
                                  {"name", figure.name},
@@ -79,23 +84,36 @@ void Report::write(const std::string& folder, const CudaDevice& device) const {
   std::ofstream(folder + "/gpu_bench.json") << json.dump(1) << '\n';
 }
 
-Gpu::Gpu(const CudaInterface& interface, CudaAttention attention, int64_t arena_bytes)
-    : device_(
-          interface.make_backend({.device = 0, .arena_bytes = arena_bytes, .attention = attention}, trace_)) {
-  const CounterRandom random(1, hash_name("gpu bench"));
-  std::vector<float> values(kPoolSize);
-  // Sums of uniform numbers: near enough to normal ones, and quickly made.
-  for (int64_t i = 0; i < kPoolSize; ++i) {
-    const uint64_t bits = random.bits(i);
-    double sum = 0;
-    for (int part = 0; part < 4; ++part) sum += double((bits >> (16 * part)) & 0xffff) / 65536 - 0.5;
-    values[i] = float(sum * 1.732);
-  }
+namespace {
+
+/// Sums of uniform numbers: near enough to normal ones, and quickly made; once for all GPUs and ranks.
+const std::vector<float>& pool() {
+  static const std::vector<float> values = [] {
+    const CounterRandom random(1, hash_name("gpu bench"));
+    std::vector<float> numbers(kPoolSize);
+    for (int64_t i = 0; i < kPoolSize; ++i) {
+      const uint64_t bits = random.bits(i);
+      double sum = 0;
+      for (int part = 0; part < 4; ++part) sum += double((bits >> (16 * part)) & 0xffff) / 65536 - 0.5;
+      numbers[i] = float(sum * 1.732);
+    }
+    return numbers;
+  }();
+  return values;
+}
+
+}  // namespace
+
+Gpu::Gpu(const CudaInterface& interface, CudaAttention attention, int64_t arena_bytes, CudaTuning tuning)
+    : Gpu(interface, {.arena_bytes = arena_bytes, .attention = attention, .tuning = tuning}, 0, own_trace_) {}
+
+Gpu::Gpu(const CudaInterface& interface, const CudaBackendOptions& options, int rank, Trace& trace)
+    : device_(interface.make_backend(options, trace)), next_(rank * int64_t{500'000}) {
   std::vector<Bf16> rounded(kPoolSize);
-  std::ranges::transform(values, rounded.begin(), to_bf16);
+  std::ranges::transform(pool(), rounded.begin(), to_bf16);
   pool_f32_ = empty(Dtype::f32, {kPoolSize, 1, 1, 1});
   pool_bf16_ = empty(Dtype::bf16, {kPoolSize, 1, 1, 1});
-  upload<float>(*device_, values, pool_f32_);
+  upload<float>(*device_, pool(), pool_f32_);
   upload<Bf16>(*device_, rounded, pool_bf16_);
 }
 
@@ -184,11 +202,16 @@ int run(const std::string& folder, Extent extent) {
   };
   part("operations", [&] {
     Gpu gpu(*module.interface, CudaAttention::automatic, int64_t{8} << 30);
-    part("matrix products", [&] { measure_matmul(gpu, extent, report); });
+    part("matrix products", [&] {
+      Gpu fastest(*module.interface, CudaAttention::automatic, int64_t{4} << 30, CudaTuning::fastest);
+      measure_matmul(gpu, fastest, extent, report);
+    });
     part("other operations", [&] { measure_elements(gpu, report); });
   });
   part("attention", [&] { measure_attention(*module.interface, device.compute_capability, extent, report); });
-  part("ring", [&] { measure_ring(*module.interface, device.compute_capability, extent, report); });
+  part("ring", [&] { measure_ring(*module.interface, extent, report); });
+  part("error of a ring", [&] { measure_ring_error(*module.interface, report); });
+  part("links", [&] { measure_links(*module.interface, extent, report); });
   return failures == 0 ? 0 : 1;
 }
 

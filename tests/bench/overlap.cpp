@@ -70,7 +70,7 @@ Sweep sweep(const Options& options, const std::string& corpus, const std::string
   const Config first = config_of(corpus, link, options.lengths.front(), options.steps);
   const GptConfig gpt = first.gpt(Corpus::open(corpus).vocabulary());
   // In the same minute as the steps: machines have fast and slow ones.
-  Rates rates = calibrate(first, gpt, 1);
+  Rates rates = calibrate(first, gpt, Devices(DeviceKind::cpu));
   rates.link = parse_link(link);
   for (const int64_t length : options.lengths) {
     const Config config = config_of(corpus, link, length, options.steps);

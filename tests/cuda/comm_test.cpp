@@ -5,6 +5,7 @@
 
 #include <cstdlib>
 #include <functional>
+#include <thread>
 #include <vector>
 
 #include "kernels/comm/threads.h"
@@ -131,17 +132,80 @@ TEST_F(CudaCommTest, HostAndDeviceMeet) {
   });
 }
 
-TEST_F(CudaCommTest, NcclServesAWorldOfOne) {
-  NcclOptions options;
-  options.timeout = std::chrono::seconds(30);
-  try {
-    options.id = interface_->make_nccl_id();
-  } catch (const Error& error) {
-    GTEST_SKIP() << error.what();
+/// NCCL's worlds, where it is installed.
+class CudaNcclTest : public CudaCommTest {
+ protected:
+  void SetUp() override {
+    CudaCommTest::SetUp();
+    if (IsSkipped()) return;
+    try {
+      options_.id = interface_->make_nccl_id();
+    } catch (const Error& error) {
+      GTEST_SKIP() << error.what();
+    }
+    options_.timeout = std::chrono::seconds(30);
   }
+
+  NcclOptions options_;
+};
+
+TEST_F(CudaNcclTest, AProcessHasOneGpuOfItsOwn) {
+  const std::vector<CudaDevice> all = interface_->examine().devices;
+  const CudaMachine first = interface_->examine_own(0), last = interface_->examine_own(int(all.size()) - 1);
+  ASSERT_EQ(first.devices.size(), 1u) << first.trouble;
+  EXPECT_EQ(first.devices[0].index, 0);
+  EXPECT_EQ(first.devices[0].trouble, "");
+  EXPECT_GT(first.devices[0].free_bytes, 0);
+  ASSERT_EQ(last.devices.size(), 1u) << last.trouble;
+  EXPECT_EQ(last.devices[0].index, all.back().index);
+  const CudaMachine beyond = interface_->examine_own(int(all.size()));
+  EXPECT_EQ(beyond.trouble.empty(), all.size() == 1) << beyond.trouble;
+}
+
+// Rank 1 of 2 does not come.
+TEST_F(CudaNcclTest, WhoWaitsForARankThatStaysAwayGivesUp) {
+  options_.size = 2;
+  options_.timeout = std::chrono::seconds(2);
+  std::string told;
+  options_.on_failure = [&](const std::string& cause, const std::string&) { told = cause; };
+  const auto start = std::chrono::steady_clock::now();
+  try {
+    interface_->make_nccl_comm(options_);
+    ADD_FAILURE() << "a world of two without rank 1";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.what(), told);
+    EXPECT_NE(error.advice, "");
+  }
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
+}
+
+TEST_F(CudaNcclTest, TwoRanksOnOneGpuAreAnError) {
+  options_.size = 2;
+  options_.timeout = std::chrono::seconds(20);
+  std::string causes[2], advice[2];
+  const auto join = [&](int rank) {
+    NcclOptions own = options_;
+    own.rank = rank;
+    try {
+      interface_->make_nccl_comm(own);
+    } catch (const Error& error) {
+      causes[rank] = error.what();
+      advice[rank] = error.advice;
+    }
+  };
+  std::thread other(join, 1);
+  join(0);
+  other.join();
+  for (int rank = 0; rank < 2; ++rank) {
+    EXPECT_NE(causes[rank].find("GPU"), std::string::npos) << "rank " << rank << ": " << causes[rank];
+    EXPECT_NE(advice[rank].find("GPU"), std::string::npos) << "rank " << rank << ": " << advice[rank];
+  }
+}
+
+TEST_F(CudaNcclTest, ServesAWorldOfOne) {
   Trace trace;
   const auto device = interface_->make_backend({.device = 0, .arena_bytes = 64 << 20}, trace);
-  const auto world = interface_->make_nccl_comm(options);
+  const auto world = interface_->make_nccl_comm(options_);
   const Rank rank{*world, *device};
   world->barrier();
   const Floats values = values_of(0, 1'000'003);

@@ -158,5 +158,44 @@ TEST_P(DeviceMatmulTest, EqualCallsGiveEqualBits) {
   }
 }
 
+// Large enough for a trial of algorithms, which the first call holds: it must not change a bit.
+TEST_P(DeviceMatmulTest, ALargeProductHasTheSameBitsWhicheverAlgorithmIsFastest) {
+  if (!on_cuda() || !in_bf16()) GTEST_SKIP() << "no trials";
+  const int64_t m = 1024, n = 1152, k = 1024;
+  const Floats rows = random_activations(m * k), columns = random_activations(n * k),
+               start = random_activations(m * n);
+  const Doubles expected =
+      reference::matmul(widened(rows), Transpose::no, widened(columns), Transpose::yes, m, n, k);
+  for (const Dtype out_dtype : output_dtypes()) {
+    for (const Write write : {Write::set, Write::add}) {
+      const Tensor a = put(rows, {m, k, 1, 1}), b = put(columns, {n, k, 1, 1});
+      std::vector<std::byte> first;
+      for (int i = 0; i < 6; ++i) {
+        const Tensor out = put_as(out_dtype, start, {m, n, 1, 1});
+        device().matmul(a, Transpose::no, b, Transpose::yes, write, out);
+        const std::vector<std::byte> now = bits(out);
+        if (first.empty()) first = now;
+        ASSERT_TRUE(now == first) << "call " << i;
+        if (write == Write::set && i % 5 == 0) expect_product(out, expected, "large");
+      }
+      next_case();
+    }
+  }
+}
+
+TEST_P(DeviceMatmulTest, ALargeProductOfZerosDecidesNothingAndIsZero) {
+  if (!on_cuda() || !in_bf16()) GTEST_SKIP() << "no trials";
+  const int64_t m = 1024, n = 1088, k = 1024;
+  const Floats values = random_activations(m * k), start = random_activations(m * n);
+  const Tensor a = put(values, {m, k, 1, 1}), zeros = put(Floats(n * k, 0.0f), {n, k, 1, 1});
+  const Tensor sum = put_f32(start, {m, n, 1, 1}), product = poisoned({m, n, 1, 1});
+  for (int i = 0; i < 3; ++i) {
+    device().matmul(a, Transpose::no, zeros, Transpose::yes, Write::add, sum);
+    EXPECT_EQ(get(sum), start) << "a trial must not touch what is added to";
+    device().matmul(a, Transpose::no, zeros, Transpose::yes, Write::set, product);
+    EXPECT_EQ(get(product), Floats(m * n, 0.0f));
+  }
+}
+
 }  // namespace
 }  // namespace ringlet::test

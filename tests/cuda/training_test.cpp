@@ -95,7 +95,10 @@ TEST_P(DeviceLossTest, LossAndGradientAreTheReference) {
                                          {130, 257},
                                          {7, 1031},
                                          {65, 2100},
+                                         {130, 8192},
+                                         {65, 32064},
                                          {3, 50304},
+                                         {7, 120000},
                                          {70'001, 5}}) {
     for (const double scale : {1.0, 30.0}) {
       SCOPED_TRACE(testing::Message() << rows << " rows of " << vocabulary << ", scale " << scale);
@@ -120,6 +123,37 @@ TEST_P(DeviceLossTest, LossAndGradientAreTheReference) {
       }
       next_case();
     }
+  }
+}
+
+// More rows than run at once, so that a block takes one row after the other. Few are distinct: the reference
+// is slow.
+TEST_P(DeviceLossTest, ManyLongRowsAreEachLikeTheRowAlone) {
+  const int64_t vocabulary = 50304, distinct = 3, rows = on_cuda() ? (in_bf16() ? 1201 : 601) : 7;
+  const Floats values = random_activations(distinct * vocabulary, 3);
+  const std::vector<int32_t> labels_of = {17, -1, 50303};
+  const Doubles gradient = reference::cross_entropy_backward(widened(values), labels_of);
+  const Doubles expected = reference::cross_entropy(widened(values), labels_of);
+  const Tensor source = put(values, {distinct, vocabulary, 1, 1}), x = poisoned({rows, vocabulary, 1, 1});
+  std::vector<int32_t> labels(rows);
+  for (const auto mode : {CrossEntropy::loss_only, CrossEntropy::loss_and_gradient}) {
+    for (int64_t row = 0; row < rows; ++row) {
+      labels[row] = labels_of[row % distinct];
+      device().copy(source.slice(row % distinct, 1), x.slice(row, 1));
+    }
+    const Tensor losses = poisoned_f32({rows, 1, 1, 1});
+    device().cross_entropy(x, put_integers(labels), mode, 1, losses);
+    const Floats actual = get(losses);
+    for (int64_t row = 0; row < rows; ++row) {
+      ASSERT_NEAR(double(actual[row]), expected[row % distinct], 1e-4) << "row " << row;
+      if (row >= distinct) ASSERT_EQ(actual[row], actual[row % distinct]) << "row " << row;
+    }
+  }
+  expect_close(get(x.slice(0, distinct)), gradient, vocabulary, in_bf16() ? 4e-3 : kGradientTolerance,
+               "gradient");
+  const std::vector<std::byte> first = bits(x.slice(0, distinct));
+  for (int64_t row = distinct; row + distinct <= rows; row += distinct) {
+    ASSERT_TRUE(bits(x.slice(row, distinct)) == first) << "row " << row;
   }
 }
 

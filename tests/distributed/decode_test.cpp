@@ -14,7 +14,7 @@ std::vector<float> decode(const ModelCase& c, const std::vector<int64_t>& steps,
   std::vector<float> losses;
   run_ranks({}, [&](Comm& ring, Trace& trace) {
     const std::unique_ptr<Backend> device = plain_backend(int64_t{1} << 30, trace);
-    Parameters parameters(c.config, *device, 1, Parameters::Gradients::absent);
+    Parameters parameters(c.config, *device, {}, Parameters::Gradients::absent);
     for (const Parameter& parameter : parameters.all()) {
       upload<float>(*device, c.weights.at(parameter.name), parameter.weight);
     }

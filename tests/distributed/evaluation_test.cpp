@@ -104,7 +104,7 @@ struct EvaluationTest : testing::Test {
       const std::unique_ptr<Backend> device = plain_backend(int64_t{1} << 30, trace);
       const std::unique_ptr<Comm> world = all_ranks.split(0);
       const std::unique_ptr<Comm> ring = world->split(world->rank() / world_size.ring);
-      Parameters parameters(model.config, *device, 1, Parameters::Gradients::absent);
+      Parameters parameters(model.config, *device, {}, Parameters::Gradients::absent);
       for (const Parameter& parameter : parameters.all()) {
         upload<float>(*device, model.weights.at(parameter.name), parameter.weight);
       }
@@ -251,7 +251,7 @@ TEST_F(EvaluationTest, TrainingRecordsHoldTheBinsOfTheirStep) {
   model.config = config.gpt(corpus.vocabulary());
   Trace trace;
   const std::unique_ptr<Backend> device = plain_backend(int64_t{1} << 30, trace);
-  Parameters fresh(model.config, *device, 1, Parameters::Gradients::absent);
+  Parameters fresh(model.config, *device, {}, Parameters::Gradients::absent);
   fresh.initialise(uint64_t(config.run.seed));
   for (const Parameter& parameter : fresh.all()) {
     std::vector<float>& values = model.weights[parameter.name];

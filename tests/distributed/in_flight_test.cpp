@@ -134,7 +134,7 @@ TEST(InFlightTest, TheOptimizerHoldsGradientsAndWeights) {
     constexpr int kBuckets = 3;
     ForgetfulBackend device(plain_backend(1 << 24, trace), 2 * kBuckets - 1);
     const std::unique_ptr<Comm> world = all_ranks.split(0);
-    const Parameters parameters(one_layer(), device, 2, Parameters::Gradients::present);
+    const Parameters parameters(one_layer(), device, {world->rank(), 2}, Parameters::Gradients::present);
     ASSERT_EQ(parameters.buckets().size(), size_t{kBuckets});
     ShardedAdamW optimizer(parameters, *world);
     for (int64_t bucket = kBuckets - 1; bucket >= 0; --bucket) optimizer.start_reduce(bucket);

@@ -45,6 +45,16 @@ TEST(Launcher, NothingSetIsNoLauncher) { EXPECT_FALSE(launch_of({}).has_value())
 
 TEST(Launcher, Torchrun) { expect_launch(kTorchrun, {"torchrun", 5, 8, 1, "node1:29500"}); }
 
+TEST(Launcher, TorchrunsOwnStoreHasThePortThatItTells) {
+  Variables variables = kTorchrun;
+  variables["TORCHELASTIC_USE_AGENT_STORE"] = "True";
+  expect_launch(variables, {"torchrun", 5, 8, 1, "node1:29501"});
+  variables["MASTER_PORT"] = "65535";
+  expect_launch(variables, {"torchrun", 5, 8, 1, "node1:65534"});
+  variables["TORCHELASTIC_USE_AGENT_STORE"] = "False";
+  expect_launch(variables, {"torchrun", 5, 8, 1, "node1:65535"});
+}
+
 TEST(Launcher, OpenMpiOnOneMachine) {
   expect_launch({{"OMPI_COMM_WORLD_RANK", "2"},
                  {"OMPI_COMM_WORLD_SIZE", "4"},

@@ -17,7 +17,7 @@ int64_t dry_peak(const ModelCase& c, int64_t length, int rank) {
   DryComm ring({rank, c.ring_size}, {}, traffic);
   Trace trace;
   const SequenceLayout layout = make_layout(c.layout, length, c.ring_size);
-  Parameters parameters(c.config, *device, c.ring_size, Parameters::Gradients::present);
+  Parameters parameters(c.config, *device, {rank, c.ring_size}, Parameters::Gradients::present);
   Gpt gpt(parameters);
   const int64_t base_bytes = device->arena().used_bytes();
   const std::vector<int32_t> rows(layout.rows(rank), 0);

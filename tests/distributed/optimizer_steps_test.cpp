@@ -73,7 +73,7 @@ RingTraining train_on_ring(const OracleCase& c, Layout kind, int ring_size) {
   options.ranks = ring_size;
   run_ranks(options, [&](Comm& ring, Trace& trace) {
     const std::unique_ptr<Backend> device = plain_backend(int64_t{1} << 30, trace);
-    Parameters parameters(c.config, *device, ring_size, Parameters::Gradients::present);
+    Parameters parameters(c.config, *device, {ring.rank(), ring_size}, Parameters::Gradients::present);
     for (const Parameter& parameter : parameters.all()) {
       upload<float>(*device, c.parameters.at(parameter.name), parameter.weight);
     }

@@ -20,16 +20,7 @@ struct TrainerTest : testing::Test {
   Trained interrupted(const Config& first, const Config& second, int64_t step) {
     const auto path = folder.path() / "run";
     std::filesystem::remove_all(path);
-    {
-      RunFolder run(path, RunStart::fresh);
-      const Trained part = train_case(first, {&run, nullptr, step});
-      EXPECT_EQ(part.end, RunEnd::interrupted);
-    }
-    RunFolder run(path, RunStart::resume);
-    std::vector<Skipped> skipped;
-    const auto checkpoint = newest_whole_checkpoint(run.checkpoints(), skipped);
-    EXPECT_TRUE(checkpoint.has_value());
-    return train_case(second, {&run, &*checkpoint, -1});
+    return train_interrupted(path, first, second, step);
   }
 };
 

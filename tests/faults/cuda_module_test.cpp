@@ -85,20 +85,47 @@ struct CudaDoctorTest : testing::Test {
     }
     return "nothing about CUDA";
   }
+
+  /// Training and verification on a GPU end with one line of cause and one of advice, and leave nothing behind.
+  void expect_refused_work(const std::string& cause, const std::vector<std::string>& environment = {}) {
+    write_text(folder / "small.toml",
+               "[model]\nlayers = 1\nwidth = 32\nheads = 4\nmlp_width = 48\n[data]\ncorpus = \"" +
+                   make_corpus(temporary, 1, "corpus-" + std::to_string(++corpora_)) +
+                   "\"\n[run]\nseq_len = 96\n[train]\nsteps = 2\n");
+    for (const std::vector<std::string>& command :
+         {std::vector<std::string>{"train", "small.toml"}, {"verify", "--quick"}, {"verify", "small.toml"}}) {
+      std::vector<std::string> words = environment;
+      words.push_back(program.string());
+      words.insert(words.end(), command.begin(), command.end());
+      words.insert(words.end(), {"--device", "cuda"});
+      const ProgramResult result = run_program("/usr/bin/env", words, folder);
+      EXPECT_EQ(result.exit_code, 1) << result.errors;
+      EXPECT_THAT(result.errors, testing::StartsWith("ringlet: " + cause));
+      EXPECT_EQ(std::ranges::count(result.errors, '\n'), 2) << result.errors;
+      EXPECT_EQ(result.output, "");
+      EXPECT_FALSE(fs::exists(folder / "runs"));
+    }
+  }
+
+ private:
+  int corpora_ = 0;
 };
 
 TEST_F(CudaDoctorTest, WithoutAModule) {
   EXPECT_EQ(doctor(), "module not built (cmake --preset cuda); training runs on the CPU");
+  expect_refused_work("no CUDA: module not built (cmake --preset cuda)");
 }
 
 TEST_F(CudaDoctorTest, ModuleThatIsNoLibrary) {
   write_text(module, "text");
   EXPECT_THAT(doctor(), HasSubstr("module cannot be loaded: " + module.string()));
+  expect_refused_work("no CUDA: module cannot be loaded: " + module.string());
 }
 
 TEST_F(CudaDoctorTest, ModuleWithAnotherInterface) {
   fs::copy_file(RINGLET_OTHER_INTERFACE, module);
   EXPECT_THAT(doctor(), HasSubstr("module has interface "));
+  expect_refused_work("no CUDA: module has interface ");
 }
 
 /// With the real module, on drivers of the test's choosing. Skipped where it was not built: where the environment
@@ -116,36 +143,37 @@ struct CudaDriverTest : CudaDoctorTest {
   }
 
   /// With the fake driver: what it serves, and what its start gives.
-  std::string doctor_on(int driver_version, int status) {
+  static std::vector<std::string> on_driver(int driver_version, int status) {
     const fs::path driver = fs::path(RINGLET_FAKE_DRIVER).parent_path();
-    return doctor({"LD_LIBRARY_PATH=" + driver.string(),
-                   "FAKE_DRIVER_VERSION=" + std::to_string(driver_version),
-                   "FAKE_DRIVER_STATUS=" + std::to_string(status)});
+    return {"LD_LIBRARY_PATH=" + driver.string(), "FAKE_DRIVER_VERSION=" + std::to_string(driver_version),
+            "FAKE_DRIVER_STATUS=" + std::to_string(status)};
   }
 };
 
 TEST_F(CudaDriverTest, NoDriver) {
   write_text(folder / "libcuda.so.1", "no library, and found before any that is one");
-  EXPECT_EQ(doctor({"LD_LIBRARY_PATH=" + folder.string()}),
-            "module found, no driver; training runs on the CPU");
+  const std::vector<std::string> environment{"LD_LIBRARY_PATH=" + folder.string()};
+  EXPECT_EQ(doctor(environment), "module found, no driver; training runs on the CPU");
+  expect_refused_work("no GPU: no driver", environment);
 }
 
 TEST_F(CudaDriverTest, OldDriver) {
-  EXPECT_THAT(doctor_on(11040, 0),
-              testing::StartsWith("module found, the driver is for CUDA 11.4, too old for CUDA 1"));
+  const std::string trouble = "the driver is for CUDA 11.4, too old for CUDA 1";
+  EXPECT_THAT(doctor(on_driver(11040, 0)), testing::StartsWith("module found, " + trouble));
+  expect_refused_work("no GPU: " + trouble, on_driver(11040, 0));
 }
 
 TEST_F(CudaDriverTest, NoGpu) {
   constexpr int kNoDevice = 100;  // CUDA_ERROR_NO_DEVICE
-  EXPECT_EQ(doctor_on(99000, kNoDevice),
-            "module found, a driver, but no GPU that this program may use; "
-            "training runs on the CPU");
+  EXPECT_EQ(doctor(on_driver(99000, kNoDevice)),
+            "module found, a driver, but no GPU that this program may use; training runs on the CPU");
+  expect_refused_work("no GPU: a driver, but no GPU that this program may use", on_driver(99000, kNoDevice));
 }
 
 TEST_F(CudaDriverTest, DriverThatDoesNotStart) {
   constexpr int kSystemNotReady = 802;  // CUDA_ERROR_SYSTEM_NOT_READY
-  EXPECT_THAT(doctor_on(99000, kSystemNotReady),
-              testing::StartsWith("module found, CUDA does not start: "));
+  EXPECT_THAT(doctor(on_driver(99000, kSystemNotReady)), testing::StartsWith("module found, CUDA does not start: "));
+  expect_refused_work("no GPU: CUDA does not start: ", on_driver(99000, kSystemNotReady));
 }
 
 // Whatever there is: devices that make sense, or one line.

@@ -262,6 +262,47 @@ TEST_F(ProgramTest, GeneratesTheSameTextForTheSameSeed) {
   EXPECT_NE(text("5"), text("6"));
 }
 
+TEST_F(ProgramTest, ARunInBf16IsEvaluatedAndGeneratesText) {
+  const std::vector<std::string> in_bf16{"--dtype", "bf16", "--set", "train.eval_every=40"};
+  ASSERT_EQ(run(training("short", in_bf16)).exit_code, 0);
+  const std::string metrics = file_text(folder / "runs/short/metrics.jsonl");
+  const double printed = Json::parse(metrics.substr(metrics.rfind('\n', metrics.size() - 2) + 1))["eval_loss"];
+  for (const char* ranks : {"2", "1", "3"}) {
+    const ProgramResult result = run({"eval", "runs/short", "--windows", "4", "--ranks", ranks, "--json"});
+    ASSERT_EQ(result.exit_code, 0) << result.errors;
+    const double loss = Json::parse(result.output)["loss"];
+    EXPECT_NEAR(loss, printed, std::string(ranks) == "2" ? 0 : 5e-3 * printed) << ranks;
+  }
+  const auto text = [&] {
+    const ProgramResult result = run({"generate", "runs/short", "--prompt", "ring", "--tokens", "40", "--json"});
+    EXPECT_EQ(result.exit_code, 0) << result.errors;
+    return Json::parse(result.output)["text"].get<std::string>();
+  };
+  const std::string generated = text();
+  EXPECT_GE(generated.size(), 1u);
+  EXPECT_EQ(text(), generated);
+}
+
+// A run trained on a GPU is of use where there is none. The program in a folder of its own has no CUDA module.
+TEST_F(ProgramTest, EvaluatesAndGeneratesOnTheDeviceThatIsAskedFor) {
+  ASSERT_EQ(run(training("book")).exit_code, 0);
+  const fs::path alone = folder / "ringlet";
+  fs::copy_file(RINGLET_PROGRAM, alone);
+  for (const std::vector<std::string>& command :
+       {std::vector<std::string>{"eval", "runs/book"}, {"generate", "runs/book", "--tokens", "3"}}) {
+    for (const std::string device : {"cpu", "cuda"}) {
+      std::vector<std::string> words = command;
+      words.insert(words.end(), {"--device", device});
+      const ProgramResult result = run_program(alone, words, folder);
+      if (device == "cuda") {
+        expect_refusal(result, 1, "no CUDA: module not built");
+      } else {
+        EXPECT_EQ(result.exit_code, 0) << result.errors;
+      }
+    }
+  }
+}
+
 TEST_F(ProgramTest, RefusesBadCorpora) {
   const auto with_corpus = [&](const std::string& path) {
     return run(training("bad", {"--set", "data.corpus=" + path}));

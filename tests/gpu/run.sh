@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
-# Checks and measures the CUDA backend on a machine with a GPU. Needs no compiler there: build elsewhere, carry the folder.
-#   tests/gpu/run.sh OUT [tests|sanitizer|verify|offload|bench|peers ...]      without names: all of them, in this order
-#   tests/gpu/run.sh OUT quick    tests, verify, offload and a short bench
-# Programs (ringlet, libringlet_cuda.so, cuda_tests, gpu_bench) are looked for in $RINGLET_BIN, build/cuda/bin,
-# build/tests/bin; other libraries of theirs (libfmt) in the folder lib beside the module. Everything is written under
-# OUT, one log for each part; the last lines say how each part ended.
+# Checks and measures the CUDA backend on a machine with a GPU. Needs no compiler there: build elsewhere, and
+# carry the folder that cmake --install makes.
+#   tests/gpu/run.sh OUT [tests|sanitizer|verify|offload|nccl|bench|peers ...]      without names: all of them, in this order
+#   tests/gpu/run.sh OUT quick                                         tests, verify, offload and a short bench
+# Programs (ringlet, libringlet_cuda.so, cuda_tests, cuda_training_tests, gpu_bench) are looked for in
+# $RINGLET_BIN, bin (of an installed folder), build/cuda/bin, build/tests/bin; other libraries of theirs (libfmt) in ../lib, seen from
+# them, or in the folder lib beside the module. Everything is written under OUT, one log for each part; the
+# last lines say how each part ended.
 set -uo pipefail
 
-[ $# -ge 1 ] || { sed -n '2,7p' "$0" >&2; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,9p' "$0" >&2; exit 2; }
 out=$(realpath -m "$1")
 shift
 cd "$(dirname "$0")/../.." || exit
-parts=${*:-tests sanitizer verify offload bench peers}
+parts=${*:-tests sanitizer verify offload nccl bench peers}
 bench_options=
 if [ "$parts" = quick ]; then parts="tests verify offload bench" bench_options=--quick; fi
 mkdir -p "$out"
@@ -19,7 +21,7 @@ mkdir -p "$out"
 # The first of the folders that has the file.
 find_built() {
   local folder
-  for folder in "${RINGLET_BIN:-}" build/cuda/bin build/tests/bin; do
+  for folder in "${RINGLET_BIN:-}" bin build/cuda/bin build/tests/bin; do
     if [ -n "$folder" ] && [ -e "$folder/$1" ]; then realpath "$folder/$1"; return; fi
   done
 }
@@ -69,10 +71,12 @@ carried=$(dirname "$(find_built libringlet_cuda.so)" 2>/dev/null)/lib
 export LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 module=$(find_built libringlet_cuda.so)
 tests=$(find_built cuda_tests)
+training_tests=$(find_built cuda_training_tests)
 bench=$(find_built gpu_bench)
 ringlet=$(find_built ringlet)
 [ -n "$module" ] || {
-  echo "libringlet_cuda.so is not there: cmake --preset cuda -DRINGLET_TESTS=ON, and build ringlet_cuda, cuda_tests, gpu_bench"
+  echo "libringlet_cuda.so is not there: cmake --preset cuda -DRINGLET_TESTS=ON, and build ringlet, ringlet_cuda," \
+    "cuda_tests, cuda_training_tests, gpu_bench"
   exit 1
 }
 export RINGLET_CUDA_MODULE=$module
@@ -85,22 +89,37 @@ export RINGLET_TEST_SEED=${RINGLET_TEST_SEED:-$RANDOM}
 } >>"$out/machine.txt" 2>&1
 cat "$out/machine.txt"
 
+# Starts the shards of a test program in the background. Uses logs, pids and names of its caller.
+start_shards() { # program, shards, filter
+  local shard name
+  for ((shard = 0; shard < $2; shard++)); do
+    name=$(basename "$1")-$shard
+    GTEST_TOTAL_SHARDS=$2 GTEST_SHARD_INDEX=$shard timeout --kill-after=5 "${TEST_SECONDS:-150}" "$1" \
+      --gtest_filter="$3" >"$logs/$name" 2>&1 &
+    pids+=($!)
+    names+=("$name")
+  done
+}
+
 # The tests in several processes: the host's references take longer than the GPU. A crash takes one of them down.
 run_tests() {
-  local shards pids=() shard failed=0 logs
+  local shards pids=() names=() shard failed=0 logs
   logs=$(mktemp -d)
   shards=$(nproc)
   [ "$shards" -le 12 ] || shards=12
-  for ((shard = 0; shard < shards; shard++)); do
-    GTEST_TOTAL_SHARDS=$shards GTEST_SHARD_INDEX=$shard timeout --kill-after=5 "${TEST_SECONDS:-150}" "$tests" --gtest_filter="${1:-*cuda*:Cuda*}" \
-      >"$logs/$shard" 2>&1 &
-    pids+=($!)
-  done
+  start_shards "$tests" "$shards" '*cuda*:Cuda*'
+  if [ -n "$training_tests" ]; then
+    start_shards "$training_tests" $(((shards + 2) / 3)) '*'
+  else
+    echo "cuda_training_tests was not built: no training is tested"
+    failed=1
+  fi
   for shard in "${!pids[@]}"; do
     # What crashed or hung is what ran last.
     wait "${pids[$shard]}" || {
       failed=1
-      echo "shard $shard ended with $?, last in$(grep '^\[ RUN' "$logs/$shard" | tail -n 1)" >>"$logs/$shard"
+      echo "shard ${names[$shard]} ended with $?, last in$(grep '^\[ RUN' "$logs/${names[$shard]}" | tail -n 1)" \
+        >>"$logs/${names[$shard]}"
     }
   done
   grep -h -E '^\[  FAILED  \] .*\(|no CUDA device|^shard |terminate' "$logs"/* | sort | uniq -c
@@ -117,37 +136,45 @@ run_tests() {
   [ "$failed" = 0 ] && [ "$passed" -gt 0 ] && [ "$no_device" = 0 ]
 }
 
-# Small cases of every kernel; the asynchronous copies of wgmma kernels are mostly hidden from racecheck.
+# Small cases of every kernel; the asynchronous copies of wgmma kernels are mostly hidden from racecheck. The four tools
+# watch a process each, all at the same time: a GPU serves them in turn, and most of a tool's time is the host's. Each
+# has ports of its own to talk to its process, where it lets them be chosen.
 run_sanitizer() {
-  local tool failed=0
+  local tool failed=0 pids=() port=49152 own_port=() i code
+  local tools=(memcheck racecheck synccheck initcheck)
   local filter='*DocumentsStartAnywhere/cuda*:*StripedPieces/cuda_bf16*:*RowsThatSeeNothing/cuda*:*ExtremesSaturate*cuda*'
   filter+=':*OneTokenGathers*cuda*:*HugeLogits*cuda*:*BiasCorrection*cuda*:*CopyRows*cuda*:*AnEmptySum*cuda*'
-  for tool in memcheck racecheck synccheck initcheck; do
-    echo "== $tool"
+  for tool in "${tools[@]}"; do
+    "$sanitizer" --help 2>&1 | grep -q -e '--port ' && own_port=(--port "$port")
     # Poison is uploaded, so initcheck sees only workspaces.
-    timeout "${SANITIZER_SECONDS:-45}" "$sanitizer" --tool "$tool" --error-exitcode 9 --print-limit 20 "$tests" \
-      --gtest_filter="$filter" >"$out/sanitizer-$tool.log" 2>&1
-    local code=$?
+    timeout --kill-after=5 "${SANITIZER_SECONDS:-85}" "$sanitizer" --tool "$tool" "${own_port[@]}" \
+      --error-exitcode 9 --print-limit 20 "$tests" --gtest_filter="$filter" >"$out/sanitizer-$tool.log" 2>&1 &
+    pids+=($!)
+    port=$((port + 100))
+  done
+  for i in "${!tools[@]}"; do
+    tool=${tools[$i]} code=0
+    wait "${pids[$i]}" || code=$?
+    echo "== $tool"
     grep -E 'ERROR SUMMARY|RACECHECK SUMMARY|=========     at ' "$out/sanitizer-$tool.log" | sort | uniq -c | head -n 20
     grep -E '^\[  (PASSED|FAILED)  \]' "$out/sanitizer-$tool.log"
     case $code in
       0) ;;
-      124) echo "$tool: cut off after ${SANITIZER_SECONDS:-45}s" ;;
+      124 | 137) echo "$tool: cut off after ${SANITIZER_SECONDS:-85}s," \
+        "$(grep -c '^\[       OK \]' "$out/sanitizer-$tool.log") tests done" ;;
       *) echo "$tool ended with $code"; failed=1 ;;
     esac
   done
   return $failed
 }
 
-# f32, then bf16 (BF16_OPTION says it as the program has it).
 run_verify() {
   local failed=0
   "$ringlet" doctor || true
   echo "== verify in f32"
   timeout 100 "$ringlet" verify --quick --device cuda || failed=1
   echo "== verify in bf16"
-  # shellcheck disable=SC2086  # words
-  timeout 100 "$ringlet" verify --quick --device cuda ${BF16_OPTION:---dtype bf16} || failed=1
+  timeout 100 "$ringlet" verify --quick --device cuda --dtype bf16 || failed=1
   return $failed
 }
 
@@ -174,23 +201,81 @@ run_offload() {
   done
   return $failed
 }
+
+# One process a GPU: what it trains, how it goes on, and how it ends where it cannot.
+train_tiny() { # comm, ranks, option...
+  timeout 60 "$ringlet" train configs/tiny.toml --device cuda --comm "$1" --ranks "$2" --name "${NAME:-$1-$2}" \
+    --set data.corpus="$work/corpus.h5" --set run.folder="$work/runs" "${@:3}"
+}
+# By hand, as a launcher would.
+train_processes() { # count, option...
+  local rank pids=() failed=0
+  for ((rank = 0; rank < $1; rank++)); do
+    RANK=$rank WORLD_SIZE=$1 LOCAL_RANK=$rank train_tiny nccl "$1" --set run.address=127.0.0.1:29417 "${@:2}" \
+      2>&1 | sed "s/^/[$rank] /" &
+    pids+=($!)
+  done
+  for rank in "${pids[@]}"; do wait "$rank" || failed=1; done
+  return $failed
+}
+expect_end() { # code, words, command...: ends with that code, and says the words
+  local code=0 said
+  said=$("${@:3}" 2>&1) || code=$?
+  echo "$said"
+  [ "$code" = "$1" ] && grep -q -i "$2" <<<"$said" && return
+  echo "ended with $code instead of $1, or did not say: $2"
+  return 1
+}
+same_losses() { # run, run
+  local count
+  count=$(grep -c '"loss"' "$work/runs/$1/metrics.jsonl")
+  diff <(grep -o '"loss":[^,]*' "$work/runs/$1/metrics.jsonl") <(grep -o '"loss":[^,]*' "$work/runs/$2/metrics.jsonl") &&
+    [ "$count" -gt 0 ] && echo "== $1 and $2: the same $count losses" && return
+  echo "== $1 and $2: losses differ"
+  return 1
+}
+run_nccl() {
+  set -o pipefail
+  local failed=0 gpus steps
+  work=$(mktemp -d)
+  gpus=$(nvidia-smi -L | wc -l)
+  "$ringlet" prepare README.md -o "$work/corpus.h5" || return 1
+  for steps in 20 24; do
+    local options=(--steps "$steps")
+    [ "$steps" = 20 ] || options+=(--resume)
+    train_tiny threads 1 "${options[@]}" && train_tiny nccl 1 "${options[@]}" && same_losses threads-1 nccl-1 || failed=1
+  done
+  if [ "$gpus" -gt 1 ]; then
+    train_tiny threads 2 --steps 20 && train_processes 2 --steps 20 && same_losses threads-2 nccl-2 || failed=1
+  else
+    expect_end 1 'duplicate GPU' train_processes 2 --set run.timeout_seconds=20 --set run.verify=off || failed=1
+  fi
+  NAME=alone RANK=0 WORLD_SIZE=2 LOCAL_RANK=0 expect_end 1 'rank 1 of 2 has not come' train_tiny nccl 2 \
+    --set run.address=127.0.0.1:29418 --set run.timeout_seconds=3 --set run.verify=off || failed=1
+  rm -r "$work"
+  return $failed
+}
 sanitizer=$(PATH=$PATH:/usr/local/cuda/bin command -v compute-sanitizer)
-export -f run_tests run_sanitizer run_verify run_offload
-export out tests ringlet sanitizer
+export -f start_shards run_tests run_sanitizer run_verify run_offload
+export -f run_nccl train_tiny train_processes expect_end same_losses
+export out tests training_tests ringlet sanitizer
 
 missing() { summary+=("$1: not run, $2"); echo "${summary[-1]}"; }
 for name in $parts; do
   case $name in
     tests) if [ -n "$tests" ]; then part tests 240 bash -c run_tests; tail -n 15 "$out/tests.log"
       else missing tests "cuda_tests was not built"; fi ;;
-    sanitizer) if [ -n "$tests" ] && [ -n "$sanitizer" ]; then part sanitizer 200 bash -c run_sanitizer; cat "$out/sanitizer.log"
+    sanitizer) if [ -n "$tests" ] && [ -n "$sanitizer" ]; then part sanitizer 98 bash -c run_sanitizer; cat "$out/sanitizer.log"
       else missing sanitizer "cuda_tests or NVIDIA's compute-sanitizer is not there"; fi ;;
     verify) if [ -n "$ringlet" ]; then part verify 220 bash -c run_verify; tail -n 30 "$out/verify.log"
       else missing verify "ringlet was not built"; fi ;;
     offload) if [ -n "$ringlet" ]; then part offload 200 bash -c run_offload; cat "$out/offload.log"
       else missing offload "ringlet was not built"; fi ;;
+    nccl) if [ -z "$ringlet" ]; then missing nccl "ringlet was not built"
+      elif grep -q 'libnccl.so.2: not found' "$out/machine.txt"; then missing nccl "NCCL is not installed"
+      else part nccl 240 bash -c run_nccl; tail -n 40 "$out/nccl.log"; fi ;;
     bench) # shellcheck disable=SC2086  # a word or nothing
-      if [ -n "$bench" ]; then part bench 180 "$bench" "$out" $bench_options; cat "$out/bench.log"
+      if [ -n "$bench" ]; then part bench 240 "$bench" "$out" $bench_options; cat "$out/bench.log"
       else missing bench "gpu_bench was not built"; fi ;;
     peers)
       if python3 -c 'import torch' 2>/dev/null; then

@@ -46,7 +46,7 @@ ModelResult run_model(const ModelCase& c, const MakeBackend& make_backend) {
   options.ranks = c.ring_size;
   run_ranks(options, [&](Comm& ring, Trace& trace) {
     const std::unique_ptr<Backend> device = make_backend(kArenaBytes, trace);
-    Parameters parameters(c.config, *device, c.ring_size, Parameters::Gradients::present);
+    Parameters parameters(c.config, *device, {ring.rank(), c.ring_size}, Parameters::Gradients::present);
     load_weights(c.weights, parameters);
     parameters.zero_gradients();
     Gpt gpt(parameters);
@@ -75,7 +75,7 @@ std::vector<float> evaluate_model(const ModelCase& c, const MakeBackend& make_ba
   options.ranks = c.ring_size;
   run_ranks(options, [&](Comm& ring, Trace& trace) {
     const std::unique_ptr<Backend> device = make_backend(kArenaBytes, trace);
-    Parameters parameters(c.config, *device, c.ring_size, Parameters::Gradients::absent);
+    Parameters parameters(c.config, *device, {ring.rank(), c.ring_size}, Parameters::Gradients::absent);
     load_weights(c.weights, parameters);
     Gpt gpt(parameters);
     Step step = make_step(c, layout, Pass::evaluation, {*device, ring, trace});

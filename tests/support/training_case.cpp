@@ -2,12 +2,15 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <fstream>
 
 #include "kernels/comm/threads.h"
 #include "kernels/cpu/file_offload.h"
+#include "kernels/host_values.h"
 #include "kernels/random.h"
+#include "tests/support/bf16.h"
 #include "train/commands/prepare.h"
 #include "train/world.h"
 
@@ -16,19 +19,14 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::vector<float> read_floats(Backend& device, const Tensor& tensor) {
-  std::vector<float> values(tensor.size());
-  read<float>(device, tensor, values);
-  return values;
-}
-
-/// One rank writes its stretches of the moments; together the ranks own every element once.
-void collect_moments(const Trainer& trainer, Backend& device, Trained& result) {
+/// One rank writes its stretches of weights and moments; together the ranks own every element once.
+void collect_state(const Trainer& trainer, Backend& device, Trained& result) {
   for (const ShardedAdamW::Segment& segment : trainer.optimizer().segments()) {
-    const auto put = [&](const Tensor& moment, NamedValues& all) {
-      std::ranges::copy(read_floats(device, moment),
+    const auto put = [&](const Tensor& part, NamedValues& all) {
+      std::ranges::copy(host_values(device, part),
                         all.at(segment.parameter->name).begin() + segment.first_element);
     };
+    put(segment.weights, result.weights);
     put(segment.first_moment, result.first_moments);
     put(segment.second_moment, result.second_moments);
   }
@@ -104,6 +102,7 @@ Trained train_case(const Config& config, const TrainingOptions& options) {
   const GptConfig gpt = config.gpt(corpus.vocabulary());
   Trained result;
   for (const ParameterShape& shape : parameter_shapes(gpt)) {
+    result.weights[shape.name].resize(shape.size());
     result.first_moments[shape.name].resize(shape.size());
     result.second_moments[shape.name].resize(shape.size());
   }
@@ -122,6 +121,7 @@ Trained train_case(const Config& config, const TrainingOptions& options) {
   threads.ranks = int(config.run.ranks);
   std::vector<NamedValues> weights(threads.ranks);
   threads.timeout = options.timeout;
+  threads.memory = options.memory;
   run_ranks(threads, [&](Comm& all_ranks, Trace& trace) {
     const auto device = options.backend_of(all_ranks.rank())(
         config.memory.arena_bytes > 0 ? config.memory.arena_bytes : int64_t{1} << 32, trace);
@@ -134,17 +134,40 @@ Trained train_case(const Config& config, const TrainingOptions& options) {
     const std::unique_ptr<Comm> ring = world.split(world.rank() / int(config.run.ring_size()));
     Trainer trainer(run, {*device, *ring, trace, offload.get()}, world, layout);
     const RunEnd end = trainer.run();
-    collect_moments(trainer, *device, result);
+    collect_state(trainer, *device, result);
     if (world.rank() == 0) result.end = end;
     for (const Parameter& parameter : trainer.parameters().all()) {
-      weights[world.rank()][parameter.name] = read_floats(*device, parameter.weight);
+      weights[world.rank()][parameter.name] = host_values(*device, parameter.weight);
     }
   });
   for (const NamedValues& of_rank : weights) {
     CHECK(of_rank == weights[0], "the ranks' weights have drifted apart");
   }
-  result.weights = weights[0];
+  for (const auto& [name, values] : weights[0]) {
+    std::vector<float> read_by_model = result.weights.at(name);
+    if (gpt.dtype == Dtype::bf16) std::ranges::transform(read_by_model, read_by_model.begin(), round_to_bf16);
+    CHECK(values == read_by_model, name, " of the model is not what the optimizer's weights round to");
+  }
   return result;
+}
+
+Trained train_interrupted(const fs::path& path, const Config& first, const Config& second, int64_t step,
+                          const TrainingOptions& on_first, const TrainingOptions& on_second) {
+  {
+    RunFolder run(path, RunStart::fresh);
+    TrainingOptions options = on_first;
+    options.folder = &run;
+    options.stop_after_step = step;
+    CHECK(train_case(first, options).end == RunEnd::interrupted, "the run was not interrupted");
+  }
+  RunFolder run(path, RunStart::resume);
+  std::vector<Skipped> skipped;
+  const auto checkpoint = newest_whole_checkpoint(run.checkpoints(), skipped);
+  CHECK(checkpoint.has_value(), "nothing was saved");
+  TrainingOptions options = on_second;
+  options.folder = &run;
+  options.resume = &*checkpoint;
+  return train_case(second, options);
 }
 
 }  // namespace ringlet::test

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/comm/rank_memory.h"
 #include "tests/support/ring_case.h"
 #include "train/trainer.h"
 
@@ -37,7 +38,7 @@ Config tiny_training(const std::string& corpus, int64_t ranks, int64_t ring);
 /// What a training leaves behind.
 struct Trained {
   std::vector<MetricsRecord> records;  // of every step
-  NamedValues weights, first_moments, second_moments;
+  NamedValues weights, first_moments, second_moments;  // f32, whatever the model computes in
   RunEnd end = RunEnd::finished;
   std::vector<double> losses() const;
   std::vector<double> gradient_norms() const;
@@ -49,9 +50,15 @@ struct TrainingOptions {
   int64_t stop_after_step = -1;            // a stop is requested when this step has been reported
   std::chrono::milliseconds timeout{120'000};
   std::function<MakeBackend(int rank)> backend_of = [](int) { return MakeBackend(plain_backend); };
+  RankMemory* memory = nullptr;            // what moves tensors between the ranks; absent: the host's
 };
 
 /// Trains as `ringlet train` does, on threads.
 Trained train_case(const Config& config, const TrainingOptions& options = {});
+
+/// Trains in the empty or absent folder `path` with `first` until a stop is asked for after `step`, which saves; then
+/// resumes with `second` from the newest checkpoint, to its end. The options give the devices of both parts.
+Trained train_interrupted(const std::filesystem::path& path, const Config& first, const Config& second, int64_t step,
+                          const TrainingOptions& on_first = {}, const TrainingOptions& on_second = {});
 
 }  // namespace ringlet::test

@@ -69,6 +69,7 @@ TEST(CommandLine, TrainOptionsBecomeOverridesInTheirOrder) {
   EXPECT_THAT(options.overrides, testing::UnorderedElementsAre("model.width=64", "run.name=a=b",
                                                                "run.ranks=4", "run.seq_len=100"));
   EXPECT_EQ(parse_as<TrainOptions>({"train", "c.toml"}).resume, ResumeChoice::no);
+  EXPECT_THAT(parse_as<TrainOptions>({"train", "c.toml", "--comm", "nccl"}).overrides, ElementsAre("run.comm=nccl"));
 }
 
 TEST(CommandLine, PrepareOptions) {

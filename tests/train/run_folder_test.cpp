@@ -35,6 +35,22 @@ TEST(RunFolder, KeepsConfigAndMetrics) {
             (std::vector<std::string>{"config.toml", "lock", "metrics.jsonl"}));
 }
 
+TEST(RunFolder, WhoFollowsTouchesNothing) {
+  ScratchFolder scratch;
+  EXPECT_FALSE(RunFolder(scratch.path() / "other", RunStart::follow).leads());
+  EXPECT_FALSE(std::filesystem::exists(scratch.path() / "other"));
+  const RunFolder run(scratch.path(), RunStart::fresh);
+  EXPECT_TRUE(run.leads());
+  run.append_metrics(R"({"step": 1})");
+  RunFolder follower(scratch.path(), RunStart::follow);  // the lock is no hindrance
+  EXPECT_EQ(follower.checkpoints(), run.checkpoints());
+  EXPECT_THROW(follower.append_metrics("{}"), Error);
+  EXPECT_THROW(follower.write_config(""), Error);
+  EXPECT_THROW(follower.cut_metrics(0), Error);
+  EXPECT_EQ(read_text(run.metrics_path(), 100), "{\"step\": 1}\n");
+  EXPECT_EQ(names_in(run.path()), (std::vector<std::string>{"lock", "metrics.jsonl"}));
+}
+
 TEST(RunFolder, CutsMetricsAfterAStep) {
   ScratchFolder scratch;
   {

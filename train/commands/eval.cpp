@@ -39,9 +39,9 @@ void check_options(const EvalOptions& options, const Config& config, const Check
   }
 }
 
-/// The config of the run, with the ring and length that were asked for.
+/// The config of the run, with the device, ring and length that were asked for.
 Config eval_config(const EvalOptions& options, const CheckpointInfo& info) {
-  std::vector<std::string> overrides;
+  std::vector<std::string> overrides = options.overrides;
   const auto set = [&](const char* key, int64_t value) {
     overrides.push_back(fmt::format("{}={}", key, value));
   };

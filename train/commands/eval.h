@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "train/commands/output.h"
 
@@ -17,6 +18,7 @@ struct EvalOptions {
   int64_t windows = 0;          // 0: all
   int64_t compare_context = 0;  // tokens; 0: no comparison
   bool by_position = false;     // print tables of the loss by position and by distance
+  std::vector<std::string> overrides;  // "key=value" for the run's config
   OutputFormat format = OutputFormat::text;
 };
 

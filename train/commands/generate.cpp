@@ -62,7 +62,8 @@ void generate(const GenerateOptions& options) {
   Console console;
   const Checkpoint checkpoint =
       checkpoint_of(options.run, [&](const std::string& line) { console.say(line); });
-  const std::vector<std::string> alone{"run.ranks=1", "run.ring=0", "memory.offload="};
+  std::vector<std::string> alone{"run.ranks=1", "run.ring=0", "memory.offload="};
+  alone.insert(alone.end(), options.overrides.begin(), options.overrides.end());
   const Config config =
       parse_config(checkpoint.info().config_toml, "config of the checkpoint", alone);
   const Corpus corpus = Corpus::open(config.data.corpus);  // carries the tokenizer

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "train/commands/output.h"
 #include "train/sampler.h"
@@ -14,6 +15,7 @@ struct GenerateOptions {
   int64_t tokens = 256;
   SamplingSettings sampling;
   int64_t seed = 1;
+  std::vector<std::string> overrides;  // "key=value" for the run's config
   OutputFormat format = OutputFormat::text;
 };
 

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "train/console.h"
+#include "train/devices.h"
 #include "train/machine.h"
 #include "train/plan/calibration.h"
 #include "train/plan/device_profiles.h"
@@ -32,12 +33,22 @@ std::optional<Rates> rates_for(const PlanOptions& options, const Config& config,
   if (options.device != "this") {
     rates = rates_of_device(options.device);
   } else {
-    const int threads = threads_per_rank(config.run);
-    if (options.calibrate) save_rates(calibrate(config, gpt, threads), threads);
-    rates = load_rates(threads);
+    const Devices devices(config.run.device, threads_per_rank(config.run));
+    if (options.calibrate) save_rates(calibrate(config, gpt, devices));
+    rates = load_rates(devices.rates_name());
   }
   if (rates && link) rates->link = *link;
   return rates;
+}
+
+/// Threads of a rank, and the cores or GPUs that all share; a machine that is only planned has one for each rank: 0.
+struct Workers {
+  int threads_per_rank = 1, count = 0;
+};
+Workers workers_of(const PlanOptions& options, const Config& config) {
+  if (options.device != "this") return {};
+  const Devices devices(config.run.device, threads_per_rank(config.run));
+  return {devices.threads_per_rank(), devices.worker_count()};
 }
 
 double budget_of(const PlanOptions& options, const Config& config, const std::optional<Rates>& rates) {
@@ -95,7 +106,7 @@ std::optional<CorpusPlan> windows_of(const PlanOptions& options, const DryRun& r
 void tune_command(const PlanOptions& options, Config config, const GptConfig& gpt) {
   const std::optional<Rates> rates = rates_for(options, config, gpt);
   const bool here = options.device == "this";
-  const int threads = threads_per_rank(config.run);
+  const auto [threads, cores] = workers_of(options, config);
   if (!rates) {
     throw Error(fmt::format("--tune needs rates, and this machine is not calibrated for {} thread{} a rank", threads,
                             threads == 1 ? "" : "s"),
@@ -107,7 +118,7 @@ void tune_command(const PlanOptions& options, Config config, const GptConfig& gp
   }
   if (!options.link.empty()) config.run.link = options.link;
   const double budget = budget_of(options, config, rates);
-  const Tuning tuning = tune(config, gpt, *rates, budget, here ? threads : 1, here ? usable_cores() : 0);
+  const Tuning tuning = tune(config, gpt, *rates, budget, threads, cores);
   if (!tuning.settings.front().fits) {
     const auto least = std::ranges::min_element(tuning.settings, {}, &TunedSetting::peak_bytes);
     throw Error(fmt::format("none of {} settings fits into {} a rank: the smallest needs {}", tuning.settings.size(),
@@ -149,8 +160,7 @@ void plan_command(const PlanOptions& options) {
     config = resolved_recompute(config, gpt);
   }
   const DryRun run{config, gpt, Mask{{0}, config.data.window}};
-  const bool here = options.device == "this";
-  const int threads = here ? threads_per_rank(config.run) : 1, cores = here ? usable_cores() : 0;
+  const auto [threads, cores] = workers_of(options, config);
   const Plan plan = make_plan(run, rates ? &*rates : nullptr, threads, cores);
   check_budget(plan, budget);
   const std::vector<Knob> knobs = knobs_of(run, plan, options.max_context ? budget : 0);

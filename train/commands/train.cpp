@@ -2,13 +2,16 @@
 
 #include <fmt/core.h>
 
+#include <functional>
 #include <optional>
 
 #include "data/corpus.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "train/console.h"
 #include "train/devices.h"
+#include "train/nccl_world.h"
 #include "train/plan/prediction.h"
+#include "train/rank_process.h"
 #include "train/resume.h"
 #include "train/signals.h"
 #include "train/trainer.h"
@@ -58,14 +61,26 @@ void say_start(Console& console, const Config& config, const RunData& data, cons
   if (!warning.empty()) console.say("warning: " + warning);
 }
 
-int finish(Console& console, RunEnd end, const Config& config) {
+using Say = std::function<void(const std::string& line)>;
+
+/// Where ranks are processes: how they meet, and whether there are as many as the config says.
+void say_processes(const Say& say, const Config& configured, const Config& config,
+                   const RankProcess& process) {
+  if (config.run.comm == CommKind::threads) return;
+  say(describe(process));
+  if (configured.run.ranks == config.run.ranks) return;
+  say(fmt::format("run.ranks = {}: as many as there are processes, not {}", config.run.ranks,
+                  configured.run.ranks));
+}
+
+int finish(const Say& say, RunEnd end, const Config& config) {
   const std::string folder = config.run.path().string();
   switch (end) {
     case RunEnd::finished:
-      console.say("done: " + folder + " holds config.toml, metrics.jsonl and checkpoints/");
+      say("done: " + folder + " holds config.toml, metrics.jsonl and checkpoints/");
       return 0;
     case RunEnd::interrupted:
-      console.say("stopped as asked; continue with --resume");
+      say("stopped as asked; continue with --resume");
       return 0;
     case RunEnd::diverged:
       break;
@@ -75,39 +90,77 @@ int finish(Console& console, RunEnd end, const Config& config) {
               "lower train.learning_rate or train.clip_norm, then --resume from the last checkpoint");
 }
 
+Devices devices_of(const Config::Run& run, const RankProcess& process) {
+  const bool one_each = run.comm == CommKind::nccl;
+  return Devices(run.device, threads_per_rank(run), CudaAttention::automatic,
+                 one_each ? std::optional(process.local_rank) : std::nullopt);
+}
+
+RunStart start_of(const RankProcess& process, bool resuming) {
+  if (!process.leads()) return RunStart::follow;
+  return resuming ? RunStart::resume : RunStart::fresh;
+}
+
+void predict(std::optional<Prediction>& prediction, const Config& config, const GptConfig& gpt,
+             Console& console) {
+  try {
+    prediction.emplace(config, gpt);
+  } catch (const Error& error) {  // trains all the same
+    console.say(fmt::format("nothing is predicted: {}; {}", error.what(), error.advice));
+  }
+}
+
+/// The ranks of this process, to the end of the run.
+RunEnd train_ranks(const TrainingRun& run, const RankProcess& process) {
+  const Config& config = run.config;
+  const SequenceLayout layout =
+      make_layout(config.run.layout, config.run.seq_len, int(config.run.ring_size()));
+  RunEnd end = RunEnd::finished;
+  const RankMain rank_main = [&](RankContext context, Comm& world) {
+    Trainer trainer(run, context, world, layout);
+    const RunEnd rank_end = trainer.run();
+    if (world.rank() == process.rank) end = rank_end;
+  };
+  if (config.run.comm == CommKind::threads) {
+    run_world(config, rank_main);
+  } else {
+    const int64_t first_step = run.resume != nullptr ? run.resume->info().step : 0;
+    run_nccl_rank(config, process, agreement_of(config, run.corpus_fingerprint, first_step), rank_main);
+  }
+  return end;
+}
+
 }  // namespace
 
 int train(const TrainOptions& options) {
-  Config config = load_config(options.config, options.overrides);
+  const Config configured = load_config(options.config, options.overrides);
+  const RankProcess process = find_process(configured);
+  Config config = with_process_count(configured, process);
   const RunData data(config);
   const GptConfig gpt = config.gpt(data.corpus.vocabulary());
   gpt.validate();
   const bool resuming = options.resume == ResumeChoice::newest;
   config = resolved_recompute(resuming ? with_earlier_memory(config, gpt) : config, gpt);
   Console console;
-  const Devices devices(config.run.device, threads_per_rank(config.run));
+  const auto say = [&](const std::string& line) {
+    if (process.leads()) console.say(line);
+  };
+  say_processes(say, configured, config, process);
+  const Devices devices = devices_of(config.run, process);
   // First of all: a run whose ring is wrong leaves nothing behind.
-  if (config.run.verify != Config::Run::kVerifyOff) {
-    console.say(verify_start(config, real_parts(devices)));
+  if (config.run.verify != Config::Run::kVerifyOff && process.leads()) {
+    say(verify_start(config, real_parts(devices)));
   }
   install_signal_handlers();
-  RunFolder folder(config.run.path(), resuming ? RunStart::resume : RunStart::fresh);
+  RunFolder folder(config.run.path(), start_of(process, resuming));
   std::optional<Checkpoint> checkpoint;
-  if (resuming) {
-    checkpoint = checkpoint_to_resume(folder, config, data.corpus,
-                                      [&](const std::string& line) { console.say(line); });
-  }
-  folder.write_config(to_toml(config));
-  say_start(console, config, data, gpt, devices);
-
+  if (resuming) checkpoint = checkpoint_to_resume(folder, config, data.corpus, say);
   std::optional<Prediction> prediction;
-  try {
-    prediction.emplace(config, gpt);
-  } catch (const Error& error) {  // trains all the same
-    console.say(fmt::format("nothing is predicted: {}; {}", error.what(), error.advice));
+  if (process.leads()) {
+    folder.write_config(to_toml(config));
+    say_start(console, config, data, gpt, devices);
+    predict(prediction, config, gpt, console);
   }
-  const SequenceLayout layout =
-      make_layout(config.run.layout, config.run.seq_len, int(config.run.ring_size()));
   const TrainingRun run{config,
                         gpt,
                         data.windows,
@@ -124,15 +177,10 @@ int train(const TrainOptions& options) {
                           if (shown) console.progress(record);
                           if (prediction) prediction->add(record);
                         },
-                        [&](const std::string& line) { console.say(line); }};
-  RunEnd end = RunEnd::finished;
-  run_world(config, [&](RankContext context, Comm& world) {
-    Trainer trainer(run, context, world, layout);
-    const RunEnd rank_end = trainer.run();
-    if (world.rank() == 0) end = rank_end;
-  });
-  if (prediction && !prediction->text().empty()) console.say(prediction->text());
-  return finish(console, end, config);
+                        say};
+  const RunEnd end = train_ranks(run, process);
+  if (prediction && !prediction->text().empty()) say(prediction->text());
+  return finish(say, end, config);
 }
 
 }  // namespace ringlet

@@ -8,9 +8,10 @@
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <vector>
 
 #include "kernels/comm/threads.h"
-#include "kernels/cpu/cpu_backend.h"
+#include "train/devices.h"
 #include "train/machine.h"
 #include "train/plan/prediction.h"
 #include "train/quantile.h"
@@ -23,9 +24,13 @@ using Json = nlohmann::ordered_json;
 using Size = std::array<int64_t, 3>;
 
 constexpr int64_t kArenaBytes = int64_t{1} << 36;  // addresses only
-constexpr std::array<int64_t, 4> kLengths{256, 1024, 2048, 4096};
-constexpr std::array<int64_t, 4> kKeyRows{512, 2048, 8192, 32768};
-constexpr int64_t kQueryRows = 512;
+/// Lengths of whole steps; then so many queries on so many keys before them.
+struct Sizes {
+  std::vector<int64_t> lengths, key_rows;
+  int64_t query_rows;
+};
+const Sizes kCpuSizes{{256, 1024, 2048, 4096}, {512, 2048, 8192, 32768}, 512};
+const Sizes kGpuSizes{{1024, 4096, 16384, 65536}, {4096, 16384, 65536, 262144}, 8192};
 constexpr int kRepeats = 5;
 constexpr double kPatienceSeconds = 15;  // large models are repeated less often
 constexpr int kVersion = 2;              // of the file of rates
@@ -33,9 +38,13 @@ constexpr int kVersion = 2;              // of the file of rates
 /// The time of every call, by operation and size.
 class Stopwatch : public OpObserver {
  public:
+  /// overhead: of the measuring itself, in every call.
+  explicit Stopwatch(std::chrono::nanoseconds overhead) : overhead_(overhead) {}
+
   void on_call(const OpCall& call, std::chrono::nanoseconds took) override {
     double work = call.work;
     if (is_attention(call.op)) work *= double(visible_pairs(Mask{}, call.queries, call.keys));
+    took = std::max(took - overhead_, took / 10);
     if (work == 0 || took.count() <= 0) return;
     // Calls of one size may differ in their work: half of the pairs on the diagonal, all of them before it.
     Calls& calls = calls_[{call.op, call.size}];
@@ -56,26 +65,46 @@ class Stopwatch : public OpObserver {
   struct Calls {
     std::vector<double> work, seconds_per_work;
   };
+  const std::chrono::nanoseconds overhead_;
   std::map<std::pair<Op, Size>, Calls> calls_;
 };
 
-/// Queries at the end of long keys, as on a ring with long pieces.
-void time_long_attention(Backend& device, const HeadShape& shape, int64_t key_rows) {
+/// What a stop of the host after each call adds to the time of a call among others.
+std::chrono::nanoseconds overhead_of_stops(Backend& device) {
+  constexpr int kCalls = 200;
   const ArenaScope scope(device.arena());
-  const auto allocate = [&](Shape size) {
-    const Tensor tensor = device.arena().allocate("calibration", Dtype::f32, size);
+  const Tensor one = device.arena().allocate("calibration", Dtype::f32, {1, 1, 1, 1});
+  const auto time_calls = [&](bool stops) {
+    const auto start = std::chrono::steady_clock::now();
+    for (int i = 0; i < kCalls; ++i) {
+      device.fill(0, one);
+      if (stops) device.synchronize();
+    }
+    device.synchronize();
+    return std::chrono::nanoseconds(std::chrono::steady_clock::now() - start) / kCalls;
+  };
+  time_calls(true);
+  return std::max(time_calls(true) - time_calls(false), std::chrono::nanoseconds(0));
+}
+
+/// Queries at the end of long keys, as on a ring with long pieces.
+void time_long_attention(Backend& device, const HeadShape& shape, Dtype dtype, int64_t query_rows,
+                         int64_t key_rows) {
+  const ArenaScope scope(device.arena());
+  const auto allocate = [&](Shape size, Dtype of = Dtype::f32) {
+    const Tensor tensor = device.arena().allocate("calibration", of, size);
     device.fill(0.01f, tensor);
     return tensor;
   };
-  const Tensor visible = device.arena().allocate("calibration", Dtype::i64, {kQueryRows, 1, 1, 1});
-  const std::vector<int64_t> from_first(size_t(kQueryRows), 0);
+  const Tensor visible = device.arena().allocate("calibration", Dtype::i64, {query_rows, 1, 1, 1});
+  const std::vector<int64_t> from_first(size_t(query_rows), 0);
   upload<int64_t>(device, from_first, visible);
-  const AttentionStep step{shape, {key_rows, 1, 0, kQueryRows}, {0, 1, 0, key_rows}, visible};
-  const Tensor q = allocate({shape.heads, kQueryRows, shape.head_dim, 1});
-  const Tensor kv = allocate({2, shape.kv_heads, key_rows, shape.head_dim});
-  const AttentionState state{allocate(q.shape), allocate({shape.heads, kQueryRows, 1, 1}),
-                             allocate({shape.heads, kQueryRows, 1, 1})};
-  const AttentionGradient gradient{allocate({kQueryRows, shape.q_width(), 1, 1}), state.maximum, state.sum};
+  const AttentionStep step{shape, {key_rows, 1, 0, query_rows}, {0, 1, 0, key_rows}, visible};
+  const Tensor q = allocate({shape.heads, query_rows, shape.head_dim, 1}, dtype);
+  const Tensor kv = allocate({2, shape.kv_heads, key_rows, shape.head_dim}, dtype);
+  const AttentionState state{allocate(q.shape), allocate({shape.heads, query_rows, 1, 1}),
+                             allocate({shape.heads, query_rows, 1, 1})};
+  const AttentionGradient gradient{allocate({query_rows, shape.q_width(), 1, 1}, dtype), state.maximum, state.sum};
   const Tensor dq = allocate(q.shape), dkv = allocate(kv.shape), arrived = allocate(kv.shape);
   device.attention_start(state);
   device.attention_forward(step, q, kv, state);
@@ -84,12 +113,14 @@ void time_long_attention(Backend& device, const HeadShape& shape, int64_t key_ro
 }
 
 /// Bandwidth and latency of messages round a ring of two.
-Link time_messages() {
-  Link link{.name = "between threads of this machine"};
+Link time_messages(const Devices& devices) {
+  Link link{.name = devices.kind() == DeviceKind::cpu ? "between threads of this machine"
+                                                      : "between ranks on the GPUs of this machine"};
   ThreadsOptions options;
   options.ranks = 2;
+  options.memory = devices.memory();
   run_ranks(options, [&](Comm& ring, Trace& trace) {
-    const std::unique_ptr<Backend> device = make_cpu_backend(kArenaBytes, trace);
+    const std::unique_ptr<Backend> device = devices.make(ring.rank(), 2, kArenaBytes, trace);
     const auto seconds_of = [&](int64_t elements, int repeats) {
       const Tensor out = device->arena().allocate("calibration", Dtype::f32, {elements, 1, 1, 1});
       const Tensor in = device->arena().allocate("calibration", Dtype::f32, {elements, 1, 1, 1});
@@ -153,9 +184,12 @@ Rates from_json(const Json& json) {
 
 }  // namespace
 
-Rates calibrate(const Config& config, const GptConfig& gpt, int threads) {
+Rates calibrate(const Config& config, const GptConfig& gpt, const Devices& devices) {
+  const bool on_cpu = devices.kind() == DeviceKind::cpu;
+  const Sizes& sizes = on_cpu ? kCpuSizes : kGpuSizes;
   ThreadsOptions options;
-  options.ranks = std::max(1, usable_cores() / threads);
+  options.ranks = std::max(1, devices.worker_count() / devices.threads_per_rank());
+  options.memory = devices.memory();
   Config one_layer = config;
   one_layer.model.layers = 1;
   one_layer.run.ranks = options.ranks;
@@ -164,22 +198,24 @@ Rates calibrate(const Config& config, const GptConfig& gpt, int threads) {
   layer.layers = 1;
   Rates rates;
   int repeats = kRepeats;  // written by rank 0 between barriers
-  rates.device = device_name(threads);
+  rates.device = devices.rates_name();
   rates.source = "measured on this machine";
   run_ranks(options, [&](Comm& world, Trace& trace) {
-    const std::unique_ptr<Backend> device = make_cpu_backend(kArenaBytes, trace, threads);
+    const std::unique_ptr<Backend> device = devices.make(world.rank(), world.size(), kArenaBytes, trace);
     const std::unique_ptr<Comm> ring = world.split(world.rank());
-    Stopwatch stopwatch;
-    ObservedBackend observed(*device, stopwatch);
+    Stopwatch stopwatch(on_cpu ? std::chrono::nanoseconds(0) : overhead_of_stops(*device));
+    ObservedBackend observed(*device, stopwatch, on_cpu ? OpTiming::call : OpTiming::work);
     const auto start = std::chrono::steady_clock::now();
     // Machines have fast and slow seconds: the repeats of a size stand apart.
     for (int repeat = 0; repeat <= repeats; ++repeat) {
-      for (const int64_t length : kLengths) {
+      for (const int64_t length : sizes.lengths) {
         const SequenceLayout layout = make_layout(config.run.layout, length, 1);
         rehearse_step({one_layer, layer}, {observed, *ring, trace}, world, layout, RehearsedWindows{},
                       [](Parameters& parameters) { parameters.initialise(1); });
       }
-      for (const int64_t key_rows : kKeyRows) time_long_attention(observed, gpt.heads, key_rows);
+      for (const int64_t key_rows : sizes.key_rows) {
+        time_long_attention(observed, gpt.heads, gpt.dtype, sizes.query_rows, key_rows);
+      }
       if (repeat > 0) continue;
       stopwatch.clear();
       world.barrier();
@@ -192,31 +228,30 @@ Rates calibrate(const Config& config, const GptConfig& gpt, int threads) {
     world.barrier();  // all arenas are still there
     if (world.rank() == 0) {
       stopwatch.put_into(rates);
-      rates.foreign_bytes = double(resident_bytes()) -
+      rates.foreign_bytes = !on_cpu ? devices.foreign_bytes() : double(resident_bytes()) -
                             double(options.ranks) * double(device->arena().peak_bytes() + kHostBytesOfRank);
     }
     world.barrier();
   });
   rates.foreign_bytes = std::max(rates.foreign_bytes, 1.0);
-  rates.link = time_messages();
+  rates.link = time_messages(devices);
   return rates;
 }
 
-std::filesystem::path rates_file(int threads) {
+std::filesystem::path rates_file(std::string name) {
   const char* cache = std::getenv("XDG_CACHE_HOME");
   const char* home = std::getenv("HOME");
   const std::filesystem::path base = cache != nullptr && *cache != 0 ? std::filesystem::path(cache)
                                      : home != nullptr              ? std::filesystem::path(home) / ".cache"
                                                                     : std::filesystem::temp_directory_path();
-  std::string name = device_name(threads);
   for (char& letter : name) {
     if (std::isalnum(static_cast<unsigned char>(letter)) == 0) letter = '-';
   }
   return base / "ringlet" / (name + ".json");
 }
 
-std::optional<Rates> load_rates(int threads) {
-  const std::filesystem::path file = rates_file(threads);
+std::optional<Rates> load_rates(const std::string& device) {
+  const std::filesystem::path file = rates_file(device);
   std::ifstream stream(file);
   if (!stream) return {};
   try {
@@ -228,10 +263,10 @@ std::optional<Rates> load_rates(int threads) {
   }
 }
 
-void save_rates(const Rates& rates, int threads) {
+void save_rates(const Rates& rates) {
   Rates all;
   try {
-    all = load_rates(threads).value_or(Rates{});
+    all = load_rates(rates.device).value_or(Rates{});
   } catch (const Error&) {  // damaged: what was measured now takes its place
   }
   for (int op = 0; op < kOpCount; ++op) {
@@ -241,7 +276,7 @@ void save_rates(const Rates& rates, int threads) {
   all.source = rates.source;
   all.foreign_bytes = rates.foreign_bytes;
   all.link = rates.link;
-  const std::filesystem::path file = rates_file(threads);
+  const std::filesystem::path file = rates_file(rates.device);
   std::error_code failure;
   std::filesystem::create_directories(file.parent_path(), failure);
   const std::filesystem::path temporary = file.string() + fmt::format(".{}", getpid());

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "train/console.h"
+#include "train/devices.h"
 #include "train/machine.h"
 #include "train/plan/calibration.h"
 #include "train/quantile.h"
@@ -28,14 +29,12 @@ int64_t host_bytes(const Plan& plan) {
 }
 
 Prediction::Prediction(const Config& config, const GptConfig& gpt) : config_(config) {
-  const int threads = threads_per_rank(config.run);
-  const bool on_cpu = config.run.device == DeviceKind::cpu;
-  std::optional<Rates> rates;  // those of a GPU are not measured
-  if (on_cpu) rates = load_rates(threads);
-  if (rates) foreign_bytes_ = rates->foreign_bytes;
+  const Devices devices(config.run.device, threads_per_rank(config.run));
+  std::optional<Rates> rates = load_rates(devices.rates_name());
+  if (rates && devices.kind() == DeviceKind::cpu) foreign_bytes_ = rates->foreign_bytes;
   if (rates && !config.run.link.empty()) rates->link = parse_link(config.run.link);
-  plan_ = make_plan({config, gpt, Mask{{0}, config.data.window}}, rates ? &*rates : nullptr, threads,
-                    on_cpu ? usable_cores() : 0);
+  plan_ = make_plan({config, gpt, Mask{{0}, config.data.window}}, rates ? &*rates : nullptr, devices.threads_per_rank(),
+                    devices.worker_count());
 }
 
 void Prediction::add(const MetricsRecord& record) {
@@ -69,7 +68,7 @@ std::string Prediction::text() const {
   }
   std::string text = format_table(table);
   while (text.ends_with('\n')) text.pop_back();
-  if (plan_.step_seconds == 0 && config_.run.device == DeviceKind::cpu) text += "\ntimes are predicted too once `ringlet plan CONFIG --calibrate` has run here";
+  if (plan_.step_seconds == 0) text += "\ntimes are predicted too once `ringlet plan CONFIG --calibrate` has run here";
   return text;
 }
 

@@ -169,15 +169,15 @@ void fill_in(Cell& cell, const Measured& measured, double peak_gflops) {
 void predict(PlannedCell& planned) {
   const Config& config = planned.config;
   Cell& cell = planned.cell;
-  const int threads = threads_per_rank(config.run);
+  const Devices devices(config.run.device, threads_per_rank(config.run));
   std::optional<Rates> rates;
   try {
-    rates = load_rates(threads);
+    rates = load_rates(devices.rates_name());
   } catch (const Error&) {  // damaged: nothing is known of times
   }
   if (rates && !config.run.link.empty()) rates->link = parse_link(config.run.link);
   const DryRun run{config, planned.gpt, Mask{{0}, config.data.window}};
-  const Plan plan = make_plan(run, rates ? &*rates : nullptr, threads, usable_cores());
+  const Plan plan = make_plan(run, rates ? &*rates : nullptr, devices.threads_per_rank(), devices.worker_count());
   cell.predicted_peak_bytes = double(plan.fullest().peak_bytes);
   cell.predicted_sent_bytes = double(plan.most_sent_bytes());
   cell.tokens_per_step = double(plan.tokens_per_step);
