@@ -87,13 +87,14 @@ double Devices::foreign_bytes() const {
 }
 
 std::unique_ptr<Offload> Devices::make_offload(const Config& config, int rank, int64_t bytes,
-                                                Trace& trace) const {
+                                               Trace& trace) const {
   if (kind_ == DeviceKind::cpu) return make_file_offload(config.memory.offload, bytes, trace);
   // A container that asks for too much is ended, without a word from CUDA.
-  const double all = double(bytes) * double(config.run.ranks), there_is = double(physical_memory_bytes());
+  const int64_t ranks = own_gpu_ ? 1 : config.run.ranks;  // of this process; others may be on other machines
+  const double all = double(bytes) * double(ranks), there_is = double(physical_memory_bytes());
   if (all > there_is) {
     throw Error(fmt::format("{} ranks ask for {} of pinned host memory, {} bytes each; this machine has {}",
-                            config.run.ranks, human_bytes(all), bytes, human_bytes(there_is)),
+                            ranks, human_bytes(all), bytes, human_bytes(there_is)),
                 "choose a shorter run.seq_len, fewer layers or run.dtype = \"bf16\", or keep block inputs on the GPU: "
                 "memory.offload = \"\"");
   }
