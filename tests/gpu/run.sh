@@ -2,9 +2,9 @@
 # Checks and measures the CUDA backend on a machine with a GPU. Needs no compiler there: build elsewhere, carry the folder.
 #   tests/gpu/run.sh OUT [tests|sanitizer|verify|bench|peers ...]      without names: all of them, in this order
 #   tests/gpu/run.sh OUT quick                                         tests, verify and a short bench
-# Programs (ringlet, libringlet_cuda.so, cuda_tests, cuda_training_tests, gpu_bench) are looked for in $RINGLET_BIN,
-# build/cuda/bin, build/tests/bin; other libraries of theirs (libfmt) in the folder lib beside the module. Everything is
-# written under OUT, one log for each part; the last lines say how each part ended.
+# Programs (ringlet, libringlet_cuda.so, cuda_tests, cuda_training_tests, gpu_bench) are looked for in
+# $RINGLET_BIN, build/cuda/bin, build/tests/bin; other libraries of theirs in the folder lib beside the module.
+# Everything is written under OUT, one log for each part; the last lines say how each part ended.
 set -uo pipefail
 
 [ $# -ge 1 ] || { sed -n '2,7p' "$0" >&2; exit 2; }
@@ -134,9 +134,9 @@ run_tests() {
   [ "$failed" = 0 ] && [ "$passed" -gt 0 ] && [ "$no_device" = 0 ]
 }
 
-# Small cases of every kernel; the asynchronous copies of wgmma kernels are mostly hidden from racecheck. The four tools
-# watch a process each, all at the same time: a GPU serves them in turn, and most of a tool's time is the host's. Each
-# has ports of its own to talk to its process, where it lets them be chosen.
+# Small cases of every kernel; the asynchronous copies of wgmma kernels are mostly hidden from racecheck. The four
+# tools watch a process each, all at the same time: a GPU serves them in turn, and most of a tool's time is the
+# host's. Each has ports of its own to talk to its process, where it lets them be chosen.
 run_sanitizer() {
   local tool failed=0 pids=() port=49152 own_port=() i code
   local tools=(memcheck racecheck synccheck initcheck)
