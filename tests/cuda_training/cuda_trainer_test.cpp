@@ -1,4 +1,4 @@
-// Training on a GPU: what the processor trains, on any ring, with equal bits when repeated, and across both devices.
+// Training on a GPU: what the processor trains, on any ring, with equal bits again, and across both devices.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -60,7 +60,8 @@ struct CudaTrainerTest : testing::Test {
     return config;
   }
 
-  Trained interrupted(const Config& config, const TrainingOptions& first, const TrainingOptions& second) const {
+  Trained interrupted(const Config& config, const TrainingOptions& first,
+                      const TrainingOptions& second) const {
     const auto path = folder_.path() / "run";
     std::filesystem::remove_all(path);
     return train_interrupted(path, config, config, 24, first, second);
@@ -119,7 +120,8 @@ TEST_F(CudaTrainerTest, RanksThatShareAGpuLoseWhatOneLoses) {
   const Trained alone = train_case(config(ComputeDtype::f32), on_cuda());
   for (const auto& [ranks, ring] : {std::pair{2, 2}, {4, 4}, {8, 8}, {4, 2}}) {
     SCOPED_TRACE(testing::Message() << ranks << " ranks in rings of " << ring);
-    expect_near_losses(train_case(config(ComputeDtype::f32, ranks, ring), on_cuda()), alone, kFirstLoss, kLastLoss);
+    const Trained rings = train_case(config(ComputeDtype::f32, ranks, ring), on_cuda());
+    expect_near_losses(rings, alone, kFirstLoss, kLastLoss);
   }
 }
 
@@ -215,7 +217,8 @@ TEST_F(CudaTrainerTest, TwoHundredGradientsHaveTheSameBits) {
   constexpr int kRanks = 2, kRepeats = 200;
   for (const Dtype dtype : {Dtype::bf16, Dtype::f32}) {
     ModelCase window;
-    window.config = {.layers = 2, .width = 128, .heads = {2, 1, 64}, .mlp_width = 192, .qk_norm = true, .dtype = dtype};
+    window.config = {.layers = 2, .width = 128, .heads = {2, 1, 64}, .mlp_width = 192, .qk_norm = true};
+    window.config.dtype = dtype;
     const GptConfig& gpt = window.config;
     fill_tokens(window, 1024, 5);
     const NamedValues weights = random_parameters(gpt, 9);
@@ -225,7 +228,9 @@ TEST_F(CudaTrainerTest, TwoHundredGradientsHaveTheSameBits) {
       const auto device = interface_->make_backend({.device = 0, .arena_bytes = kArenaBytes}, trace);
       const std::unique_ptr<Comm> ring = world.split(0);  // dies before the device
       Parameters parameters(gpt, *device, {ring->rank(), kRanks}, Parameters::Gradients::present);
-      for (const Parameter& parameter : parameters.all()) parameters.set(parameter, weights.at(parameter.name));
+      for (const Parameter& parameter : parameters.all()) {
+        parameters.set(parameter, weights.at(parameter.name));
+      }
       Gpt model(parameters);
       const std::vector<Piece>& pieces = layout.ranks[ring->rank()];
       for (int i = 0; i < kRepeats; ++i) {

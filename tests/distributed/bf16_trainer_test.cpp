@@ -136,7 +136,7 @@ TEST_F(Bf16TrainerTest, BytesOfMemoryAndMessagesAreThosePlanned) {
   for (const Recompute policy : {Recompute::none, Recompute::selective, Recompute::full}) {
     for (const auto& [ranks, ring] : {std::pair{1, 1}, {2, 2}, {4, 4}, {4, 2}}) {
       for (const bool tied : {true, false}) {
-        SCOPED_TRACE(testing::Message() << name_of(policy) << ' ' << ranks << '/' << ring << " tied " << tied);
+        SCOPED_TRACE(testing::Message() << name_of(policy) << ' ' << ring << '/' << ranks << ' ' << tied);
         Config planned = config(ranks, ring);
         planned.data.mask = MaskRule::causal;
         planned.train.steps = 2;
@@ -180,7 +180,8 @@ TEST_F(Bf16TrainerTest, ACheckpointGoesOnInTheOtherDtypeAndSaysSo) {
   const Trained in_f32 = train_case(config(2, 2, ComputeDtype::f32));
   for (const ComputeDtype dtype : {ComputeDtype::bf16, ComputeDtype::f32}) {
     const bool to_bf16 = dtype == ComputeDtype::bf16;
-    const Config first = config(2, 2, to_bf16 ? ComputeDtype::f32 : ComputeDtype::bf16), second = config(2, 2, dtype);
+    const Config first = config(2, 2, to_bf16 ? ComputeDtype::f32 : ComputeDtype::bf16);
+    const Config second = config(2, 2, dtype);
     const Trained mixed = interrupted(first, second, 7);
     ASSERT_EQ(mixed.records.front().step, 9);
     expect_near_losses(mixed, in_f32, 1e-2);

@@ -86,7 +86,7 @@ struct CudaDoctorTest : testing::Test {
     return "nothing about CUDA";
   }
 
-  /// Training and verification on a GPU end with one line of cause and one of advice, and leave nothing behind.
+  /// Training and verification on a GPU end with a line of cause and one of advice, and leave nothing behind.
   void expect_refused_work(const std::string& cause, const std::vector<std::string>& environment = {}) {
     write_text(folder / "small.toml",
                "[model]\nlayers = 1\nwidth = 32\nheads = 4\nmlp_width = 48\n[data]\ncorpus = \"" +
@@ -172,7 +172,8 @@ TEST_F(CudaDriverTest, NoGpu) {
 
 TEST_F(CudaDriverTest, DriverThatDoesNotStart) {
   constexpr int kSystemNotReady = 802;  // CUDA_ERROR_SYSTEM_NOT_READY
-  EXPECT_THAT(doctor(on_driver(99000, kSystemNotReady)), testing::StartsWith("module found, CUDA does not start: "));
+  EXPECT_THAT(doctor(on_driver(99000, kSystemNotReady)),
+              testing::StartsWith("module found, CUDA does not start: "));
   expect_refused_work("no GPU: CUDA does not start: ", on_driver(99000, kSystemNotReady));
 }
 

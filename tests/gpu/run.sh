@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Checks and measures the CUDA backend on a machine with a GPU. Needs no compiler there: build elsewhere, and
 # carry the folder that cmake --install makes.
-#   tests/gpu/run.sh OUT [tests|sanitizer|verify|offload|nccl|bench|peers ...]      without names: all of them, in this order
+#   tests/gpu/run.sh OUT [tests|sanitizer|verify|offload|nccl|bench|steps|peers ...]      without names: all of them
+#   tests/gpu/run.sh OUT long                                          one step of 1,048,576 tokens
 #   tests/gpu/run.sh OUT quick                                         tests, verify, offload and a short bench
 # Programs (ringlet, libringlet_cuda.so, cuda_tests, cuda_training_tests, gpu_bench) are looked for in
 # $RINGLET_BIN, bin (of an installed folder), build/cuda/bin, build/tests/bin; other libraries of theirs (libfmt) in ../lib, seen from
@@ -9,11 +10,11 @@
 # last lines say how each part ended.
 set -uo pipefail
 
-[ $# -ge 1 ] || { sed -n '2,9p' "$0" >&2; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,11p' "$0" >&2; exit 2; }
 out=$(realpath -m "$1")
 shift
 cd "$(dirname "$0")/../.." || exit
-parts=${*:-tests sanitizer verify offload nccl bench peers}
+parts=${*:-tests sanitizer verify offload nccl bench steps peers}
 bench_options=
 if [ "$parts" = quick ]; then parts="tests verify offload bench" bench_options=--quick; fi
 mkdir -p "$out"
@@ -136,9 +137,9 @@ run_tests() {
   [ "$failed" = 0 ] && [ "$passed" -gt 0 ] && [ "$no_device" = 0 ]
 }
 
-# Small cases of every kernel; the asynchronous copies of wgmma kernels are mostly hidden from racecheck. The four tools
-# watch a process each, all at the same time: a GPU serves them in turn, and most of a tool's time is the host's. Each
-# has ports of its own to talk to its process, where it lets them be chosen.
+# Small cases of every kernel; the asynchronous copies of wgmma kernels are mostly hidden from racecheck. The four
+# tools watch a process each, all at the same time: a GPU serves them in turn, and most of a tool's time is the
+# host's. Each has ports of its own to talk to its process, where it lets them be chosen.
 run_sanitizer() {
   local tool failed=0 pids=() port=49152 own_port=() i code
   local tools=(memcheck racecheck synccheck initcheck)
@@ -255,8 +256,33 @@ run_nccl() {
   rm -r "$work"
   return $failed
 }
+# Whole steps of configs/gpu-124m.toml on made-up tokens: OUT/steps/T-VOCABULARY-RECOMPUTE.jsonl, for gpu_tables.py.
+train_steps() { # tokens, vocabulary, recompute, steps, option...
+  local name=$1-$2-$3 corpus=$out/steps/$2.h5
+  mkdir -p "$out/steps"
+  if [ ! -e "$corpus" ]; then
+    python3 - "$out/steps/$2.bin" "$2" <<'END' || return 1
+import array, random, sys
+random.seed(5)
+most = int(sys.argv[2]) - 2  # the last id ends a document
+array.array("H", (min(most, int(random.paretovariate(0.6)) - 1) for _ in range(1_200_000))).tofile(open(sys.argv[1], "wb"))
+END
+    "$ringlet" prepare "$out/steps/$2.bin" -o "$corpus" --vocabulary $(($2 - 1)) && rm "$out/steps/$2.bin" || return 1
+  fi
+  "$ringlet" train configs/gpu-124m.toml --seq-len "$1" --steps "$4" --name "$name" --set "data.corpus=$corpus" \
+    --set "run.folder=$out/steps/runs" --set "memory.recompute=$3" --set run.verify=off \
+    --set run.timeout_seconds=900 --set train.warmup_steps=0 "${@:5}" || return 1
+  cp "$out/steps/runs/$name/metrics.jsonl" "$out/steps/$name.jsonl"
+}
+run_steps() {
+  "$ringlet" plan configs/gpu-124m.toml --calibrate >"$out/plan.log" 2>&1 || tail -n 3 "$out/plan.log"
+  train_steps 8192 257 none 25 && train_steps 8192 50304 none 25 && train_steps 65536 257 none 6 &&
+    train_steps 65536 50304 none 6 && train_steps 65536 257 selective 5
+}
+run_long() { train_steps 1048576 50304 selective 1; }
 sanitizer=$(PATH=$PATH:/usr/local/cuda/bin command -v compute-sanitizer)
 export -f start_shards run_tests run_sanitizer run_verify run_offload
+export -f train_steps run_steps run_long
 export -f run_nccl train_tiny train_processes expect_end same_losses
 export out tests training_tests ringlet sanitizer
 
@@ -274,6 +300,10 @@ for name in $parts; do
     nccl) if [ -z "$ringlet" ]; then missing nccl "ringlet was not built"
       elif grep -q 'libnccl.so.2: not found' "$out/machine.txt"; then missing nccl "NCCL is not installed"
       else part nccl 240 bash -c run_nccl; tail -n 40 "$out/nccl.log"; fi ;;
+    steps) if [ -n "$ringlet" ]; then part steps 200 bash -c run_steps; grep -E '^\[|^a step|^arena' "$out/steps.log"
+      else missing steps "ringlet was not built"; fi ;;
+    long) if [ -n "$ringlet" ]; then part long 400 bash -c run_long; tail -n 12 "$out/long.log"
+      else missing long "ringlet was not built"; fi ;;
     bench) # shellcheck disable=SC2086  # a word or nothing
       if [ -n "$bench" ]; then part bench 240 "$bench" "$out" $bench_options; cat "$out/bench.log"
       else missing bench "gpu_bench was not built"; fi ;;

@@ -56,9 +56,11 @@ struct TrainingOptions {
 /// Trains as `ringlet train` does, on threads.
 Trained train_case(const Config& config, const TrainingOptions& options = {});
 
-/// Trains in the empty or absent folder `path` with `first` until a stop is asked for after `step`, which saves; then
-/// resumes with `second` from the newest checkpoint, to its end. The options give the devices of both parts.
-Trained train_interrupted(const std::filesystem::path& path, const Config& first, const Config& second, int64_t step,
-                          const TrainingOptions& on_first = {}, const TrainingOptions& on_second = {});
+/// Trains in the empty or absent folder `path` with `first` until a stop is asked for after `step`, which
+/// saves; then resumes with `second` from the newest checkpoint, to its end. The options give the devices of
+/// both parts.
+Trained train_interrupted(const std::filesystem::path& path, const Config& first, const Config& second,
+                          int64_t step, const TrainingOptions& on_first = {},
+                          const TrainingOptions& on_second = {});
 
 }  // namespace ringlet::test
