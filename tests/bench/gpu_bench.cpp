@@ -1,4 +1,5 @@
-// How fast a GPU does the operations of a Backend: attention, attention on a ring and its error, matrix products, the rest.
+// How fast a GPU does the operations of a Backend: attention, attention on a ring and its error, matrix products,
+// the rest.
 //   gpu_bench OUT_FOLDER [--quick]
 // A table on stdout; gpu_bench.json and gpu_bench.md in the folder. About a minute; --quick leaves out the
 // long sequences.
