@@ -81,7 +81,8 @@ class Gate final : public Timeline {
   std::atomic<bool> open{false};
 };
 
-/// Takes two copies at once. The first one opens the gate, so that no search for what may start sees it half open.
+/// Takes two copies at once. The first one opens the gate, so that no search for what may start sees it open
+/// for some only.
 class PairingMemory final : public CountingMemory {
  public:
   explicit PairingMemory(Gate& gate) : gate_(gate) {}
