@@ -1,7 +1,10 @@
-// Where a link stops hiding: one rank of a ring on a GPU of its own, its messages paced to the
-// speed of a link.
+// Where a link stops hiding: one rank of a ring on a GPU of its own, its messages paced to the speed of a link.
+// The link's clock starts when the host asks for a message, which may be before the computation in front of it
+// is done. Where the link is the slower one the host never runs ahead, so what is exposed is the same.
+#include <array>
 #include <chrono>
 #include <cmath>
+#include <cstdio>
 #include <future>
 #include <map>
 
@@ -186,12 +189,10 @@ std::vector<Point> report_link(const Link& link, size_t pass,
 void measure_links(const CudaInterface& interface, Extent extent, Report& report) {
   report.begin("A rank of 8 on a GPU of its own, links emulated",
                "6 heads of 128, bf16, zigzag, rank 3; its peer computes nothing and sends and "
-               "receives at once; messages are "
-               "copied on this GPU and count as arrived when a link of this speed without latency, "
-               "both ways at once, would "
-               "have brought them; bubble: share of the pass that it takes longer than with "
-               "nothing travelling, copies on "
-               "the GPU included (the line `memory`: these alone)");
+               "receives at once; messages are copied on this GPU and count as arrived when a "
+               "link of this speed without latency, both ways at once, would have brought them; "
+               "bubble: share of the pass that it takes longer than with nothing travelling, "
+               "copies on the GPU included (the line `memory`: these alone)");
   const std::vector<Link> links{
       {1e15, 0, "memory"}, {350e9, 0, "350 GB/s"}, {47e9, 0, "47 GB/s"}, {12.5e9, 0, "12.5 GB/s"}};
   std::vector<int64_t> sizes{1024, 2048, 4096, 8192};

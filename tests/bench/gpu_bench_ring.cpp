@@ -186,10 +186,8 @@ std::string thousands(int64_t tokens) { return std::to_string(tokens / 1024) + "
 void measure_ring(const CudaInterface& interface, Extent extent, Report& report) {
   report.begin("Ring of 8 ranks on one GPU, zigzag, messages copied on it",
                "bf16, causal; percent: time of one call over all tokens over the time from the "
-               "common start of the ranks "
-               "until the last one is done; forward with start and finish, backward with delta; "
-               "bars: 92 % from 8k a rank "
-               "on, 97 % at 32k");
+               "common start of the ranks until the last one is done; forward with start and "
+               "finish, backward with delta; bars: 92 % from 8k a rank on, 97 % at 32k");
   const std::unique_ptr<RankMemory> memory = interface.make_rank_memory();
   std::vector<std::pair<Size, Times>> one_calls;
   for (const Size& size : sizes_of(extent)) {
@@ -203,9 +201,8 @@ void measure_ring(const CudaInterface& interface, Extent extent, Report& report)
     }
   }
   report.begin("Steps of one of these ranks, alone on the GPU",
-               "an eighth of one call over all tokens, in percent of the time of a rank's steps, "
-               "no messages; what a step "
-               "leaves idle another rank would use");
+               "an eighth of one call over all tokens, in percent of the time of a rank's "
+               "steps, no messages; what a step leaves idle another rank would use");
   for (const auto& [size, one_call] : one_calls) {
     try {
       const Times ideal{one_call.forward_ms / kRing, one_call.backward_ms / kRing};

@@ -192,8 +192,8 @@ void measure_size(const CudaInterface& interface, RankMemory& memory, const Head
 void measure_ring_error(const CudaInterface& interface, Report& report) {
   report.begin("Error of ring attention, zigzag, ranks on one GPU",
                "bf16 inputs and outputs, dQ, dK and dV as their f32 sums; L2 norm of the "
-               "difference from dense attention in "
-               "double over that of its result, whole tensors, causal, inputs random");
+               "difference from dense attention in double over that of its result, whole "
+               "tensors, causal, inputs random");
   const std::unique_ptr<RankMemory> memory = interface.make_rank_memory();
   for (const HeadShape& shape : {HeadShape{2, 2, 128}, {4, 4, 64}}) {
     for (const int64_t length : {2048, 4096}) {
