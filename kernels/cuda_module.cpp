@@ -32,8 +32,8 @@ CudaModule open_cuda_module(const std::string& path) {
   if (!fs::exists(path, failure)) {
     return {nullptr, "module not built (cmake --preset cuda)"};
   }
-  // Ranks that share a GPU have a stream each. With the driver's eight queues some of them would share one, and wait for
-  // each other. Read when the first device is opened.
+  // Ranks that share a GPU have a stream each. With the driver's eight queues some of them would share
+  // one, and wait for each other. Read when the first device is opened.
   setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
   // Everything is resolved here, so that a missing library is a message and not a later crash.
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);

@@ -19,8 +19,8 @@ class RankMemory {
   struct Copy {
     Tensor from, to;
   };
-  /// How many copies that may start should be handed over in one call: more than one where each call waits for a
-  /// device, which would leave it idle between them.
+  /// How many copies that may start should be handed over in one call: more than one where each call waits for
+  /// a device, which would leave it idle between them.
   virtual int copies_at_once() const { return 1; }
   /// As `copy`, of any number of copies that do not depend on each other.
   virtual void copy_all(std::span<const Copy> copies, const std::atomic<bool>& abandoned) {

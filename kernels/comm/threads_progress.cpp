@@ -13,10 +13,11 @@
 namespace ringlet::threads {
 namespace {
 
-/// How often events of foreign timelines are looked at; they cannot wake this thread. A hop of a short sequence takes a
-/// GPU some hundred microseconds, so messages should not start much later than they may.
+/// How often events of foreign timelines are looked at; they cannot wake this thread. A hop of a short
+/// sequence takes a GPU some hundred microseconds, so messages should not start much later than they may.
 constexpr std::chrono::microseconds kPollInterval{20};
-constexpr unsigned long kTimerSlackNanoseconds = 1000;  // otherwise the system adds up to 50 us to every short sleep
+/// Otherwise the system adds up to 50 us to every short sleep.
+constexpr unsigned long kTimerSlackNanoseconds = 1000;
 
 bool may_start(const Part& part) {
   try {

@@ -115,7 +115,8 @@ class World {
   Next advance(Lock& lock);
   Search search() const;
   void perform_ready(const std::vector<size_t>& ready) const;
-  void tell_observer(const Operation& operation, Trace::Clock::time_point begin, Trace::Clock::time_point end) const;
+  void tell_observer(const Operation& operation, Trace::Clock::time_point begin,
+                     Trace::Clock::time_point end) const;
 
   // threads_watchdog.cpp: the lock is held
   void fail_locked(Failure failure);

@@ -14,9 +14,9 @@ class TransferObserver {
   enum class Direction : uint8_t { out, in, both };  // both: a collective
 
   virtual ~TransferObserver() = default;
-  /// Data of the operation of one rank whose Event this is moved from begin to end; of an exchange each message is told
-  /// on its own, where they can be told apart. Messages that are copied in one call share begin and end. Comes before
-  /// the event is reached, by one thread at a time.
+  /// Data of the operation of one rank whose Event this is moved from begin to end; of an exchange each message
+  /// is told on its own, where they can be told apart. Messages that are copied in one call share begin and end.
+  /// Comes before the event is reached, by one thread at a time.
   virtual void on_transfer(Event event, Direction direction, Time begin, Time end) = 0;
 };
 

@@ -107,8 +107,9 @@ void DeviceMemory::start_copy(Lane& lane, const Copy& copy, const std::atomic<bo
   const int64_t bytes = copy.from.bytes();
   for (int64_t first = 0; first < bytes && !abandoned; first += kCopyBlock) {
     if (first > 0) check_cuda(cudaStreamSynchronize(lane.stream()));
-    check_cuda(cudaMemcpyAsync(copy.to.data + first, copy.from.data + first, size_t(std::min(kCopyBlock, bytes - first)),
-                               cudaMemcpyDefault, lane.stream()));
+    const size_t count = size_t(std::min(kCopyBlock, bytes - first));
+    check_cuda(cudaMemcpyAsync(copy.to.data + first, copy.from.data + first, count, cudaMemcpyDefault,
+                               lane.stream()));
   }
 }
 

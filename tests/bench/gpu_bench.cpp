@@ -1,4 +1,5 @@
-// How fast a GPU does the operations of a Backend: attention, attention on a ring and its error, matrix products, the rest.
+// How fast a GPU does the operations of a Backend: attention, attention on a ring and its error, matrix
+// products, the rest.
 //   gpu_bench OUT_FOLDER [--quick]
 // A table on stdout; gpu_bench.json and gpu_bench.md in the folder. About a minute; --quick leaves out the
 // long sequences.
@@ -23,11 +24,11 @@ constexpr int64_t kPoolSize = (int64_t{1} << 22) + 8;  // not a power of two: ro
 std::string line_of(const Figure& figure) {
   char text[200];
   if (figure.ms > 0) {
-    std::snprintf(text, sizeof text, "%-58s %10.3f ms %10.*f %s", figure.name.c_str(), figure.ms, figure.digits,
-                  figure.value, figure.unit.c_str());
+    std::snprintf(text, sizeof text, "%-58s %10.3f ms %10.*f %s", figure.name.c_str(), figure.ms,
+                  figure.digits, figure.value, figure.unit.c_str());
   } else {
-    std::snprintf(text, sizeof text, "%-58s %13s %10.*f %s", figure.name.c_str(), "", figure.digits, figure.value,
-                  figure.unit.c_str());
+    std::snprintf(text, sizeof text, "%-58s %13s %10.*f %s", figure.name.c_str(), "", figure.digits,
+                  figure.value, figure.unit.c_str());
   }
   return text;
 }
@@ -69,8 +70,11 @@ void Report::write(const std::string& folder, const CudaDevice& device) const {
     for (const Figure& figure : figures_) {
       if (figure.group != group.name) continue;
       char numbers[100];
-      if (figure.ms > 0) std::snprintf(numbers, sizeof numbers, "%.3f | %.*f", figure.ms, figure.digits, figure.value);
-      else std::snprintf(numbers, sizeof numbers, "| %.*f", figure.digits, figure.value);
+      if (figure.ms > 0) {
+        std::snprintf(numbers, sizeof numbers, "%.3f | %.*f", figure.ms, figure.digits, figure.value);
+      } else {
+        std::snprintf(numbers, sizeof numbers, "| %.*f", figure.digits, figure.value);
+      }
       markdown << "| " << figure.name << " | " << numbers << ' ' << figure.unit << " |\n";
       json["figures"].push_back({{"group", figure.group},
                                  {"name", figure.name},

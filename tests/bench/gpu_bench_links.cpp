@@ -1,6 +1,10 @@
 // Where a link stops hiding: one rank of a ring on a GPU of its own, its messages paced to the speed of a link.
+// The link's clock starts when the host asks for a message, which may be before the computation in front of it
+// is done. Where the link is the slower one the host never runs ahead, so what is exposed is the same.
+#include <array>
 #include <chrono>
 #include <cmath>
+#include <cstdio>
 #include <future>
 #include <map>
 
@@ -15,8 +19,8 @@ constexpr int kRing = 8, kRank = 3;
 constexpr double kBar = 5;  // percent
 constexpr HeadShape kShape{6, 6, 128};
 
-/// One rank of a ring of eight whose neighbours are both played by one peer, which computes nothing: it sends and
-/// receives as soon as this rank asks. Disconnected, nothing travels.
+/// One rank of a ring of eight whose neighbours are both played by one peer, which computes
+/// nothing: it sends and receives as soon as this rank asks. Disconnected, nothing travels.
 class LoneRank final : public ForwardingComm {
  public:
   /// boxes: what the peer sends from and receives into, no smaller than any message.
@@ -26,7 +30,8 @@ class LoneRank final : public ForwardingComm {
   /// own, peer: ranks 0 and 1 of two, both called by this thread.
   void connect(Comm* own, Comm* peer) { own_ = own, peer_ = peer; }
 
-  Event exchange(std::span<const Message> sends, std::span<const Message> receives, Event after) override {
+  Event exchange(std::span<const Message> sends, std::span<const Message> receives,
+                 Event after) override {
     if (own_ == nullptr) return {};
     std::vector<Message> out, in, peer_in, peer_out;
     for (const Message& message : sends) {
@@ -42,7 +47,9 @@ class LoneRank final : public ForwardingComm {
   }
 
  private:
-  static Tensor like(const Tensor& box, const Tensor& tensor) { return make_tensor(box.data, tensor.dtype, tensor.shape); }
+  static Tensor like(const Tensor& box, const Tensor& tensor) {
+    return make_tensor(box.data, tensor.dtype, tensor.shape);
+  }
 
   Tensor from_, to_;
   Comm* own_ = nullptr;
@@ -71,10 +78,13 @@ TwoTimes time_passes(RingRank& rank) {
   for (int repeat = 0; repeat <= kRepeats; ++repeat) {  // the first one warms up
     for (const size_t pass : {0u, 1u}) {
       const auto start = std::chrono::steady_clock::now();
-      if (pass == 0) rank.forward();
-      else rank.backward();
+      if (pass == 0)
+        rank.forward();
+      else
+        rank.backward();
       rank.gpu->synchronize();
-      const std::chrono::duration<double, std::milli> time = std::chrono::steady_clock::now() - start;
+      const std::chrono::duration<double, std::milli> time =
+          std::chrono::steady_clock::now() - start;
       if (repeat > 0) times[pass].push_back(time.count());
     }
   }
@@ -96,8 +106,8 @@ void play_peer(const CudaInterface& interface, int64_t message_bytes, Comm& worl
   peer.done.get_future().wait();
 }
 
-Measured measure_rank(const CudaInterface& interface, const SequenceLayout& layout, const std::vector<Link>& links,
-                      Comm& world, Trace& trace, Peer& peer) {
+Measured measure_rank(const CudaInterface& interface, const SequenceLayout& layout,
+                      const std::vector<Link>& links, Comm& world, Trace& trace, Peer& peer) {
   world.barrier();  // the peer is ready
   const Release release{peer};
   LoneRank ring(world, peer.from, peer.to);
@@ -115,7 +125,8 @@ Measured measure_rank(const CudaInterface& interface, const SequenceLayout& layo
   return measured;
 }
 
-Measured measure_rows(const CudaInterface& interface, RankMemory& memory, int64_t rows, const std::vector<Link>& links) {
+Measured measure_rows(const CudaInterface& interface, RankMemory& memory, int64_t rows,
+                      const std::vector<Link>& links) {
   const SequenceLayout layout = make_layout(Layout::zigzag, kRing * rows, kRing);
   Peer peer;
   Measured measured;
@@ -124,7 +135,8 @@ Measured measure_rows(const CudaInterface& interface, RankMemory& memory, int64_
   options.timeout = std::chrono::seconds(20);
   options.memory = &memory;
   run_ranks(options, [&](Comm& world, Trace& trace) {
-    if (world.rank() == 1) return play_peer(interface, 8 * rows * kShape.q_width(), world, trace, peer);
+    if (world.rank() == 1)
+      return play_peer(interface, 8 * rows * kShape.q_width(), world, trace, peer);
     measured = measure_rank(interface, layout, links, world, trace, peer);
   });
   return measured;
@@ -135,13 +147,15 @@ struct Point {
   double bubble;
 };
 
-/// Tokens a rank from which the bubble stays below the bar, on straight lines between the logarithms; 0: nowhere.
+/// Tokens a rank from which the bubble stays below the bar, on straight lines between the
+/// logarithms; 0: nowhere.
 double crossing(const std::vector<Point>& points) {
   for (size_t i = points.size(); i-- > 0;) {
     if (points[i].bubble < kBar) continue;
     if (i + 1 == points.size()) return 0;
     const Point &above = points[i], &below = points[i + 1];
-    const double share = std::log(above.bubble / kBar) / std::log(above.bubble / std::max(below.bubble, 1e-3));
+    const double share =
+        std::log(above.bubble / kBar) / std::log(above.bubble / std::max(below.bubble, 1e-3));
     return double(above.rows) * std::pow(double(below.rows) / double(above.rows), share);
   }
   return points.empty() ? 0 : double(points.front().rows);
@@ -153,15 +167,16 @@ double transfer_ms(const Link& link, int64_t rows, size_t pass) {
   return 1e3 * link.message_seconds(elements * (pass == 0 ? 2 : 6));
 }
 
-std::vector<Point> report_link(const Link& link, size_t pass, const std::map<int64_t, Measured>& by_rows, Report& report) {
+std::vector<Point> report_link(const Link& link, size_t pass,
+                               const std::map<int64_t, Measured>& by_rows, Report& report) {
   std::vector<Point> points;
   const std::string what = link.name + (pass == 0 ? ", forward" : ", backward");
   for (const auto& [rows, measured] : by_rows) {
     const double alone = measured.alone[pass], time = measured.by_link.at(link.name)[pass];
     const double bubble = std::max(0.0, 100 * (time - alone) / time);
     char hop[100];
-    std::snprintf(hop, sizeof hop, "%% bubble; a hop computes %.3f ms, travels %.3f ms", alone / kRing,
-                  transfer_ms(link, rows, pass));
+    std::snprintf(hop, sizeof hop, "%% bubble; a hop computes %.3f ms, travels %.3f ms",
+                  alone / kRing, transfer_ms(link, rows, pass));
     report.add(what + ", " + thousands(rows) + " a rank", time, bubble, hop);
     points.push_back({rows, bubble});
   }
@@ -172,11 +187,13 @@ std::vector<Point> report_link(const Link& link, size_t pass, const std::map<int
 
 void measure_links(const CudaInterface& interface, Extent extent, Report& report) {
   report.begin("A rank of 8 on a GPU of its own, links emulated",
-               "6 heads of 128, bf16, zigzag, rank 3; its peer computes nothing and sends and receives at once; messages are "
-               "copied on this GPU and count as arrived when a link of this speed without latency, both ways at once, would "
-               "have brought them; bubble: share of the pass that it takes longer than with nothing travelling, copies on "
-               "the GPU included (the line `memory`: these alone)");
-  const std::vector<Link> links{{1e15, 0, "memory"}, {350e9, 0, "350 GB/s"}, {47e9, 0, "47 GB/s"}, {12.5e9, 0, "12.5 GB/s"}};
+               "6 heads of 128, bf16, zigzag, rank 3; its peer computes nothing and sends and "
+               "receives at once; messages are copied on this GPU and count as arrived when a "
+               "link of this speed without latency, both ways at once, would have brought them; "
+               "bubble: share of the pass that it takes longer than with nothing travelling, "
+               "copies on the GPU included (the line `memory`: these alone)");
+  const std::vector<Link> links{
+      {1e15, 0, "memory"}, {350e9, 0, "350 GB/s"}, {47e9, 0, "47 GB/s"}, {12.5e9, 0, "12.5 GB/s"}};
   std::vector<int64_t> sizes{1024, 2048, 4096, 8192};
   if (extent == Extent::full) sizes.insert(sizes.end(), {16384, 32768});
   const std::unique_ptr<RankMemory> memory = interface.make_rank_memory();
@@ -184,10 +201,11 @@ void measure_links(const CudaInterface& interface, Extent extent, Report& report
   for (const int64_t rows : sizes) by_rows[rows] = measure_rows(interface, *memory, rows, links);
   for (const size_t pass : {0u, 1u}) {
     std::vector<std::pair<std::string, double>> crossings;
-    for (const Link& link : links) crossings.emplace_back(link.name, crossing(report_link(link, pass, by_rows, report)));
+    for (const Link& link : links)
+      crossings.emplace_back(link.name, crossing(report_link(link, pass, by_rows, report)));
     for (const auto& [link, tokens] : crossings) {
-      report.add(link + (pass == 0 ? ", forward" : ", backward") + ", bubble below 5 % from", 0, tokens,
-                 tokens > 0 ? "tokens a rank" : "(nowhere)", 0);
+      report.add(link + (pass == 0 ? ", forward" : ", backward") + ", bubble below 5 % from", 0,
+                 tokens, tokens > 0 ? "tokens a rank" : "(nowhere)", 0);
     }
   }
 }

@@ -51,8 +51,8 @@ void Pass::forward(Gpu& gpu) const {
 
 void Pass::backward(Gpu& gpu) const {
   for_each_step(*this, [&](const AttentionStep& step, size_t key) {
-    gpu->attention_backward(step, layer.q, layer.kv[key], {layer.d_output, layer.lse, layer.delta}, layer.dq,
-                            layer.dkv[key]);
+    gpu->attention_backward(step, layer.q, layer.kv[key], {layer.d_output, layer.lse, layer.delta},
+                            layer.dq, layer.dkv[key]);
   });
 }
 
@@ -67,7 +67,8 @@ void Pass::whole_backward(Gpu& gpu) const {
   backward(gpu);
 }
 
-Pass make_pass(Gpu& gpu, const HeadShape& shape, std::vector<Piece> queries, std::vector<Piece> keys) {
+Pass make_pass(Gpu& gpu, const HeadShape& shape, std::vector<Piece> queries,
+               std::vector<Piece> keys) {
   int64_t rows = 0;
   for (const Piece& piece : queries) rows += piece.row_count;
   Layer layer = make_layer(gpu, shape, rows, keys);

@@ -13,8 +13,8 @@ struct Layer {
   std::vector<Tensor> kv, dkv;  // one of each for every piece of keys
 };
 
-/// Attention of some pieces of queries on some pieces of keys, last keys first: one step for each pair of pieces that see
-/// each other under a causal mask.
+/// Attention of some pieces of queries on some pieces of keys, last keys first: one step for each
+/// pair of pieces that see each other under a causal mask.
 struct Pass {
   HeadShape shape;
   std::vector<Piece> queries, keys;
@@ -30,7 +30,8 @@ struct Pass {
 };
 
 /// In the GPU's arena.
-Pass make_pass(Gpu& gpu, const HeadShape& shape, std::vector<Piece> queries, std::vector<Piece> keys);
+Pass make_pass(Gpu& gpu, const HeadShape& shape, std::vector<Piece> queries,
+               std::vector<Piece> keys);
 
 struct Times {
   double forward_ms = 0, backward_ms = 0;

@@ -1,5 +1,5 @@
-// Ring attention of a model on one GPU: what eight ranks take beside one call over all of their tokens, and what the
-// steps of one rank take alone.
+// Ring attention of a model on one GPU: what eight ranks take beside one call over all of their
+// tokens, and what the steps of one rank take alone.
 #include "tests/bench/gpu_bench_ring.h"
 
 #include <algorithm>
@@ -16,8 +16,8 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int kRing = 8;
 
-/// Bytes of an arena for `rows` rows of a rank or of a single call: all tensors of both passes, ring boxes, and the pool
-/// of random numbers.
+/// Bytes of an arena for `rows` rows of a rank or of a single call: all tensors of both passes,
+/// ring boxes, and the pool of random numbers.
 int64_t arena_bytes_of(const HeadShape& shape, int64_t rows) {
   return rows * shape.q_width() * 64 + (int64_t{128} << 20);
 }
@@ -28,8 +28,8 @@ struct Size {
   int repeats;
 
   std::string name() const {
-    return std::to_string(shape.heads) + " heads of " + std::to_string(shape.head_dim) + ", " + thousands(rows) +
-           " a rank";
+    return std::to_string(shape.heads) + " heads of " + std::to_string(shape.head_dim) + ", " +
+           thousands(rows) + " a rank";
   }
 };
 
@@ -54,7 +54,8 @@ Times time_one_call(const CudaInterface& interface, const Size& size) {
   };
   std::vector<double> forward, backward;
   for (int repeat = 0; repeat <= size.repeats; ++repeat) {  // the first one warms up
-    const double forward_ms = once(&bench::Pass::whole_forward), backward_ms = once(&bench::Pass::whole_backward);
+    const double forward_ms = once(&bench::Pass::whole_forward),
+                 backward_ms = once(&bench::Pass::whole_backward);
     if (repeat == 0) continue;
     forward.push_back(forward_ms);
     backward.push_back(backward_ms);
@@ -76,7 +77,9 @@ struct Lap {
     end[size_t(ring.rank())] = Clock::now();
   }
   double ms() const {
-    return std::chrono::duration<double, std::milli>(std::ranges::max(end) - std::ranges::min(begin)).count();
+    return std::chrono::duration<double, std::milli>(std::ranges::max(end) -
+                                                     std::ranges::min(begin))
+        .count();
   }
 };
 
@@ -114,11 +117,15 @@ Times time_rank_alone(const CudaInterface& interface, const Size& size) {
   for (const int rank : {0, 3, 7}) {
     const ArenaScope scope(gpu->arena());
     std::vector<Piece> keys;
-    for (int hop = kRing; hop-- > 0;) {  // steps run from the last piece to the first: its own come first
-      for (const Piece& piece : layout.ranks[size_t((rank + kRing - hop) % kRing)]) keys.push_back(piece);
+    for (int hop = kRing;
+         hop-- > 0;) {  // steps run from the last piece to the first: its own come first
+      for (const Piece& piece : layout.ranks[size_t((rank + kRing - hop) % kRing)])
+        keys.push_back(piece);
     }
-    const Times times = time_steps(gpu, make_pass(gpu, size.shape, layout.ranks[size_t(rank)], keys));
-    slowest = {std::max(slowest.forward_ms, times.forward_ms), std::max(slowest.backward_ms, times.backward_ms)};
+    const Times times =
+        time_steps(gpu, make_pass(gpu, size.shape, layout.ranks[size_t(rank)], keys));
+    slowest = {std::max(slowest.forward_ms, times.forward_ms),
+               std::max(slowest.backward_ms, times.backward_ms)};
   }
   return slowest;
 }
@@ -126,21 +133,24 @@ Times time_rank_alone(const CudaInterface& interface, const Size& size) {
 /// In percent.
 void add_shares(const std::string& name, const Times& ideal, const Times& times, Report& report) {
   report.add(name + ", forward", times.forward_ms, 100 * ideal.forward_ms / times.forward_ms, "%");
-  report.add(name + ", backward", times.backward_ms, 100 * ideal.backward_ms / times.backward_ms, "%");
+  report.add(name + ", backward", times.backward_ms, 100 * ideal.backward_ms / times.backward_ms,
+             "%");
   report.add(name + ", both", times.both_ms(), 100 * ideal.both_ms() / times.both_ms(), "%");
 }
 
 void add_one_call(const Size& size, const Times& times, Report& report) {
   const double total = double(kRing * size.rows);
   const double flops = 2 * total * total * double(size.shape.q_width());
-  report.add(size.name() + ", one call, forward", times.forward_ms, flops / times.forward_ms / 1e9, "TFLOP/s");
-  report.add(size.name() + ", one call, backward", times.backward_ms, 2.5 * flops / times.backward_ms / 1e9, "TFLOP/s");
+  report.add(size.name() + ", one call, forward", times.forward_ms, flops / times.forward_ms / 1e9,
+             "TFLOP/s");
+  report.add(size.name() + ", one call, backward", times.backward_ms,
+             2.5 * flops / times.backward_ms / 1e9, "TFLOP/s");
 }
 
 }  // namespace
 
-RingRank::RingRank(const CudaInterface& interface, const HeadShape& head_shape, const SequenceLayout& layout, Comm& ring,
-                   Trace& trace)
+RingRank::RingRank(const CudaInterface& interface, const HeadShape& head_shape,
+                   const SequenceLayout& layout, Comm& ring, Trace& trace)
     : shape(head_shape),
       gpu(interface, {.arena_bytes = arena_bytes_of(shape, layout.max_rows())}, ring.rank(), trace),
       step({*gpu, ring, trace}, {}, ringlet::Pass::training, layout, Mask{}, 1e4, shape.head_dim,
@@ -148,7 +158,8 @@ RingRank::RingRank(const CudaInterface& interface, const HeadShape& head_shape, 
            std::vector<int32_t>(size_t(layout.rows(ring.rank())))) {
   const int64_t rows = step.rows();
   const Shape heads{shape.heads, rows, shape.head_dim, 1}, flat{rows, shape.q_width(), 1, 1};
-  const Shape both{2 * shape.kv_heads * shape.head_dim * rows, 1, 1, 1}, per_row{shape.heads, rows, 1, 1};
+  const Shape both{2 * shape.kv_heads * shape.head_dim * rows, 1, 1, 1},
+      per_row{shape.heads, rows, 1, 1};
   q = gpu.empty(Dtype::bf16, heads), kv = gpu.empty(Dtype::bf16, both);
   output = gpu.empty(Dtype::bf16, flat), d_output = gpu.empty(Dtype::bf16, flat);
   lse = gpu.empty(Dtype::f32, per_row), delta = gpu.empty(Dtype::f32, per_row);
@@ -173,9 +184,9 @@ std::string thousands(int64_t tokens) { return std::to_string(tokens / 1024) + "
 
 void measure_ring(const CudaInterface& interface, Extent extent, Report& report) {
   report.begin("Ring of 8 ranks on one GPU, zigzag, messages copied on it",
-               "bf16, causal; percent: time of one call over all tokens over the time from the common start of the ranks "
-               "until the last one is done; forward with start and finish, backward with delta; bars: 92 % from 8k a rank "
-               "on, 97 % at 32k");
+               "bf16, causal; percent: time of one call over all tokens over the time from the "
+               "common start of the ranks until the last one is done; forward with start and "
+               "finish, backward with delta; bars: 92 % from 8k a rank on, 97 % at 32k");
   const std::unique_ptr<RankMemory> memory = interface.make_rank_memory();
   std::vector<std::pair<Size, Times>> one_calls;
   for (const Size& size : sizes_of(extent)) {
@@ -189,8 +200,8 @@ void measure_ring(const CudaInterface& interface, Extent extent, Report& report)
     }
   }
   report.begin("Steps of one of these ranks, alone on the GPU",
-               "an eighth of one call over all tokens, in percent of the time of a rank's steps, no messages; what a step "
-               "leaves idle another rank would use");
+               "an eighth of one call over all tokens, in percent of the time of a rank's "
+               "steps, no messages; what a step leaves idle another rank would use");
   for (const auto& [size, one_call] : one_calls) {
     try {
       const Times ideal{one_call.forward_ms / kRing, one_call.backward_ms / kRing};

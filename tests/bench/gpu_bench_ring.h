@@ -5,12 +5,12 @@
 
 namespace ringlet::bench {
 
-/// One rank of a ring that shares the GPU with the others: its own stream and memory, and one layer of attention in bf16,
-/// gradients of q, keys and values in f32, as a model calls it.
+/// One rank of a ring that shares the GPU with the others: its own stream and memory, and one layer
+/// of attention in bf16, gradients of q, keys and values in f32, as a model calls it.
 struct RingRank {
   /// The arena fits. q, kv and d_output are not set. Everything named must outlive this.
-  RingRank(const CudaInterface& interface, const HeadShape& shape, const SequenceLayout& layout, Comm& ring,
-           Trace& trace);
+  RingRank(const CudaInterface& interface, const HeadShape& shape, const SequenceLayout& layout,
+           Comm& ring, Trace& trace);
   void fill_with_random_numbers();
   void forward();
   /// delta, then the ring; adds to dq and dkv. After forward.

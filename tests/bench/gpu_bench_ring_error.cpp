@@ -32,14 +32,16 @@ AttentionCase case_of(const HeadShape& shape, const std::vector<Piece>& pieces) 
 
 /// Queries first ... first + count of one head, and the keys that they see.
 ReferenceInput block_of(const ReferenceInput& whole, int64_t head, int64_t first, int64_t count) {
-  const int64_t n = whole.shape.head_dim, length = int64_t(whole.query_positions.size()), keys = first + count;
+  const int64_t n = whole.shape.head_dim, length = int64_t(whole.query_positions.size()),
+                keys = first + count;
   const auto rows = [&](const std::vector<double>& from, int64_t row, int64_t row_count) {
     const auto begin = from.begin() + (head * length + row) * n;
     return std::vector<double>(begin, begin + row_count * n);
   };
   ReferenceInput block{{1, 1, n}, {}, std::vector<int64_t>(size_t(count)), {}, {}, {}, {}, {}};
   for (int64_t key = 0; key < keys; ++key) block.key_positions.push_back(key);
-  block.q = rows(whole.q, first, count), block.k = rows(whole.k, 0, keys), block.v = rows(whole.v, 0, keys);
+  block.q = rows(whole.q, first, count), block.k = rows(whole.k, 0, keys),
+  block.v = rows(whole.v, 0, keys);
   for (int64_t query = first; query < keys; ++query) {
     block.query_positions.push_back(query);
     const auto begin = whole.d_output.begin() + (query * whole.shape.heads + head) * n;
@@ -58,7 +60,8 @@ Whole reference_of(const HeadShape& shape, int64_t length) {
   const ReferenceInput input = case_of(shape, {{0, 1, 0, length}}).reference_input();
   Whole result;
   result.fill(std::vector<double>(size_t(shape.q_width() * length)));
-  const int64_t blocks_of_head = (length + kBlock - 1) / kBlock, blocks = shape.heads * blocks_of_head;
+  const int64_t blocks_of_head = (length + kBlock - 1) / kBlock,
+                blocks = shape.heads * blocks_of_head;
   std::atomic<int64_t> next{0};
   std::mutex mutex;
   const auto work = [&] {
@@ -76,7 +79,8 @@ Whole reference_of(const HeadShape& shape, int64_t length) {
     }
   };
   std::vector<std::jthread> threads;
-  for (unsigned i = 0; i < std::max(1u, std::thread::hardware_concurrency()); ++i) threads.emplace_back(work);
+  for (unsigned i = 0; i < std::max(1u, std::thread::hardware_concurrency()); ++i)
+    threads.emplace_back(work);
   threads.clear();
   return result;
 }
@@ -98,16 +102,19 @@ void put_inputs(RingRank& rank, const AttentionCase& c) {
   put(c.d_output(), rank.d_output);
   std::vector<float> kv;
   for (const Piece& piece : c.keys) {
-    for (const std::vector<float>& values : {c.k({piece}), c.v({piece})}) kv.insert(kv.end(), values.begin(), values.end());
+    for (const std::vector<float>& values : {c.k({piece}), c.v({piece})})
+      kv.insert(kv.end(), values.begin(), values.end());
   }
   put(kv, rank.kv);
 }
 
 /// Squared differences of this rank's part, in the order of kQuantities.
-std::array<double, kQuantities.size()> differences_of(RingRank& rank, int64_t length, const Whole& expected) {
+std::array<double, kQuantities.size()> differences_of(RingRank& rank, int64_t length,
+                                                      const Whole& expected) {
   const int64_t n = rank.shape.head_dim, heads = rank.shape.heads, rows = rank.step.rows();
   const std::vector<Bf16> output = values_of<Bf16>(rank, rank.output);
-  const std::vector<float> dq = values_of<float>(rank, rank.dq), dkv = values_of<float>(rank, rank.dkv);
+  const std::vector<float> dq = values_of<float>(rank, rank.dq),
+                           dkv = values_of<float>(rank, rank.dkv);
   std::array<double, kQuantities.size()> sums{};
   const auto add = [&](size_t quantity, double actual, int64_t at) {
     const double difference = actual - expected[quantity][size_t(at)];
@@ -136,8 +143,8 @@ double squares(const std::vector<double>& values) {
 }
 
 std::array<double, kQuantities.size()> errors_of(const CudaInterface& interface, RankMemory& memory,
-                                                 const HeadShape& shape, int64_t length, int ring_size,
-                                                 const Whole& expected) {
+                                                 const HeadShape& shape, int64_t length,
+                                                 int ring_size, const Whole& expected) {
   const SequenceLayout layout = make_layout(Layout::zigzag, length, ring_size);
   std::array<double, kQuantities.size()> errors{};
   std::mutex mutex;
@@ -154,7 +161,8 @@ std::array<double, kQuantities.size()> errors_of(const CudaInterface& interface,
     const std::lock_guard lock(mutex);
     for (size_t i = 0; i < errors.size(); ++i) errors[i] += differences[i];
   });
-  for (size_t i = 0; i < errors.size(); ++i) errors[i] = std::sqrt(errors[i] / squares(expected[i]));
+  for (size_t i = 0; i < errors.size(); ++i)
+    errors[i] = std::sqrt(errors[i] / squares(expected[i]));
   return errors;
 }
 
@@ -163,18 +171,19 @@ std::string bar_text(double value, double bar, const std::string& text) {
   return text + (value <= bar ? "" : " MISSED");
 }
 
-void measure_size(const CudaInterface& interface, RankMemory& memory, const HeadShape& shape, int64_t length,
-                  Report& report) {
+void measure_size(const CudaInterface& interface, RankMemory& memory, const HeadShape& shape,
+                  int64_t length, Report& report) {
   const Whole expected = reference_of(shape, length);
   const auto one = errors_of(interface, memory, shape, length, 1, expected);
   const auto eight = errors_of(interface, memory, shape, length, 8, expected);
   for (size_t i = 0; i < kQuantities.size(); ++i) {
-    const std::string name = "head_dim " + std::to_string(shape.head_dim) + ", T " + std::to_string(length) + ", " +
-                             kQuantities[i];
+    const std::string name = "head_dim " + std::to_string(shape.head_dim) + ", T " +
+                             std::to_string(length) + ", " + kQuantities[i];
     const std::string bar = "1e-3 (bar " + std::to_string(int(1e3 * kBars[i])) + ")";
     report.add(name + ", 1 rank", 0, 1e3 * one[i], bar_text(one[i], kBars[i], bar), 3);
     report.add(name + ", 8 ranks", 0, 1e3 * eight[i], bar_text(eight[i], kBars[i], bar), 3);
-    report.add(name + ", 8 ranks over 1", 0, eight[i] / one[i], bar_text(eight[i] / one[i], kGrowthBar, "x (bar 1.2)"), 3);
+    report.add(name + ", 8 ranks over 1", 0, eight[i] / one[i],
+               bar_text(eight[i] / one[i], kGrowthBar, "x (bar 1.2)"), 3);
   }
 }
 
@@ -182,15 +191,17 @@ void measure_size(const CudaInterface& interface, RankMemory& memory, const Head
 
 void measure_ring_error(const CudaInterface& interface, Report& report) {
   report.begin("Error of ring attention, zigzag, ranks on one GPU",
-               "bf16 inputs and outputs, dQ, dK and dV as their f32 sums; L2 norm of the difference from dense attention in "
-               "double over that of its result, whole tensors, causal, inputs random");
+               "bf16 inputs and outputs, dQ, dK and dV as their f32 sums; L2 norm of the "
+               "difference from dense attention in double over that of its result, whole "
+               "tensors, causal, inputs random");
   const std::unique_ptr<RankMemory> memory = interface.make_rank_memory();
   for (const HeadShape& shape : {HeadShape{2, 2, 128}, {4, 4, 64}}) {
     for (const int64_t length : {2048, 4096}) {
       try {
         measure_size(interface, *memory, shape, length, report);
       } catch (const std::exception& error) {
-        report.skip("head_dim " + std::to_string(shape.head_dim) + ", T " + std::to_string(length), error.what());
+        report.skip("head_dim " + std::to_string(shape.head_dim) + ", T " + std::to_string(length),
+                    error.what());
       }
     }
   }

@@ -15,7 +15,7 @@ namespace {
 constexpr int kRanks = 3;
 
 /// Counts, and does as the host does.
-class CountingMemory final : public RankMemory {
+class CountingMemory : public RankMemory {
  public:
   void copy(const Tensor& from, const Tensor& to, const std::atomic<bool>& abandoned) override {
     ++copies;
@@ -71,6 +71,58 @@ TEST(RankMemory, CopiesEveryMessage) {
     EXPECT_EQ(received[0], float(previous));
   });
   EXPECT_EQ(memory.copies, kRanks);
+}
+
+/// Is reached when it is told to.
+class Gate final : public Timeline {
+ public:
+  bool reached(int64_t) const override { return open; }
+  void wait(int64_t) override { FAIL() << "the world waits for nobody's timeline"; }
+  std::atomic<bool> open{false};
+};
+
+/// Takes two copies at once. The first one opens the gate, so that no search for what may start sees it open
+/// for some only.
+class PairingMemory final : public CountingMemory {
+ public:
+  explicit PairingMemory(Gate& gate) : gate_(gate) {}
+  int copies_at_once() const override { return 2; }
+  void copy(const Tensor& from, const Tensor& to, const std::atomic<bool>& abandoned) override {
+    gate_.open = true;
+    CountingMemory::copy(from, to, abandoned);
+  }
+  void copy_all(std::span<const Copy> pair, const std::atomic<bool>& abandoned) override {
+    ++pairs;
+    RankMemory::copy_all(pair, abandoned);
+  }
+  std::atomic<int> pairs{0};
+
+ private:
+  Gate& gate_;
+};
+
+TEST(RankMemory, MessagesThatMayStartAreCopiedTogether) {
+  Gate gate;
+  PairingMemory memory(gate);
+  run_ranks({.ranks = 2, .memory = &memory}, [&](Comm& world, Trace&) {
+    const int peer = 1 - world.rank();
+    std::vector<std::vector<float>> sent{{1.0f}, {2.0f}, {3.0f}}, received{{0.0f}, {0.0f}, {0.0f}};
+    std::vector<Message> sends, receives;
+    for (size_t i = 0; i < 3; ++i) {
+      sends.push_back({peer, view(sent[i])});
+      receives.push_back({peer, view(received[i])});
+    }
+    world.exchange(sends, receives, {&gate, 1});
+    world.barrier();
+    std::vector<float> opener{4.0f};
+    const Message message{peer, view(opener)};
+    const std::span<const Message> one(&message, 1), none;
+    const bool is_sender = world.rank() == 0;
+    world.exchange(is_sender ? one : none, is_sender ? none : one, {}).wait();
+    EXPECT_EQ(received, sent);
+  });
+  EXPECT_EQ(memory.copies, 7);
+  EXPECT_EQ(memory.pairs, 3);
 }
 
 TEST(RankMemory, ServesARankThatIsAlone) {
