@@ -27,8 +27,7 @@ __global__ void __launch_bounds__(kMostThreads)
     const int64_t packs = row < rows ? width / kPack : 0;
     const T* const from = x + row * width;
     Pack<T, kPack> kept[kKept<kCount>];
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) kept[i] = coming[i];
+    if constexpr (kCount > 0) for_packs<kCount>(packs, [&](int i, int64_t) { kept[i] = coming[i]; });
     fetch(row + row_step);
     float squares[1] = {0};
     for_packs<kCount>(packs, [&](int i, int64_t pack) {
@@ -93,7 +92,7 @@ __global__ void __launch_bounds__(kMostBackwardThreads, 2)
                  [&](int, int64_t pack) { store_floats(d_weights[0], partial + pack * kPack); });
   }
   const int64_t row_step = int64_t(gridDim.x) * blockDim.y;
-  RowInputs<T, kPack, kCount> row_inputs, coming;
+  [[maybe_unused]] RowInputs<T, kPack, kCount> row_inputs, coming;
   const auto fetch = [&](int64_t row, RowInputs<T, kPack, kCount>& to) {
     if constexpr (kCount > 0) {
       for_packs<kCount>(row < rows ? width / kPack : 0, [&](int i, int64_t pack) {
@@ -106,7 +105,7 @@ __global__ void __launch_bounds__(kMostBackwardThreads, 2)
   for (; first_row < rows; first_row += row_step) {
     const int64_t row = first_row + threadIdx.y;
     const int64_t packs = row < rows ? width / kPack : 0, begin = row * width;
-    Pack<T, kPack> before[kKept<kCount>];
+    [[maybe_unused]] Pack<T, kPack> before[kKept<kCount>];
     if constexpr (kAhead)
       row_inputs = coming;
     else
