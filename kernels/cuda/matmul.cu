@@ -152,19 +152,24 @@ void Matmul::settle(cudaStream_t stream, const MatmulKey& key, Plan& plan, const
   if (plan.algorithms.size() < 2) return;
   std::optional<cublasLtMatmulAlgo_t> choice = choices_.find(key);
   if (!choice && choices_.begin_trial(key)) {
+    const auto run = [&](const cublasLtMatmulAlgo_t& algorithm, float beta, void* to) {
+      return multiply(stream, plan, algorithm, a, b, beta, to);
+    };
     try {
-      choice = fastest_algorithm({stream, plan.algorithms,
-                                  [&](const cublasLtMatmulAlgo_t& algorithm, float beta, void* to) {
-                                    return multiply(stream, plan, algorithm, a, b, beta, to);
-                                  },
-                                  write, out, scratch_, tuning_});
+      choice = fastest_algorithm(MatmulTrial{.stream = stream,
+                                             .algorithms = plan.algorithms,
+                                             .run = run,
+                                             .write = write,
+                                             .out = out,
+                                             .scratch = scratch_,
+                                             .tuning = tuning_});
     } catch (...) {
       choices_.end_trial(key, {});
       throw;
     }
     choices_.end_trial(key, choice);
   }
-  if (choice) plan.algorithms = {*choice};
+  if (choice) plan.algorithms.assign(1, *choice);
 }
 
 void Matmul::run(cudaStream_t stream, const shapes::MatmulSizes& sizes, const Tensor& a,
