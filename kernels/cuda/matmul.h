@@ -6,7 +6,6 @@
 #include <map>
 #include <memory>
 #include <span>
-#include <vector>
 
 #include "kernels/backend.h"
 #include "kernels/cuda/matmul_choice.h"

@@ -198,9 +198,7 @@ __global__ void __launch_bounds__(kThreads) split_backward(Split<T, const float>
 }
 
 /// The heads of q, of k or of v, and how many blocks take them.
-struct Section {
-  int first_head, heads, blocks;
-};
+struct Section { int first_head, heads, blocks; };
 struct Sections { Section q, k, v; };
 
 // With QK-norm. Each block takes heads of one section, as they come, row by row; the next one is on its way
