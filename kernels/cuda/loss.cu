@@ -198,7 +198,6 @@ __global__ void __launch_bounds__(kSharedThreads, 2)
   constexpr int kPack = kFullPack<T>;
   extern __shared__ __align__(16) unsigned char shared[];
   const SharedRow<T> x{reinterpret_cast<T*>(shared), vocabulary / kPack};
-  const float zeros[kPack] = {};
   int label = labels[blockIdx.x];
   if (label != -1) x.fetch_all(logits + blockIdx.x * int64_t(vocabulary));
   for (int64_t row = blockIdx.x, next = row + gridDim.x; row < rows; row = next, next += gridDim.x) {
@@ -223,10 +222,12 @@ __global__ void __launch_bounds__(kSharedThreads, 2)
       const float factor = gradient_scale / sum[0];
 #pragma unroll 2
       for (int pack = int(threadIdx.x); pack < x.packs; pack += int(blockDim.x)) {
-        if (is_scored)
+        if (is_scored) {
           x.write_gradient(pack, exponential, factor, gradient_scale, label, at);
-        else
+        } else {
+          const float zeros[kPack] = {};
           store_floats(zeros, at + pack * kPack);
+        }
         if (next_label != -1) x.fetch(pack, next_at);
       }
     }

@@ -100,7 +100,9 @@ struct Matmul::Plan {
   Product product;
   Layout first, second, out;
   /// As cuBLASLt proposes them, the best guess first; one alone where that is settled. There may be none.
-  std::vector<cublasLtMatmulAlgo_t> algorithms;
+  /// An array: the type has no name, which nvcc 13.0 cannot bear in a vector.
+  cublasLtMatmulAlgo_t algorithms[kMostAlgorithms]{};
+  int count = 0;
 };
 
 Matmul::Matmul(std::span<std::byte> workspace, std::span<std::byte> scratch, CudaTuning tuning)
@@ -123,14 +125,14 @@ std::unique_ptr<Matmul::Plan> Matmul::make_plan(const shapes::MatmulSizes& sizes
   plan->second = make_layout(a);
   plan->out = make_layout(out);
   const Preference preference = make_preference(workspace_.size(), b, a, out);
-  std::array<cublasLtMatmulHeuristicResult_t, kMostAlgorithms> found{};
+  cublasLtMatmulHeuristicResult_t found[kMostAlgorithms]{};
   int count = 0;
   const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
       handle_, plan->product.get(), plan->first.get(), plan->second.get(), plan->out.get(), plan->out.get(),
-      preference.get(), is_tuned(sizes, a) ? kMostAlgorithms : 1, found.data(), &count);
+      preference.get(), is_tuned(sizes, a) ? kMostAlgorithms : 1, found, &count);
   if (status != CUBLAS_STATUS_SUCCESS) return plan;
   for (int i = 0; i < count; ++i) {
-    if (found[i].state == CUBLAS_STATUS_SUCCESS) plan->algorithms.push_back(found[i].algo);
+    if (found[i].state == CUBLAS_STATUS_SUCCESS) plan->algorithms[plan->count++] = found[i].algo;
   }
   return plan;
 }
@@ -149,22 +151,27 @@ bool Matmul::multiply(cudaStream_t stream, const Plan& plan, const cublasLtMatmu
 
 void Matmul::settle(cudaStream_t stream, const MatmulKey& key, Plan& plan, const Tensor& a, const Tensor& b,
                     Write write, const Tensor& out) {
-  if (plan.algorithms.size() < 2) return;
+  if (plan.count < 2) return;
   std::optional<cublasLtMatmulAlgo_t> choice = choices_.find(key);
   if (!choice && choices_.begin_trial(key)) {
+    const auto run = [&](const cublasLtMatmulAlgo_t& algorithm, float beta, void* to) {
+      return multiply(stream, plan, algorithm, a, b, beta, to);
+    };
     try {
-      choice = fastest_algorithm({stream, plan.algorithms,
-                                  [&](const cublasLtMatmulAlgo_t& algorithm, float beta, void* to) {
-                                    return multiply(stream, plan, algorithm, a, b, beta, to);
-                                  },
-                                  write, out, scratch_, tuning_});
+      choice = fastest_algorithm(MatmulTrial{.stream = stream,
+                                             .algorithms = {plan.algorithms, size_t(plan.count)},
+                                             .run = run,
+                                             .write = write,
+                                             .out = out,
+                                             .scratch = scratch_,
+                                             .tuning = tuning_});
     } catch (...) {
       choices_.end_trial(key, {});
       throw;
     }
     choices_.end_trial(key, choice);
   }
-  if (choice) plan.algorithms = {*choice};
+  if (choice) plan.algorithms[0] = *choice, plan.count = 1;
 }
 
 void Matmul::run(cudaStream_t stream, const shapes::MatmulSizes& sizes, const Tensor& a,
@@ -188,9 +195,9 @@ void Matmul::run(cudaStream_t stream, const shapes::MatmulSizes& sizes, const Te
   if (plan == nullptr) plan = make_plan(sizes, a, transpose_a, b, transpose_b, out);
   settle(stream, key, *plan, a, b, write, out);
   const float beta = write == Write::add ? 1 : 0;
-  if (!plan->algorithms.empty()) {
-    if (multiply(stream, *plan, plan->algorithms.front(), a, b, beta, out.data)) return;
-    plan->algorithms.clear();
+  if (plan->count > 0) {
+    if (multiply(stream, *plan, plan->algorithms[0], a, b, beta, out.data)) return;
+    plan->count = 0;
   }
   plain_matmul(stream, sizes, a, transpose_a, b, transpose_b, write, out);
 }

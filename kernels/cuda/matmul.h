@@ -6,7 +6,6 @@
 #include <map>
 #include <memory>
 #include <span>
-#include <vector>
 
 #include "kernels/backend.h"
 #include "kernels/cuda/matmul_choice.h"
@@ -14,14 +13,14 @@
 
 namespace ringlet::cuda {
 
-/// Matrix products of one stream, by cuBLASLt; by a plain kernel where that offers nothing. What was prepared
-/// for a shape is kept. Equal calls give equal bits: shapes, strides and alignments decide which algorithm
-/// cuBLASLt proposes first, and large products in bf16 take a faster one by trial only where it gives the same
-/// bits (see CudaTuning). A trial waits for the stream.
+/// Matrix products of one stream, by cuBLASLt; by a plain kernel where that offers nothing. What was
+/// prepared for a shape is kept. Equal calls give equal bits: shapes, strides and alignments decide which
+/// algorithm cuBLASLt proposes first, and large products in bf16 take a faster one by trial only where it
+/// gives the same bits (see CudaTuning). A trial waits for the stream.
 class Matmul {
  public:
-  /// workspace, scratch: device memory of this stream, aligned to 256 bytes; 32 MiB of workspace is what Hopper
-  /// wants, scratch serves trials.
+  /// workspace, scratch: device memory of this stream, aligned to 256 bytes; 32 MiB of workspace is what
+  /// Hopper wants, scratch serves trials.
   Matmul(std::span<std::byte> workspace, std::span<std::byte> scratch, CudaTuning tuning);
   ~Matmul();
   Matmul(const Matmul&) = delete;

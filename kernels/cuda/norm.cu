@@ -9,7 +9,7 @@ constexpr int kMostThreads = 512, kMostBackwardThreads = 256;
 // kPack elements are read at once; a thread keeps kCount packs of a row in registers, 0: rows are read again.
 // While a row is computed the next one is on its way: the grid is no more than what runs at once.
 template <class T, int kPack, int kCount>
-__global__ void __launch_bounds__(kMostThreads)
+__global__ void __launch_bounds__(kMostThreads, kCount < kMostPacks ? 2 : 1)
     forward(const T* x, const T* weight, float epsilon, T* y, int64_t rows, int64_t width) {
   const int64_t row_step = int64_t(gridDim.x) * blockDim.y;
   Pack<T, kPack> coming[kKept<kCount>];
@@ -27,8 +27,7 @@ __global__ void __launch_bounds__(kMostThreads)
     const int64_t packs = row < rows ? width / kPack : 0;
     const T* const from = x + row * width;
     Pack<T, kPack> kept[kKept<kCount>];
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) kept[i] = coming[i];
+    if constexpr (kCount > 0) for_packs<kCount>(packs, [&](int i, int64_t) { kept[i] = coming[i]; });
     fetch(row + row_step);
     float squares[1] = {0};
     for_packs<kCount>(packs, [&](int i, int64_t pack) {
@@ -93,7 +92,7 @@ __global__ void __launch_bounds__(kMostBackwardThreads, 2)
                  [&](int, int64_t pack) { store_floats(d_weights[0], partial + pack * kPack); });
   }
   const int64_t row_step = int64_t(gridDim.x) * blockDim.y;
-  RowInputs<T, kPack, kCount> row_inputs, coming;
+  [[maybe_unused]] RowInputs<T, kPack, kCount> row_inputs, coming;
   const auto fetch = [&](int64_t row, RowInputs<T, kPack, kCount>& to) {
     if constexpr (kCount > 0) {
       for_packs<kCount>(row < rows ? width / kPack : 0, [&](int i, int64_t pack) {
@@ -106,12 +105,12 @@ __global__ void __launch_bounds__(kMostBackwardThreads, 2)
   for (; first_row < rows; first_row += row_step) {
     const int64_t row = first_row + threadIdx.y;
     const int64_t packs = row < rows ? width / kPack : 0, begin = row * width;
-    Pack<T, kPack> before[kKept<kCount>];
+    [[maybe_unused]] Pack<T, kPack> before[kKept<kCount>];
     if constexpr (kAhead)
       row_inputs = coming;
     else
       fetch(row, row_inputs);
-    if constexpr (kWrite == Write::add && kCount > 0) {
+    if constexpr (kWrite == Write::add && kAhead) {
       for_packs<kCount>(packs, [&](int i, int64_t pack) {
         before[i] = load_pack<kPack>(dx + begin + pack * kPack);
       });
@@ -136,8 +135,9 @@ __global__ void __launch_bounds__(kMostBackwardThreads, 2)
       if constexpr (kCount == 0) {
         row_inputs.load(i, x + begin + pack * kPack, dy + begin + pack * kPack);
         load_floats(partial + pack * kPack, d_weights[i]);
-        if constexpr (kWrite == Write::add) before[i] = load_pack<kPack>(dx + begin + pack * kPack);
       }
+      if constexpr (kWrite == Write::add && !kAhead)
+        before[i] = load_pack<kPack>(dx + begin + pack * kPack);
       float weights[kPack], gradient[kPack];
       load_floats(weight + pack * kPack, weights);
 #pragma unroll

@@ -136,21 +136,24 @@ template <class T, int kPack>
 __device__ void norm_backward(const Halves<kPack>& x, const T* weight, int head_dim, float epsilon,
                               Halves<kPack>& gradient, Halves<kPack>& d_weight) {
   const float scale = inverse_rms<kPack>(x, head_dim, epsilon);
-  float sum = 0, weights[2][kCount<kPack>][kPack];
+  float sum = 0;
   for_halves<kPack>(head_dim, [&](int half, int i, int column) {
-    load_floats(weight + column, weights[half][i]);
+    float weights[kPack];
+    load_floats(weight + column, weights);
 #pragma unroll
     for (int j = 0; j < kPack; ++j) {
       const float product = x[half][i][j] * gradient[half][i][j];
       d_weight[half][i][j] = fmaf(product, scale, d_weight[half][i][j]);
-      sum = fmaf(product, weights[half][i][j], sum);
+      sum = fmaf(product, weights[j], sum);
     }
   });
   const float pull = sum_over_group(sum) / float(head_dim) * scale * scale * scale;
-  for_halves<kPack>(head_dim, [&](int half, int i, int) {
+  for_halves<kPack>(head_dim, [&](int half, int i, int column) {
+    float weights[kPack];
+    load_floats(weight + column, weights);
 #pragma unroll
     for (int j = 0; j < kPack; ++j) {
-      gradient[half][i][j] = weights[half][i][j] * gradient[half][i][j] * scale - x[half][i][j] * pull;
+      gradient[half][i][j] = weights[j] * gradient[half][i][j] * scale - x[half][i][j] * pull;
     }
   });
 }
@@ -195,9 +198,7 @@ __global__ void __launch_bounds__(kThreads) split_backward(Split<T, const float>
 }
 
 /// The heads of q, of k or of v, and how many blocks take them.
-struct Section {
-  int first_head, heads, blocks;
-};
+struct Section { int first_head, heads, blocks; };
 struct Sections { Section q, k, v; };
 
 // With QK-norm. Each block takes heads of one section, as they come, row by row; the next one is on its way

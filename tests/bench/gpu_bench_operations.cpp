@@ -38,7 +38,7 @@ void measure_product(const MatmulGpus& gpus, const Product& product, Report& rep
   const std::string name = product.name + ", " + std::to_string(product.m) + " x " +
                            std::to_string(product.n) + " x " + std::to_string(product.k);
   report.add(name, ms, flops / ms / 1e9, "TFLOP/s");
-  report.add("  share of the best algorithm, which takes", best_ms, 100 * best_ms / ms, "%");
+  report.add(name + ", share of the best", best_ms, 100 * best_ms / ms, "%");
 }
 
 /// y = x W^T, dx = dy W, dW += dy^T x in f32: a layer of `out` x `in` weights on `rows` rows.
@@ -192,7 +192,7 @@ void measure_matmul(Gpu& gpu, Gpu& fastest, Extent extent, Report& report) {
   const MatmulGpus gpus{gpu, fastest};
   report.begin("Matrix products",
                "bf16 operands, sums in f32, random values; 2 m n k flops; dW adds to f32; "
-               "beside it the best of cuBLASLt's algorithms, whatever its bits");
+               "best: of cuBLASLt's algorithms, whatever its bits; its time, and our share of its speed");
   using enum Transpose;
   measure_product(gpus, {"A B^T", 8192, 8192, 8192, no, yes, Write::set, Dtype::bf16}, report);
   if (extent == Extent::full) {
