@@ -8,11 +8,11 @@ namespace ringlet::cuda {
 namespace {
 
 /// Rows whose tokens are sorted at once.
-constexpr int64_t kSlabRows = 1 << 19;
+constexpr int64_t kSlabRows = 1 << 20;
 /// Chunks of sorted rows: a thread adds up one chunk's, one after the other.
-constexpr int64_t kMostChunks = 3072, kLeastChunkRows = 16;
-/// Rows, and parts of a run, whose values a thread has under way at once.
-constexpr int kAtOnce = 8, kPartsAtOnce = 4;
+constexpr int64_t kMostChunks = 2048, kLeastChunkRows = 32;
+/// Rows whose values a thread has under way at once.
+constexpr int kAtOnce = 4;
 
 template <class T, int kPack>
 __global__ void __launch_bounds__(kThreads)
@@ -50,9 +50,6 @@ __device__ void add_to(const float (&values)[kPack], float* to) {
   store_floats(sums, to);
 }
 
-/// What is to be read, added to and written is on its way already.
-__device__ void prefetch(const float* at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); }
-
 // Adds up the runs of equal tokens of one chunk (blockIdx.x). A run that lies inside is added to d_table; the
 // parts of one that crosses the chunk's border go to partials: [chunks, 2, columns], part 0 where the run
 // began earlier, else part 1.
@@ -72,9 +69,7 @@ __global__ void __launch_bounds__(kThreads)
     Pack<T, kPack> packs[kAtOnce];
 #pragma unroll
     for (int ahead = 0; ahead < kAtOnce; ++ahead) {
-      if (first + ahead >= end) continue;
-      packs[ahead] = load_pack<kPack>(dy + sorted.rows[first + ahead] * width);
-      prefetch(d_table + sorted.tokens[first + ahead] * width);
+      if (first + ahead < end) packs[ahead] = load_pack<kPack>(dy + sorted.rows[first + ahead] * width);
     }
 #pragma unroll
     for (int ahead = 0; ahead < kAtOnce; ++ahead) {
@@ -114,14 +109,14 @@ __global__ void __launch_bounds__(kThreads)
     return next * sorted.chunk_rows < sorted.count && sorted.same(end - 1, next * sorted.chunk_rows);
   };
   int64_t next = chunk + 1;
-  for (; goes_on(next + kPartsAtOnce - 1); next += kPartsAtOnce) {
-    float values[kPartsAtOnce][kPack];
+  for (; goes_on(next + kAtOnce - 1); next += kAtOnce) {
+    float values[kAtOnce][kPack];
 #pragma unroll
-    for (int ahead = 0; ahead < kPartsAtOnce; ++ahead) {
+    for (int ahead = 0; ahead < kAtOnce; ++ahead) {
       load_floats(partials + (next + ahead) * 2 * columns + column, values[ahead]);
     }
 #pragma unroll
-    for (int ahead = 0; ahead < kPartsAtOnce; ++ahead) {
+    for (int ahead = 0; ahead < kAtOnce; ++ahead) {
 #pragma unroll
       for (int j = 0; j < kPack; ++j) sums[j] += values[ahead][j];
     }

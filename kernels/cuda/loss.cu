@@ -172,37 +172,19 @@ struct SharedRow {
     }
     return sum;
   }
-  /// The gradient of one pack; see Row.
-  __device__ void write_gradient(int pack, const Exponential<T>& exponential, float factor, float scale,
-                                 int label, T* to) const {
-    float gradient[kPack];
-    load_floats(kept + pack * kPack, gradient);
-#pragma unroll
-    for (int j = 0; j < kPack; ++j) gradient[j] = factor * exponential(gradient[j]);
-    if (pack == label / kPack) {
-#pragma unroll
-      for (int j = 0; j < kPack; ++j) {
-        if (j == label % kPack) gradient[j] -= scale;
-      }
-    }
-    store_floats(gradient, to + pack * kPack);
-  }
 };
 
-// A block has a row in shared memory, so that device memory is read once. As soon as a pack has been used for
-// the last time, its place takes in the next row's.
+// A block has a row in shared memory, so that device memory is read once, and the next row is on its way while the last
+// sums are combined. (With a gradient to write it is slower than reading the row again, most of it from the L2 cache.)
 template <class T>
 __global__ void __launch_bounds__(kSharedThreads, 2)
-    cross_entropy_in_shared(T* logits, const int32_t* labels, CrossEntropy mode, float gradient_scale,
-                            float* losses, int64_t rows, int vocabulary) {
+    losses_in_shared(const T* logits, const int32_t* labels, float* losses, int64_t rows, int vocabulary) {
   constexpr int kPack = kFullPack<T>;
   extern __shared__ __align__(16) unsigned char shared[];
   const SharedRow<T> x{reinterpret_cast<T*>(shared), vocabulary / kPack};
   int label = labels[blockIdx.x];
   if (label != -1) x.fetch_all(logits + blockIdx.x * int64_t(vocabulary));
   for (int64_t row = blockIdx.x, next = row + gridDim.x; row < rows; row = next, next += gridDim.x) {
-    T* const at = logits + row * vocabulary;
-    const T* const next_at = logits + next * vocabulary;
     const int next_label = next < rows ? labels[next] : -1;
     const bool is_scored = label != -1, is_valid = label >= 0 && label < vocabulary;
     const bool reports = int(threadIdx.x) == (is_valid ? label / kPack % int(blockDim.x) : 0);
@@ -215,34 +197,20 @@ __global__ void __launch_bounds__(kSharedThreads, 2)
     }
     const Exponential<T> exponential(maximum[0]);
     if (is_scored) sum[0] = x.sum(exponential);
-    if (mode == CrossEntropy::loss_only && next_label != -1) x.fetch_all(next_at);
+    if (next_label != -1) x.fetch_all(logits + next * vocabulary);
     if (is_scored) combine_over_row<Sum>(sum);
     if (reports) losses[row] = is_scored ? float(exponential.log_sum(sum[0]) - double(at_label)) : 0.0f;
-    if (mode == CrossEntropy::loss_and_gradient) {
-      const float factor = gradient_scale / sum[0];
-#pragma unroll 2
-      for (int pack = int(threadIdx.x); pack < x.packs; pack += int(blockDim.x)) {
-        if (is_scored) {
-          x.write_gradient(pack, exponential, factor, gradient_scale, label, at);
-        } else {
-          const float zeros[kPack] = {};
-          store_floats(zeros, at + pack * kPack);
-        }
-        if (next_label != -1) x.fetch(pack, next_at);
-      }
-    }
     label = next_label;
   }
 }
 
 /// False where a row does not fit or is too small to gain from it: nothing is launched then.
 template <class T>
-bool launch_in_shared(cudaStream_t stream, const Tensor& logits, const Tensor& labels, CrossEntropy mode,
-                      float gradient_scale, const Tensor& losses) {
+bool launch_in_shared(cudaStream_t stream, const Tensor& logits, const Tensor& labels, const Tensor& losses) {
   constexpr int64_t kLeastBytes = 16 << 10;
   const int64_t vocabulary = logits.shape[1], bytes = vocabulary * int64_t(sizeof(T));
   if (vocabulary % kFullPack<T> != 0 || !all_aligned({logits.data}) || bytes < kLeastBytes) return false;
-  const auto kernel = cross_entropy_in_shared<T>;
+  const auto kernel = losses_in_shared<T>;
   cudaFuncAttributes attributes{};
   int device = 0, most_bytes = 0, resident = 0;
   check_cuda(cudaFuncGetAttributes(&attributes, kernel));
@@ -254,8 +222,8 @@ bool launch_in_shared(cudaStream_t stream, const Tensor& logits, const Tensor& l
   if (resident == 0) return false;
   const int64_t blocks = std::min<int64_t>(logits.rows(), int64_t(resident) * multiprocessors());
   kernel<<<unsigned(blocks), kSharedThreads, size_t(bytes), stream>>>(
-      elements<T>(logits), elements<const int32_t>(labels), mode, gradient_scale, elements<float>(losses),
-      logits.rows(), int(vocabulary));
+      elements<const T>(logits), elements<const int32_t>(labels), elements<float>(losses), logits.rows(),
+      int(vocabulary));
   return true;
 }
 
@@ -267,7 +235,7 @@ void cross_entropy(cudaStream_t stream, const Tensor& logits, const Tensor& labe
   if (rows == 0) return;
   with_activations(logits.dtype, [&](auto type) {
     using T = decltype(type);
-    if (launch_in_shared<T>(stream, logits, labels, mode, gradient_scale, losses)) return;
+    if (mode == CrossEntropy::loss_only && launch_in_shared<T>(stream, logits, labels, losses)) return;
     with_packs<T>(vocabulary, {logits.data}, [&](auto pack) {
       const RowGroups groups = row_groups(vocabulary / pack(), kMostPacks, kMostThreads);
       with_pack_count(groups.packs_per_thread, [&](auto count) {

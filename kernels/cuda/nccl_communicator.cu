@@ -93,9 +93,24 @@ std::unique_ptr<NcclCommunicator> NcclCommunicator::split(int color) {
   const Lock lock(mutex_);
   check_locked();
   ncclConfig_t settings = config();
-  ncclComm_t part = nullptr;
-  finish_call(nccl_.comm_split(comm_, color, rank_, &part, &settings), "ncclCommSplit");
-  return std::unique_ptr<NcclCommunicator>(new NcclCommunicator(*this, part));
+  // NCCL writes it from a thread of its own, perhaps after this has given up: not on the stack, and left to it then.
+  auto part = std::make_unique<ncclComm_t>(nullptr);
+  try {
+    finish_call(nccl_.comm_split(comm_, color, rank_, part.get(), &settings), "ncclCommSplit");
+    const auto deadline = Clock::now() + options_.timeout;
+    while (std::atomic_ref(*part).load(std::memory_order_acquire) == nullptr) {
+      std::this_thread::sleep_for(std::chrono::microseconds(20));
+      if (Clock::now() > deadline) {
+        fail_locked("ncclCommSplit found no answer of all ranks within " + std::to_string(options_.timeout.count()) +
+                    " ms");
+        check_locked();
+      }
+    }
+  } catch (const Error&) {
+    part.release();
+    throw;
+  }
+  return std::unique_ptr<NcclCommunicator>(new NcclCommunicator(*this, *part));
 }
 
 void NcclCommunicator::close() noexcept {

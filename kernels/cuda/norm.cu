@@ -4,34 +4,21 @@
 namespace ringlet::cuda {
 namespace {
 
-constexpr int kMostThreads = 512, kMostBackwardThreads = 256;
+constexpr int kMostThreads = 512;
 
 // kPack elements are read at once; a thread keeps kCount packs of a row in registers, 0: rows are read again.
-// While a row is computed the next one is on its way: the grid is no more than what runs at once.
 template <class T, int kPack, int kCount>
-__global__ void __launch_bounds__(kMostThreads, kCount < kMostPacks ? 2 : 1)
+__global__ void __launch_bounds__(kMostThreads)
     forward(const T* x, const T* weight, float epsilon, T* y, int64_t rows, int64_t width) {
   const int64_t row_step = int64_t(gridDim.x) * blockDim.y;
-  Pack<T, kPack> coming[kKept<kCount>];
-  const auto fetch = [&](int64_t row) {
-    if constexpr (kCount > 0) {
-      for_packs<kCount>(row < rows ? width / kPack : 0, [&](int i, int64_t pack) {
-        coming[i] = load_pack<kPack>(x + row * width + pack * kPack);
-      });
-    }
-  };
-  int64_t first_row = int64_t(blockIdx.x) * blockDim.y;
-  fetch(first_row + threadIdx.y);
-  for (; first_row < rows; first_row += row_step) {
+  for (int64_t first_row = int64_t(blockIdx.x) * blockDim.y; first_row < rows; first_row += row_step) {
     const int64_t row = first_row + threadIdx.y;
     const int64_t packs = row < rows ? width / kPack : 0;
     const T* const from = x + row * width;
     Pack<T, kPack> kept[kKept<kCount>];
-    if constexpr (kCount > 0) for_packs<kCount>(packs, [&](int i, int64_t) { kept[i] = coming[i]; });
-    fetch(row + row_step);
     float squares[1] = {0};
     for_packs<kCount>(packs, [&](int i, int64_t pack) {
-      if constexpr (kCount == 0) kept[i] = load_pack<kPack>(from + pack * kPack);
+      kept[i] = load_pack<kPack>(from + pack * kPack);
 #pragma unroll
       for (int j = 0; j < kPack; ++j)
         squares[0] = fmaf(widen(kept[i].values[j]), widen(kept[i].values[j]), squares[0]);
@@ -66,25 +53,12 @@ __device__ void store_partials(const float (&d_weights)[kCount][kPack], int64_t 
   }
 }
 
-/// What a thread reads of a row.
-template <class T, int kPack, int kCount>
-struct RowInputs {
-  Pack<T, kPack> x[kKept<kCount>], dy[kKept<kCount>];
-
-  __device__ void load(int i, const T* x_at, const T* dy_at) {
-    x[i] = load_pack<kPack>(x_at);
-    dy[i] = load_pack<kPack>(dy_at);
-  }
-};
-
 // With s = 1 / sqrt(mean(x^2) + epsilon): dx = s * w * dy - x * s^3 * mean(x * w * dy);
 // d_weight += dy * x * s. partials: [blocks, width], set to the blocks' parts of d_weight.
-template <class T, int kPack, int kCount, Write kWrite>
-__global__ void __launch_bounds__(kMostBackwardThreads, 2)
-    backward(const T* x, const T* weight, float epsilon, const T* dy, T* dx, int64_t rows, int64_t width,
-             float* partials) {
-  // The next row is on its way while one is computed, where there are registers for both.
-  constexpr bool kAhead = kCount > 0 && kCount < kMostPacks;
+template <class T, int kPack, int kCount>
+__global__ void __launch_bounds__(kMostThreads)
+    backward(const T* x, const T* weight, float epsilon, const T* dy, Write write, T* dx, int64_t rows,
+             int64_t width, float* partials) {
   float* const partial = partials + blockIdx.x * width;
   float d_weights[kKept<kCount>][kPack] = {};
   if constexpr (kCount == 0) {
@@ -92,40 +66,28 @@ __global__ void __launch_bounds__(kMostBackwardThreads, 2)
                  [&](int, int64_t pack) { store_floats(d_weights[0], partial + pack * kPack); });
   }
   const int64_t row_step = int64_t(gridDim.x) * blockDim.y;
-  [[maybe_unused]] RowInputs<T, kPack, kCount> row_inputs, coming;
-  const auto fetch = [&](int64_t row, RowInputs<T, kPack, kCount>& to) {
-    if constexpr (kCount > 0) {
-      for_packs<kCount>(row < rows ? width / kPack : 0, [&](int i, int64_t pack) {
-        to.load(i, x + row * width + pack * kPack, dy + row * width + pack * kPack);
-      });
-    }
-  };
-  int64_t first_row = int64_t(blockIdx.x) * blockDim.y;
-  if constexpr (kAhead) fetch(first_row + threadIdx.y, coming);
-  for (; first_row < rows; first_row += row_step) {
+  for (int64_t first_row = int64_t(blockIdx.x) * blockDim.y; first_row < rows; first_row += row_step) {
     const int64_t row = first_row + threadIdx.y;
-    const int64_t packs = row < rows ? width / kPack : 0, begin = row * width;
-    [[maybe_unused]] Pack<T, kPack> before[kKept<kCount>];
-    if constexpr (kAhead)
-      row_inputs = coming;
-    else
-      fetch(row, row_inputs);
-    if constexpr (kWrite == Write::add && kAhead) {
-      for_packs<kCount>(packs, [&](int i, int64_t pack) {
-        before[i] = load_pack<kPack>(dx + begin + pack * kPack);
-      });
-    }
-    if constexpr (kAhead) fetch(row + row_step, coming);
+    const int64_t packs = row < rows ? width / kPack : 0;
+    const T *const x_row = x + row * width, *const dy_row = dy + row * width;
+    Pack<T, kPack> kept_x[kKept<kCount>], kept_dy[kKept<kCount>];
     float sums[2] = {0, 0};  // of x^2, of x * w * dy
     for_packs<kCount>(packs, [&](int i, int64_t pack) {
-      if constexpr (kCount == 0) row_inputs.load(i, x + begin + pack * kPack, dy + begin + pack * kPack);
+      kept_x[i] = load_pack<kPack>(x_row + pack * kPack);
+      kept_dy[i] = load_pack<kPack>(dy_row + pack * kPack);
+    });
+    for_packs<kCount>(packs, [&](int i, int64_t pack) {
+      if constexpr (kCount == 0) {
+        kept_x[i] = load_pack<kPack>(x_row + pack * kPack);
+        kept_dy[i] = load_pack<kPack>(dy_row + pack * kPack);
+      }
       float weights[kPack];
       load_floats(weight + pack * kPack, weights);
 #pragma unroll
       for (int j = 0; j < kPack; ++j) {
-        const float value = widen(row_inputs.x[i].values[j]);
+        const float value = widen(kept_x[i].values[j]);
         sums[0] = fmaf(value, value, sums[0]);
-        sums[1] = fmaf(value * widen(row_inputs.dy[i].values[j]), weights[j], sums[1]);
+        sums[1] = fmaf(value * widen(kept_dy[i].values[j]), weights[j], sums[1]);
       }
     });
     combine_over_row<Sum>(sums);
@@ -133,51 +95,45 @@ __global__ void __launch_bounds__(kMostBackwardThreads, 2)
     const float pull = sums[1] / float(width) * scale * scale * scale;
     for_packs<kCount>(packs, [&](int i, int64_t pack) {
       if constexpr (kCount == 0) {
-        row_inputs.load(i, x + begin + pack * kPack, dy + begin + pack * kPack);
+        kept_x[i] = load_pack<kPack>(x_row + pack * kPack);
+        kept_dy[i] = load_pack<kPack>(dy_row + pack * kPack);
         load_floats(partial + pack * kPack, d_weights[i]);
       }
-      if constexpr (kWrite == Write::add && !kAhead)
-        before[i] = load_pack<kPack>(dx + begin + pack * kPack);
-      float weights[kPack], gradient[kPack];
+      float weights[kPack], gradient[kPack] = {};
       load_floats(weight + pack * kPack, weights);
+      if (write == Write::add) load_floats(dx + row * width + pack * kPack, gradient);
 #pragma unroll
       for (int j = 0; j < kPack; ++j) {
-        const float value = widen(row_inputs.x[i].values[j]), d_y = widen(row_inputs.dy[i].values[j]);
-        gradient[j] = weights[j] * d_y * scale - value * pull;
-        if constexpr (kWrite == Write::add) gradient[j] += widen(before[i].values[j]);
+        const float value = widen(kept_x[i].values[j]), d_y = widen(kept_dy[i].values[j]);
+        gradient[j] += weights[j] * d_y * scale - value * pull;
         d_weights[i][j] = fmaf(value * d_y, scale, d_weights[i][j]);
       }
-      store_floats(gradient, dx + begin + pack * kPack);
+      store_floats(gradient, dx + row * width + pack * kPack);
       if constexpr (kCount == 0) store_floats(d_weights[i], partial + pack * kPack);
     });
   }
   if constexpr (kCount > 0) store_partials(d_weights, width, partial);
 }
 
-/// As many blocks as run at once, if there are rows for them.
-template <class Kernel>
-int64_t resident_blocks(Kernel kernel, int64_t rows, const RowGroups& groups, size_t shared_bytes) {
-  int resident = 0;
-  check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(
-      &resident, kernel, int(groups.threads.x * groups.threads.y), shared_bytes));
-  return std::min<int64_t>(blocks_of_rows(rows, groups), int64_t(std::max(resident, 1)) * multiprocessors());
-}
-
-template <class T, int kPack, int kCount, Write kWrite>
+template <class T, int kPack, int kCount>
 void launch_backward(cudaStream_t stream, const Tensor& x, const Tensor& weight, float epsilon,
-                     const Tensor& dy, const RowGroups& groups, std::span<std::byte> scratch,
+                     const Tensor& dy, Write write, const RowGroups& groups, std::span<std::byte> scratch,
                      const Tensor& dx, const Tensor& d_weight) {
   const int64_t rows = x.rows(), width = x.shape[1];
+  const unsigned threads = groups.threads.x * groups.threads.y;
   const size_t shared_bytes = groups.threads.y == 1 ? 0 : groups.threads.y * size_t(width) * sizeof(float);
-  const auto kernel = backward<T, kPack, kCount, kWrite>;
+  const auto kernel = backward<T, kPack, kCount>;
+  // As many blocks as run at once: each keeps its part of d_weight in registers.
+  int resident = 0;
+  check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, int(threads), shared_bytes));
   const int64_t room = int64_t(scratch.size() / sizeof(float)) / width;
   CHECK(room > 0, "rms_norm_backward: ", scratch.size(), " bytes of scratch for rows of ", width);
-  // Each block keeps its part of d_weight in registers.
-  const int64_t blocks = std::min(resident_blocks(kernel, rows, groups, shared_bytes), room);
+  const int64_t blocks = std::min<int64_t>(
+      {blocks_of_rows(rows, groups), room, int64_t(std::max(resident, 1)) * multiprocessors()});
   auto* const partials = reinterpret_cast<float*>(scratch.data());
   kernel<<<unsigned(blocks), groups.threads, shared_bytes, stream>>>(
-      elements<const T>(x), elements<const T>(weight), epsilon, elements<const T>(dy), elements<T>(dx), rows,
-      width, partials);
+      elements<const T>(x), elements<const T>(weight), epsilon, elements<const T>(dy), write, elements<T>(dx),
+      rows, width, partials);
   check_cuda(cudaGetLastError());
   add_column_sums(stream, partials, blocks, width, width, elements<float>(d_weight));
 }
@@ -193,9 +149,7 @@ void rms_norm_forward(cudaStream_t stream, const Tensor& x, const Tensor& weight
     with_packs<T>(width, {x.data, weight.data, y.data}, [&](auto pack) {
       const RowGroups groups = row_groups(width / pack(), kMostPacks, kMostThreads);
       with_pack_count(groups.packs_per_thread, [&](auto count) {
-        const auto kernel = forward<T, pack(), count()>;
-        const unsigned blocks = unsigned(resident_blocks(kernel, rows, groups, 0));
-        kernel<<<blocks, groups.threads, 0, stream>>>(
+        forward<T, pack(), count()><<<blocks_of_rows(rows, groups), groups.threads, 0, stream>>>(
             elements<const T>(x), elements<const T>(weight), epsilon, elements<T>(y), rows, width);
       });
     });
@@ -211,14 +165,10 @@ void rms_norm_backward(cudaStream_t stream, const Tensor& x, const Tensor& weigh
   with_activations(x.dtype, [&](auto type) {
     using T = decltype(type);
     with_packs<T>(width, {x.data, weight.data, dy.data, dx.data}, [&](auto pack) {
-      const RowGroups groups = row_groups(width / pack(), kMostPacks, kMostBackwardThreads);
+      const RowGroups groups = row_groups(width / pack(), kMostPacks, kMostThreads);
       with_pack_count(groups.packs_per_thread, [&](auto count) {
-        if (write == Write::set)
-          launch_backward<T, pack(), count(), Write::set>(stream, x, weight, epsilon, dy, groups, scratch, dx,
-                                                          d_weight);
-        else
-          launch_backward<T, pack(), count(), Write::add>(stream, x, weight, epsilon, dy, groups, scratch, dx,
-                                                          d_weight);
+        launch_backward<T, pack(), count()>(stream, x, weight, epsilon, dy, write, groups, scratch, dx,
+                                            d_weight);
       });
     });
   });

@@ -141,28 +141,21 @@ run_tests() {
 # tools watch a process each, all at the same time: a GPU serves them in turn, and most of a tool's time is the
 # host's. Each has ports of its own to talk to its process, where it lets them be chosen.
 run_sanitizer() {
-  local tool failed=0 pids=() port=49152 own_port=() i code
-  local tools=(memcheck racecheck synccheck initcheck)
+  local tool failed=0 code log
   local filter='*DocumentsStartAnywhere/cuda*:*StripedPieces/cuda_bf16*:*RowsThatSeeNothing/cuda*:*ExtremesSaturate*cuda*'
   filter+=':*OneTokenGathers*cuda*:*HugeLogits*cuda*:*BiasCorrection*cuda*:*CopyRows*cuda*:*AnEmptySum*cuda*'
-  for tool in "${tools[@]}"; do
-    "$sanitizer" --help 2>&1 | grep -q -e '--port ' && own_port=(--port "$port")
+  # One at a time: a GPU lets one tool look into it.
+  for tool in memcheck racecheck synccheck initcheck; do
+    log=$out/sanitizer-$tool.log code=0
     # Poison is uploaded, so initcheck sees only workspaces.
-    timeout --kill-after=5 "${SANITIZER_SECONDS:-85}" "$sanitizer" --tool "$tool" "${own_port[@]}" \
-      --error-exitcode 9 --print-limit 20 "$tests" --gtest_filter="$filter" >"$out/sanitizer-$tool.log" 2>&1 &
-    pids+=($!)
-    port=$((port + 100))
-  done
-  for i in "${!tools[@]}"; do
-    tool=${tools[$i]} code=0
-    wait "${pids[$i]}" || code=$?
-    echo "== $tool"
-    grep -E 'ERROR SUMMARY|RACECHECK SUMMARY|=========     at ' "$out/sanitizer-$tool.log" | sort | uniq -c | head -n 20
-    grep -E '^\[  (PASSED|FAILED)  \]' "$out/sanitizer-$tool.log"
+    timeout --kill-after=5 "${SANITIZER_SECONDS:-45}" "$sanitizer" --tool "$tool" --error-exitcode 9 --print-limit 20 \
+      "$tests" --gtest_filter="${SANITIZER_FILTER:-$filter}" >"$log" 2>&1 || code=$?
+    echo "== $tool: $(grep -c '^\[       OK \]' "$log") tests passed"
+    grep -E 'ERROR SUMMARY|RACECHECK SUMMARY|=========     at ' "$log" | sort | uniq -c | head -n 20
+    grep -q '^\[       OK \]' "$log" || { tail -n 15 "$log"; failed=1; }
     case $code in
       0) ;;
-      124 | 137) echo "$tool: cut off after ${SANITIZER_SECONDS:-85}s," \
-        "$(grep -c '^\[       OK \]' "$out/sanitizer-$tool.log") tests done" ;;
+      124 | 137) echo "$tool: cut off after ${SANITIZER_SECONDS:-45}s" ;;
       *) echo "$tool ended with $code"; failed=1 ;;
     esac
   done
