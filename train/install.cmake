@@ -3,7 +3,7 @@
 # out, and said.
 set(programs ringlet)
 if(RINGLET_TESTS)
-  list(APPEND programs cuda_tests gpu_bench)
+  list(APPEND programs cuda_tests cuda_training_tests gpu_bench)
 endif()
 
 # Build trees have the same path: nothing is rewritten later, and no padding names the folder one stands in.
@@ -30,6 +30,7 @@ install(FILES README.md DESTINATION .)
 if(RINGLET_TESTS)
   install(PROGRAMS tests/gpu/run.sh DESTINATION tests/gpu)
   install(FILES tests/peers/gpu_torch.py DESTINATION tests/peers)
+  install(FILES tests/bench/gpu_tables.py DESTINATION tests/bench)
 endif()
 
 list(TRANSFORM built REPLACE "(.+)" "$<TARGET_FILE:\\1>" OUTPUT_VARIABLE built_files)
