@@ -82,8 +82,8 @@ class Gate final : public Timeline {
   std::atomic<bool> open{false};
 };
 
-/// Takes two copies at once. Once armed, the next copy opens the gate: between two searches for what may start,
-/// so that none sees it open for some only.
+/// Takes two copies at once. Once armed, the next copy opens the gate: between two searches for what may
+/// start, so that none sees it open for some only.
 class PairingMemory final : public CountingMemory {
  public:
   explicit PairingMemory(Gate& gate) : gate_(gate) {}
