@@ -12,14 +12,21 @@
 namespace ringlet::test {
 namespace {
 
-/// Every config of the project, its sizes as they are but for a length that trains in a second.
+/// Every config of the project, its sizes as they are but for a length that trains in a second; those for a GPU smaller.
 std::vector<Config> project_configs(const std::string& corpus) {
   std::vector<Config> configs;
   for (const auto& entry : std::filesystem::directory_iterator(RINGLET_SOURCE_DIR "/configs")) {
     const std::vector<std::string> overrides{
         "data.corpus=" + corpus, "data.validation=" + corpus, "run.seq_len=333", "run.verify=off",
         "train.steps=2", "train.warmup_steps=0", "train.decay_steps=1", "checkpoint.every=0"};
-    configs.push_back(load_config(entry.path(), overrides));
+    Config config = load_config(entry.path(), overrides);
+    if (config.run.device == DeviceKind::cuda) {
+      config.run.device = DeviceKind::cpu;
+      config.model.layers = 2;
+      config.model.width = config.model.mlp_width = 96;
+      config.model.head_dim = 16;
+    }
+    configs.push_back(config);
   }
   return configs;
 }

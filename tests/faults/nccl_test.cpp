@@ -43,7 +43,6 @@ TEST_F(NcclTest, ConfigsThatAreNotForIt) {
   expect_refusal(train({}, {}), 2, "needs run.device = \"cuda\"");
   expect_refusal(train({}, {"--device", "cuda", "--link", "nvlink4"}), 2, "run.link");
   expect_refusal(train({}, {"--device", "cuda", "--set", "run.address=node1"}), 2, "not host:port");
-  expect_refusal(train({}, {"--device", "cuda", "--comm", "tcp"}), 2, "run.comm");
 }
 
 TEST_F(NcclTest, LaunchersThatTellTooLittle) {
