@@ -42,8 +42,8 @@ build_cuda_module() {
   local nvcc
   nvcc=$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)
   stage "cuda: build"
-  if ! "$nvcc" --version 2>/dev/null | grep -q -E 'release (1[2-9]|[2-9][0-9])\.'; then
-    echo "cuda: left out, there is no nvcc of CUDA 12 or newer; the tests of its module skip themselves"
+  if ! "$nvcc" --version 2>/dev/null | grep -q -E 'release (12\.[5-9]|1[3-9]\.|[2-9][0-9]\.)'; then
+    echo "cuda: left out, there is no nvcc of CUDA 12.5 or newer; the tests of its module skip themselves"
     return
   fi
   cmake --preset cuda -DRINGLET_WERROR=ON >/dev/null
