@@ -138,7 +138,8 @@ class Backend {
   // ---- attention (arXiv:2205.14135; on a ring, arXiv:2310.01889) -----------------------------------------
   // Reproducible: unstrided pieces may be cut at multiples of 64 positions without a change of bits, as long as each
   // query meets its keys from the last one downwards and each key its queries upwards. So steps go on with the sums
-  // that they find in state, dq and dkv, tile by tile of 64.
+  // that they find in state, dq and dkv, tile by tile of 64. Not so by wgmma on CUDA: its forward pass keeps its bits at cuts of
+  // 128, its gradients at none.
   /// state = (0, -infinity, 0).
   virtual void attention_start(const AttentionState& state) = 0;
   /// Folds one piece of keys and values into the running softmax: one step of the ring.

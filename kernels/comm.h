@@ -19,7 +19,8 @@ struct Message {
 /// - an operation starts when `after` has been reached on this rank, and every peer's on theirs;
 /// - the returned Event is reached when this rank's part is done: received data can be read, sent data
 ///   overwritten. Until then its tensors are in flight and belong to the Comm (Arena::hold);
-/// - a Comm's events are reached in the order in which its operations were started;
+/// - a Comm's events are reached in the order in which its operations were started (on a Comm of one rank an operation in
+///   place may return `after` itself);
 /// - collectives are called by all ranks in the same order; messages between two ranks match in order;
 /// - sums are taken in rank order, so that equal inputs give equal bits, on every rank;
 /// - when a rank fails or does not answer in time, waiting throws Error (PeerFailed where another rank's

@@ -77,6 +77,7 @@ std::string Devices::rates_name() const {
 }
 
 int Devices::worker_count() const {
+  if (own_gpu_) return 0;
   return kind_ == DeviceKind::cpu ? usable_cores() : int(machine_.devices.size());
 }
 

@@ -33,7 +33,7 @@ class Devices {
   int64_t share_bytes(int rank, int ranks) const;
   /// What rates are measured for: "AMD EPYC, AVX2, 2 threads", "NVIDIA H200".
   std::string rates_name() const;
-  /// Who computes: so many ranks' threads at a time, on so many cores or GPUs.
+  /// Who computes: so many ranks' threads at a time, on so many cores or GPUs; 0: one for each rank.
   int threads_per_rank() const { return kind_ == DeviceKind::cpu ? threads_per_rank_ : 1; }
   int worker_count() const;
   DeviceKind kind() const { return kind_; }

@@ -10,7 +10,8 @@ namespace ringlet {
 namespace {
 
 /// Not of every config with nccl: other commands than training run it on threads, and on any device.
-void check_serves_nccl(const Config::Run& run) {
+void check_serves_nccl(const Config& config) {
+  const Config::Run& run = config.run;
   if (run.device != DeviceKind::cuda) {
     throw UsageError("run.comm = \"nccl\" needs run.device = \"cuda\"",
                      "set run.device = \"cuda\", or run.comm = \"threads\"");
@@ -19,13 +20,18 @@ void check_serves_nccl(const Config::Run& run) {
     throw UsageError(fmt::format("run.link = \"{}\" is emulated between threads, not over nccl", run.link),
                      "set run.link = \"\", or run.comm = \"threads\"");
   }
+  // Each process would find a budget of its own, and what all must do alike would differ.
+  if (config.memory.recompute == Recompute::automatic && config.memory.arena_bytes == 0) {
+    throw UsageError("memory.recompute = \"auto\" needs memory.arena_bytes with run.comm = \"nccl\"",
+                     "set memory.arena_bytes, the same in all processes, or name a policy");
+  }
 }
 
 }  // namespace
 
 RankProcess find_process(const Config& config, const Environment& environment) {
   if (config.run.comm == CommKind::threads) return {};
-  check_serves_nccl(config.run);
+  check_serves_nccl(config);
   std::optional<Launch> launch;
   try {
     launch = find_launch(environment);

@@ -71,6 +71,8 @@ std::string find_address(const Environment& environment, const Names& names, int
 std::optional<Launch> find_launch(const Environment& environment) {
   for (const Names& names : kLaunchers) {
     if (environment(names.rank) == nullptr || environment(names.size) == nullptr) continue;
+    // srun's own PMI sets the first two as well.
+    if (std::strcmp(names.rank, "PMI_RANK") == 0 && environment(names.local_rank) == nullptr) continue;
     Launch launch;
     launch.launcher = names.launcher;
     launch.size = number(environment, names.size, 1, INT32_MAX);

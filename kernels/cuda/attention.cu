@@ -22,6 +22,15 @@ int compute_capability() {
   return 10 * major + minor;
 }
 
+/// The gradient of keys by mma wants 162 KiB of shared memory where head_dim is 128: an A100 has that, smaller GPUs have 99.
+bool mma_fits(const HeadShape& shape) {
+  constexpr int kMostBytes = 166'000;
+  int device = 0, bytes = 0;
+  check_cuda(cudaGetDevice(&device));
+  check_cuda(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  return shape.head_dim == 64 || bytes >= kMostBytes;
+}
+
 void check_tensor_core_path(const char* path, const HeadShape& shape, Dtype dtype) {
   CHECK(dtype == Dtype::bf16, "attention by ", path, " is for bf16, not for ", name_of(dtype));
   CHECK(shape.head_dim == 64 || shape.head_dim == 128, "attention by ", path, " has head_dim 64 or 128, not ",
@@ -35,12 +44,14 @@ CudaAttention chosen(CudaAttention path, const HeadShape& shape, Dtype dtype) {
   const bool tensor_cores = dtype == Dtype::bf16 && (shape.head_dim == 64 || shape.head_dim == 128);
   if (path == CudaAttention::automatic) {
     if (!tensor_cores || capability < 80) return CudaAttention::plain;
-    return capability == 90 ? CudaAttention::wgmma : CudaAttention::mma;
+    if (capability == 90) return CudaAttention::wgmma;
+    return mma_fits(shape) ? CudaAttention::mma : CudaAttention::plain;
   }
   if (path == CudaAttention::mma) {
     check_tensor_core_path("mma", shape, dtype);
     CHECK(capability >= 80, "attention by mma needs compute capability 8.0, not ", capability / 10, '.',
           capability % 10);
+    CHECK(mma_fits(shape), "attention by mma with head_dim 128 needs 162 KiB of shared memory");
   } else {
     check_tensor_core_path("wgmma", shape, dtype);
     CHECK(capability == 90, "attention by wgmma needs compute capability 9.0 exactly, not ", capability / 10,

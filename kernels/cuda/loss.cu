@@ -46,7 +46,8 @@ struct Row {
     maximum[0] = running.maximum;
     combine_over_row<Maximum>(maximum);
     if constexpr (kCount == 0) {
-      sum[0] = running.maximum == kLowest ? 0 : running.sum * expf(running.maximum - maximum[0]);
+      sum[0] = running.maximum == kLowest ? running.sum  // 0, or NaN
+                                          : running.sum * expf(running.maximum - maximum[0]);
     } else {
       sum[0] = 0;
       for_packs<kCount>(packs, [&](int i, int64_t) {

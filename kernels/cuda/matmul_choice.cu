@@ -153,8 +153,10 @@ std::vector<Timed> try_all(const MatmulTrial& trial, const Target& target, Timed
       hash = look.hash;
     }
     if (trial.tuning == CudaTuning::equal_bits && look.hash != hash) continue;
-    const float ms =
-        span.measure(trial.stream, [&] { static_cast<void>(trial.run(algorithm, beta, target.data())); });
+    bool adds = true;
+    const float ms = span.measure(trial.stream, [&] { adds = trial.run(algorithm, beta, target.data()); });
+    if (!adds && is_first) break;
+    if (!adds) continue;
     timed.push_back({&algorithm, ms});
     spent_ms += ms;
   }

@@ -133,6 +133,7 @@ NcclComm::~NcclComm() {
 
 /// Somebody has to look: a rank's thread may sleep in CUDA behind an operation that never ends.
 void NcclComm::watch() {
+  cudaSetDevice(lane_->options.device);  // or else the calls of this thread make a context on GPU 0
   std::unique_lock lock(watch_mutex_);
   const std::chrono::milliseconds timeout = lane_->options.timeout;
   while (!watch_changed_.wait_for(lock, kWatchInterval, [this] { return ending_; })) {

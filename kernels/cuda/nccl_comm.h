@@ -58,6 +58,7 @@ class NcclTimeline final : public DeviceTimeline {
 /// wait for each other's multiprocessors.
 struct NcclLane {
   explicit NcclLane(const NcclOptions& options);
+  ~NcclLane() { cudaStreamSynchronize(stream.get()); }  // what is on it still uses the staging
   const NcclOptions options;
   UrgentStream stream;
   CudaBytes scratch;

@@ -66,6 +66,7 @@ void StreamTimeline::make_wait(cudaStream_t stream, int64_t value) {
   if (stream == stream_ || reached(value)) return;
   const std::lock_guard lock(mutex_);
   check_cuda(cudaError_t(failure_.load()));
+  if (completed_.load() >= value) return;  // meanwhile; the next mark is one too far
   for (const Mark& mark : pending_) {
     if (mark.value < value) continue;
     check_cuda(cudaStreamWaitEvent(stream, mark.event));

@@ -21,6 +21,14 @@
 namespace ringlet {
 namespace {
 
+Devices devices_here(const Config& config) {
+  try {
+    return Devices(config.run.device, threads_per_rank(config.run));
+  } catch (const Error& error) {  // GPUs of another machine can be planned for
+    throw Error(error.what(), "name the GPU that you plan for: --device h200, h100 or a100");
+  }
+}
+
 std::optional<Rates> rates_for(const PlanOptions& options, const Config& config, const GptConfig& gpt) {
   const std::string& text = options.link.empty() ? config.run.link : options.link;
   std::optional<Link> link;
@@ -33,7 +41,7 @@ std::optional<Rates> rates_for(const PlanOptions& options, const Config& config,
   if (options.device != "this") {
     rates = rates_of_device(options.device);
   } else {
-    const Devices devices(config.run.device, threads_per_rank(config.run));
+    const Devices devices = devices_here(config);
     if (options.calibrate) save_rates(calibrate(config, gpt, devices));
     rates = load_rates(devices.rates_name());
   }
@@ -47,18 +55,14 @@ struct Workers {
 };
 Workers workers_of(const PlanOptions& options, const Config& config) {
   if (options.device != "this") return {};
-  const Devices devices(config.run.device, threads_per_rank(config.run));
+  const Devices devices = devices_here(config);
   return {devices.threads_per_rank(), devices.worker_count()};
 }
 
 double budget_of(const PlanOptions& options, const Config& config, const std::optional<Rates>& rates) {
   if (!options.budget.empty()) return parse_bytes(options.budget);
   if (rates && rates->memory_bytes > 0) return rates->memory_bytes;
-  try {
-    return budget_bytes(config);
-  } catch (const Error& error) {  // GPUs of another machine can be planned for
-    throw Error(error.what(), "name the GPU with --device, or the memory of a rank with --budget");
-  }
+  return budget_bytes(config);
 }
 
 /// What no knob makes smaller.
@@ -66,7 +70,7 @@ int64_t fixed_bytes(const DryStep& step) {
   int64_t bytes = 0;
   for (const Arena::Region& region : step.regions) {
     const std::string_view name = region.name;
-    if (name == "weights" || name == "gradients" || name == "optimizer") bytes += region.bytes;
+    if (name == "weights" || name == "master weights" || name == "gradients" || name == "optimizer") bytes += region.bytes;
   }
   return bytes;
 }

@@ -121,6 +121,9 @@ void print(const ProfileOptions& options, const Config& config, const std::strin
 
 void profile_command(const ProfileOptions& options) {
   Config config = load_config(options.config, options.overrides);
+  if (config.run.device == DeviceKind::cuda) {
+    throw UsageError("profile does not see yet what GPUs do", "add --set run.device=cpu");
+  }
   config.run.verify = Config::Run::kVerifyOff;  // a step that is recomputed is no step to measure
   const TraceFolder folder(options.output);
   Console console;

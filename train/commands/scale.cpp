@@ -26,7 +26,11 @@ CellWork work_of(const ScaleOptions& options) {
   if (!options.budget.empty()) {
     work.overrides.push_back(fmt::format("memory.arena_bytes={}", int64_t(parse_bytes(options.budget))));
   }
-  work.vocabulary = planned_vocabulary(load_config(work.config, work.overrides));
+  const Config config = load_config(work.config, work.overrides);
+  if (config.run.device == DeviceKind::cuda) {
+    throw UsageError("scale measures the CPU only", "add --set run.device=cpu; `ringlet train` tells the times of GPUs");
+  }
+  work.vocabulary = planned_vocabulary(config);
   if (options.mode == ScaleMode::max_context) {
     // One step that shows that it fits.
     work.warmup_steps = 0;

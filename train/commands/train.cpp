@@ -102,9 +102,9 @@ RunStart start_of(const RankProcess& process, bool resuming) {
 }
 
 void predict(std::optional<Prediction>& prediction, const Config& config, const GptConfig& gpt,
-             Console& console) {
+             const Devices& devices, Console& console) {
   try {
-    prediction.emplace(config, gpt);
+    prediction.emplace(config, gpt, devices);
   } catch (const Error& error) {  // trains all the same
     console.say(fmt::format("nothing is predicted: {}; {}", error.what(), error.advice));
   }
@@ -159,7 +159,7 @@ int train(const TrainOptions& options) {
   if (process.leads()) {
     folder.write_config(to_toml(config));
     say_start(console, config, data, gpt, devices);
-    predict(prediction, config, gpt, console);
+    predict(prediction, config, gpt, devices, console);
   }
   const TrainingRun run{config,
                         gpt,

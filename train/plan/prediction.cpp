@@ -28,8 +28,7 @@ int64_t host_bytes(const Plan& plan) {
   return rows * (4 + 8 + 5 * 8) + std::ssize(plan.ranks) * kHostBytesOfRank;
 }
 
-Prediction::Prediction(const Config& config, const GptConfig& gpt) : config_(config) {
-  const Devices devices(config.run.device, threads_per_rank(config.run));
+Prediction::Prediction(const Config& config, const GptConfig& gpt, const Devices& devices) : config_(config) {
   std::optional<Rates> rates = load_rates(devices.rates_name());
   if (rates && devices.kind() == DeviceKind::cpu) foreign_bytes_ = rates->foreign_bytes;
   if (rates && !config.run.link.empty()) rates->link = parse_link(config.run.link);

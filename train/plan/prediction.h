@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "train/devices.h"
 #include "train/metrics.h"
 #include "train/plan/plan.h"
 
@@ -12,7 +13,7 @@ namespace ringlet {
 class Prediction {
  public:
   /// Runs the config's step dry; with times where this machine is calibrated.
-  Prediction(const Config& config, const GptConfig& gpt);
+  Prediction(const Config& config, const GptConfig& gpt, const Devices& devices);
   /// A step was trained. One that is verified (run.verify) does more than was predicted, and does not count.
   void add(const MetricsRecord& record);
   /// Predicted beside measured: memory of each arena, messages, time, memory of the process. Empty before the second step.

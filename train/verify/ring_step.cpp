@@ -2,6 +2,7 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/comm/threads.h"
@@ -14,7 +15,7 @@ namespace ringlet {
 namespace {
 
 constexpr int64_t kArenaBytes = int64_t{1} << 36;  // addresses only
-constexpr int kMostRanksOfDevice = 32;  // problems of verification are small: a GPU is shared out once for all of them
+constexpr int kMostRanksOfDevice = 16;  // problems of verification are small: a GPU is shared out once for all of them
 constexpr std::chrono::seconds kTimeout{60};
 
 /// One rank of the step. Writes into what all ranks share: its own positions, elements and lines only.
@@ -265,6 +266,13 @@ RingStep ring_step(const VerifyProblem& problem, const RingSetup& setup, const R
   }
   for (const auto& of_rank : leaks) {
     result.leaks.insert(result.leaks.end(), of_rank.begin(), of_rank.end());
+  }
+  for (const auto& [name, values] : weights.front()) {
+    const auto read = [&](double master) {
+      return problem.gpt.dtype == Dtype::bf16 ? to_float(to_bf16(float(master))) : float(master);
+    };
+    if (std::ranges::equal(values, result.values.next_weights.at(name), {}, {}, read)) continue;
+    result.strays.push_back(fmt::format("{} as the model reads it is not what the optimizer made", name));
   }
   for (size_t rank = 1; rank < weights.size(); ++rank) {
     for (const auto& [name, values] : weights[rank]) {
