@@ -73,7 +73,8 @@ case $mode in
     release_only='PassesADiagonal|FiftySteps|BytesOfMemoryAndMessages|PlanTest.Longest|PlanTest.Large|PlanCommand.A|PlanCommand.Tells|ReproducibleAttentionTest.*/(513|1000)$'
     # Where memory is touched by hand and files are read, and the program as the tests of faults run it. Ranks together
     # are the thread sanitizer's.
-    run_preset asan "kernels_tests model_tests data_tests faults_tests" -L '^(kernels|model|data|faults)$' -E "$release_only"
+    run_preset asan "kernels_tests data_tests faults_tests" -L '^(kernels|data|faults)$' \
+      -E "$release_only|EveryBitCounts|EveryLengthCounts|(EqualsReferenceForEveryShape|BitsDoNotDependOnTheCut)/SCALAR"
     run_preset tsan distributed_tests -L distributed \
       -E "$release_only|BehindTheEndOfAnEpoch|MemoryTest|PlanTest|TuneTest|CorpusWindows|RingAttentionTest.*/1000$"
     ;;
