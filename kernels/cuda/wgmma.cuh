@@ -103,10 +103,6 @@ __device__ __forceinline__ void load_tile(uint32_t to, const CUtensorMap& map, i
 __device__ __forceinline__ void prefetch_map(const CUtensorMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
-/// Makes this thread's writes to shared memory visible to matrix products and bulk copies; a barrier follows.
-__device__ __forceinline__ void fence_shared_writes() {
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
 
 // ---- registers ----------------------------------------------------------------------------------------
 /// The whole warpgroup gives back, or takes (and waits for), registers.
