@@ -7,6 +7,7 @@
 #include <set>
 
 #include "tests/support/defects.h"
+#include "tests/support/wrong_device.h"
 
 namespace ringlet::test {
 namespace {
@@ -77,6 +78,28 @@ TEST(VerifyTest, FailsEveryDefectAtItsPlace) {
     });
   }
   EXPECT_EQ(seen_to_fail, quantities) << "a check that never fails proves nothing";
+}
+
+/// The optimizer's weights move, those that the model reads do not: on all ranks alike.
+class NeverRounds : public WrongDevice {
+ public:
+  using WrongDevice::WrongDevice;
+  void adamw(const AdamW& settings, const Tensor& gradient, const Tensor& weights, const Tensor& first_moment,
+             const Tensor& second_moment, const Tensor&) override {
+    WrongDevice::adamw(settings, gradient, weights, first_moment, second_moment, {});
+  }
+};
+
+TEST(VerifyTest, InBf16TheModelMustReadWhatTheOptimizerMade) {
+  VerifyMatrix matrix = defect_matrix(VerifyMask::documents);
+  for (VerifyMatrix::Model& model : matrix.models) model.gpt.dtype = Dtype::bf16;
+  expect_clean(matrix);
+  verify(matrix, with_device<NeverRounds>(), [](const VerifyCase& c) {
+    const Deviation* const failed = c.first_failed();
+    ASSERT_NE(failed, nullptr) << "not caught";
+    EXPECT_EQ(failed->quantity, "weights of ranks");
+    EXPECT_THAT(failed->where, HasSubstr("not what the optimizer made"));
+  });
 }
 
 }  // namespace
