@@ -8,13 +8,13 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "kernels/random.h"
+#include "tests/support/module_under_test.h"
 
 namespace ringlet::bench {
 namespace {
@@ -179,8 +179,7 @@ double Gpu::time(const std::function<void()>& body, double budget_ms) {
 namespace {
 
 int run(const std::string& folder, Extent extent) {
-  const char* const named = std::getenv("RINGLET_CUDA_MODULE");
-  const CudaModule module = open_cuda_module(named != nullptr ? named : cuda_module_path());
+  const CudaModule module = test::module_under_test();
   std::string trouble = module.trouble;
   CudaMachine machine;
   if (module.interface != nullptr) machine = module.interface->examine();

@@ -3,7 +3,6 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <functional>
 #include <thread>
 #include <vector>
@@ -11,6 +10,7 @@
 #include "kernels/comm/threads.h"
 #include "kernels/cuda_module.h"
 #include "kernels/random.h"
+#include "tests/support/module_under_test.h"
 
 namespace ringlet::test {
 namespace {
@@ -65,8 +65,7 @@ struct Rank {
 class CudaCommTest : public testing::Test {
  protected:
   void SetUp() override {
-    const char* const named = std::getenv("RINGLET_CUDA_MODULE");
-    const CudaModule module = open_cuda_module(named != nullptr ? named : cuda_module_path());
+    const CudaModule module = module_under_test();
     if (module.interface == nullptr) GTEST_SKIP() << "no CUDA device: " << module.trouble;
     if (const std::string trouble = module.interface->examine().trouble; !trouble.empty()) {
       GTEST_SKIP() << "no CUDA device: " << trouble;

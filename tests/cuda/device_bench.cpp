@@ -6,6 +6,7 @@
 
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/random.h"
+#include "tests/support/module_under_test.h"
 
 namespace ringlet::test {
 namespace {
@@ -21,8 +22,7 @@ struct Gpu {
 };
 
 Gpu find_gpu() {
-  const char* const named = std::getenv("RINGLET_CUDA_MODULE");
-  const CudaModule module = open_cuda_module(named != nullptr ? named : cuda_module_path());
+  const CudaModule module = module_under_test();
   if (module.interface == nullptr) return {nullptr, 0, module.trouble};
   const CudaMachine machine = module.interface->examine();
   if (!machine.trouble.empty()) return {nullptr, 0, machine.trouble};

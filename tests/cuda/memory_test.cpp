@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "tests/cuda/device_bench.h"
+#include "tests/support/module_under_test.h"
 
 namespace ringlet::test {
 namespace {
@@ -157,10 +158,7 @@ TEST_P(DeviceMemoryTest, WrongSizesAndDtypesThrow) {
 
 // The memory of one GPU; nothing is broken afterwards.
 TEST(CudaArenaTest, MoreMemoryThanTheGpuHasIsAnError) {
-  const CudaModule module = open_cuda_module([] {
-    const char* const named = std::getenv("RINGLET_CUDA_MODULE");
-    return named != nullptr ? std::string(named) : cuda_module_path();
-  }());
+  const CudaModule module = module_under_test();
   if (module.interface == nullptr) GTEST_SKIP() << "no CUDA device: " << module.trouble;
   if (const std::string trouble = module.interface->examine().trouble; !trouble.empty()) {
     GTEST_SKIP() << "no CUDA device: " << trouble;

@@ -2,7 +2,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <vector>
 
 #include "kernels/comm/threads.h"
@@ -10,6 +9,7 @@
 #include "kernels/random.h"
 #include "model/block_inputs.h"
 #include "model/gpt.h"
+#include "tests/support/module_under_test.h"
 
 namespace ringlet::test {
 namespace {
@@ -26,8 +26,7 @@ Bytes random_bytes(int64_t count, uint64_t seed) {
 class CudaOffloadTest : public testing::Test {
  protected:
   void SetUp() override {
-    const char* const named = std::getenv("RINGLET_CUDA_MODULE");
-    const CudaModule module = open_cuda_module(named != nullptr ? named : cuda_module_path());
+    const CudaModule module = module_under_test();
     if (module.interface == nullptr) GTEST_SKIP() << "no CUDA device: " << module.trouble;
     if (const std::string trouble = module.interface->examine().trouble; !trouble.empty()) {
       GTEST_SKIP() << "no CUDA device: " << trouble;

@@ -4,12 +4,12 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdlib>
 #include <cstring>
 
 #include "kernels/comm/threads.h"
 #include "kernels/cuda_module.h"
 #include "kernels/host_values.h"
+#include "tests/support/module_under_test.h"
 #include "tests/support/training_case.h"
 #include "train/verify/verify_problem.h"
 
@@ -23,8 +23,7 @@ constexpr double kBf16Loss = 1e-2;                     // relative, of every ste
 /// Ranks that share the first GPU.
 struct CudaTrainerTest : testing::Test {
   void SetUp() override {
-    const char* const named = std::getenv("RINGLET_CUDA_MODULE");
-    const CudaModule module = open_cuda_module(named != nullptr ? named : cuda_module_path());
+    const CudaModule module = module_under_test();
     if (module.interface == nullptr) GTEST_SKIP() << "no CUDA device: " << module.trouble;
     const CudaMachine machine = module.interface->examine();
     if (!machine.trouble.empty()) GTEST_SKIP() << "no CUDA device: " << machine.trouble;
