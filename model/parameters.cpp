@@ -104,13 +104,20 @@ void Parameters::set(const Parameter& parameter, std::span<const float> values) 
   upload_rounded(device_, values, parameter.weight);
   const Bucket& bucket = buckets_[parameter.bucket];
   if (config_.dtype == Dtype::f32 || !bucket.master) return;
-  const int64_t shard_begin = place_.rank * bucket.shard_elements;
+  const OwnPart own = own_part(parameter);
+  if (own.count == 0) return;
+  upload<float>(device_, values.subspan(own.first_element, own.count),
+                bucket.master.slice(own.first_in_shard, own.count));
+}
+
+Parameters::OwnPart Parameters::own_part(const Parameter& parameter) const {
+  const int64_t shard_elements = buckets_[parameter.bucket].shard_elements;
+  const int64_t shard_begin = place_.rank * shard_elements;
   const int64_t begin = std::max(shard_begin, parameter.first_element);
-  const int64_t end = std::min(shard_begin + bucket.shard_elements,
-                               parameter.first_element + int64_t(values.size()));
-  if (begin >= end) return;
-  upload<float>(device_, values.subspan(begin - parameter.first_element, end - begin),
-                bucket.master.slice(begin - shard_begin, end - begin));
+  const int64_t end =
+      std::min(shard_begin + shard_elements, parameter.first_element + parameter.weight.size());
+  if (begin >= end) return {};
+  return {begin - parameter.first_element, begin - shard_begin, end - begin};
 }
 
 const Parameter& Parameters::find(std::string_view name) const {

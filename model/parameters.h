@@ -55,6 +55,13 @@ class Parameters {
   /// One parameter's values: f32 to its master, rounded to its weight.
   void set(const Parameter& parameter, std::span<const float> values) const;
 
+  /// What this rank owns of a parameter: `count` elements (0: none) from `first_element` of it, which stand from
+  /// `first_in_shard` of its bucket's shard.
+  struct OwnPart {
+    int64_t first_element = 0, first_in_shard = 0, count = 0;
+  };
+  OwnPart own_part(const Parameter& parameter) const;
+
   /// Throws Error when there is no such parameter.
   const Parameter& find(std::string_view name) const;
   std::span<const Parameter> all() const { return parameters_; }

@@ -1,6 +1,5 @@
 #include "train/optimizer.h"
 
-#include <algorithm>
 #include <numeric>
 
 namespace ringlet {
@@ -27,16 +26,11 @@ ShardedAdamW::ShardedAdamW(const Parameters& parameters, Comm& world)
   sums_ = device.arena().allocate("optimizer", Dtype::f64, {std::ssize(summed_), 1, 1, 1});
   for (const Parameter& parameter : parameters.all()) {
     const Bucket& bucket = parameters.buckets()[parameter.bucket];
-    const int64_t shard_begin = bucket.shard_elements * world.rank();
-    const int64_t begin = std::max(shard_begin, parameter.first_element);
-    const int64_t end = std::min(shard_begin + bucket.shard_elements,
-                                 parameter.first_element + parameter.weight.size());
-    if (begin >= end) continue;
-    const auto part = [&](const Tensor& shard) { return shard.slice(begin - shard_begin, end - begin); };
-    segments_.push_back({&parameter, begin - parameter.first_element,
-                         part(summed_[parameter.bucket]), part(bucket.master),
-                         part(first[parameter.bucket]),
-                         part(second[parameter.bucket]),
+    const Parameters::OwnPart own = parameters.own_part(parameter);
+    if (own.count == 0) continue;
+    const auto part = [&](const Tensor& shard) { return shard.slice(own.first_in_shard, own.count); };
+    segments_.push_back({&parameter, own.first_element, part(summed_[parameter.bucket]), part(bucket.master),
+                         part(first[parameter.bucket]), part(second[parameter.bucket]),
                          rounds ? part(shard_of(bucket.weights, bucket)) : Tensor{}});
   }
 }

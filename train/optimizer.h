@@ -9,7 +9,8 @@ namespace ringlet {
 
 /// AdamW whose moments, and whose work, are cut over all ranks of the world (ZeRO-1, arXiv:1910.02054), and whose summed
 /// gradients are too where the parameters' gradients stand in turns (ZeRO-2). Each bucket is reduce-scattered as soon as its
-/// backward ends, each rank updates its own shard of the f32 weights, rounds them to the model's dtype, and an all-gather brings every rank the new weights.
+/// backward ends, each rank updates its own shard of the f32 weights and rounds them to the model's dtype, and an all-gather
+/// brings every rank the new weights.
 /// Weight decay applies to matrices only.
 class ShardedAdamW {
  public:

@@ -1,11 +1,10 @@
 #include "kernels/cpu/adamw.h"
 
-#include <cmath>
-
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/adamw.cpp"
 #include <hwy/foreach_target.h>
 
+#include "kernels/adamw_factors.h"
 #include "kernels/cpu/lanes.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -65,18 +64,7 @@ HWY_EXPORT(adamw_floats);
 
 void adamw(const AdamW& settings, const Tensor& gradient, const Tensor& weights,
            const Tensor& first_moment, const Tensor& second_moment) {
-  const double beta1 = settings.beta1, beta2 = settings.beta2, rate = settings.learning_rate;
-  const AdamWFactors factors{
-      .gradient_scale = settings.gradient_scale,
-      .beta1 = settings.beta1,
-      .rest1 = float(1 - beta1),
-      .beta2 = settings.beta2,
-      .rest2 = float(1 - beta2),
-      .epsilon = settings.epsilon,
-      .moment_scale = float(1 / std::sqrt(1 - std::pow(beta2, double(settings.step)))),
-      .step_size = float(rate / (1 - std::pow(beta1, double(settings.step)))),
-      .decay = float(rate * double(settings.weight_decay)),
-  };
+  const AdamWFactors factors = factors_of(settings);
   HWY_DYNAMIC_DISPATCH(adamw_floats)
   (factors, gradient.as<float>().data(), weights.as<float>().data(),
    first_moment.as<float>().data(), second_moment.as<float>().data(), weights.size());

@@ -1,5 +1,4 @@
-#include <cmath>
-
+#include "kernels/adamw_factors.h"
 #include "kernels/cuda/adamw.h"
 #include "kernels/cuda/packs.h"
 
@@ -45,12 +44,6 @@ __global__ void __launch_bounds__(kThreads) add_sums(const double* sums, int cou
   if (threadIdx.x == 0) *result = sum;
 }
 
-struct Factors {
-  float gradient_scale, beta1, rest1, beta2, rest2, epsilon;
-  float moment_scale;  // of the root of the second moment
-  float step_size, decay;
-};
-
 struct Tensors {
   const float* gradient;
   float *weights, *first_moment, *second_moment;
@@ -58,7 +51,7 @@ struct Tensors {
 };
 
 template <int kPack>
-__device__ void step_pack(const Factors& factors, const Tensors& at, int64_t first) {
+__device__ void step_pack(const AdamWFactors& factors, const Tensors& at, int64_t first) {
   float g[kPack], w[kPack], m[kPack], v[kPack];
   load_floats(at.gradient + first, g);
   load_floats(at.weights + first, w);
@@ -79,7 +72,7 @@ __device__ void step_pack(const Factors& factors, const Tensors& at, int64_t fir
 }
 
 __global__ void __launch_bounds__(kThreads)
-    step_all(Factors factors, Tensors at, int64_t whole_packs, int64_t size) {
+    step_all(AdamWFactors factors, Tensors at, int64_t whole_packs, int64_t size) {
   constexpr int kPack = kFullPack<float>;
   for (int64_t pack = grid_thread(); pack < whole_packs; pack += grid_threads()) {
     step_pack<kPack>(factors, at, pack * kPack);
@@ -105,18 +98,7 @@ void sum_of_squares(cudaStream_t stream, const Tensor& x, std::span<std::byte> s
 void adamw(cudaStream_t stream, const AdamW& settings, const Tensor& gradient, const Tensor& weights,
            const Tensor& first_moment, const Tensor& second_moment, const Tensor& rounded) {
   if (weights.size() == 0) return;
-  const double beta1 = settings.beta1, beta2 = settings.beta2, rate = settings.learning_rate;
-  const Factors factors{
-      .gradient_scale = settings.gradient_scale,
-      .beta1 = settings.beta1,
-      .rest1 = float(1 - beta1),
-      .beta2 = settings.beta2,
-      .rest2 = float(1 - beta2),
-      .epsilon = settings.epsilon,
-      .moment_scale = float(1 / std::sqrt(1 - std::pow(beta2, double(settings.step)))),
-      .step_size = float(rate / (1 - std::pow(beta1, double(settings.step)))),
-      .decay = float(rate * double(settings.weight_decay)),
-  };
+  const AdamWFactors factors = factors_of(settings);
   const Tensors tensors{elements<const float>(gradient), elements<float>(weights),
                         elements<float>(first_moment), elements<float>(second_moment),
                         elements<__nv_bfloat16>(rounded)};

@@ -74,15 +74,22 @@ CudaDevice examine_device(int device, int count) {
   return found;
 }
 
-CudaMachine examine_cuda() {
+/// Versions, and how many devices there are: none, and why, where there is trouble.
+CudaMachine count_devices(int& count) {
   CudaMachine machine;
   cudaDriverGetVersion(&machine.driver_version);
   cudaRuntimeGetVersion(&machine.runtime_version);
-  int count = 0;
+  count = 0;
   if (const auto status = cudaGetDeviceCount(&count)) {
     machine.trouble = no_device(status, machine);
-    return machine;
+    count = 0;
   }
+  return machine;
+}
+
+CudaMachine examine_cuda() {
+  int count = 0;
+  CudaMachine machine = count_devices(count);
   for (int device = 0; device < count; ++device) {
     machine.devices.push_back(examine_device(device, count));
   }
@@ -90,13 +97,10 @@ CudaMachine examine_cuda() {
 }
 
 CudaMachine examine_own_cuda(int local_rank) {
-  CudaMachine machine;
-  cudaDriverGetVersion(&machine.driver_version);
-  cudaRuntimeGetVersion(&machine.runtime_version);
   int count = 0;
-  if (const auto status = cudaGetDeviceCount(&count)) {
-    machine.trouble = no_device(status, machine);
-  } else if (count > 1 && local_rank >= count) {
+  CudaMachine machine = count_devices(count);
+  if (!machine.trouble.empty()) return machine;
+  if (count > 1 && local_rank >= count) {
     machine.trouble = "process " + std::to_string(local_rank) + " of this machine has none of its " +
                       std::to_string(count) + " for itself";
   } else {
