@@ -32,12 +32,17 @@ class Trace {
   std::chrono::nanoseconds exposed_wait() const { return std::chrono::nanoseconds(exposed_ns_); }
   void add_exposed_wait(std::chrono::nanoseconds time) { exposed_ns_ += time.count(); }
 
+  /// Of an emulated link (0 without one): time that waits would have taken had the peers of each message asked for it in
+  /// the moment in which this rank did. What exposed_wait() has beyond that are slower peers.
+  std::chrono::nanoseconds link_wait() const { return std::chrono::nanoseconds(link_ns_); }
+  void add_link_wait(std::chrono::nanoseconds time) { link_ns_ += time.count(); }
+
   /// Is the rank's thread asleep in a wait for a message? (Whoever is not is the one waited for.)
   bool waiting() const { return waiting_; }
   void set_waiting(bool waiting) { waiting_ = waiting; sign_of_life(); }
 
  private:
-  std::atomic<int64_t> step_{0}, exposed_ns_{0};
+  std::atomic<int64_t> step_{0}, exposed_ns_{0}, link_ns_{0};
   std::atomic<int> layer_{-1}, hop_{-1};
   std::atomic<const char*> phase_{"start"};
   std::atomic<Clock::duration> last_sign_{Clock::now().time_since_epoch()};

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds and runs every test: Release, then AddressSanitizer + UBSan, then ThreadSanitizer. The last line counts them.
-# Where nvcc is, the CUDA module is compiled first, and the Release tests run with it.
+# Where nvcc is, the Release build has the CUDA module, and its tests run with it.
 #   tests/run.sh [--quick | --coverage]
 #     --quick      Release only
 #     --coverage   instead: line coverage of kernels/ model/ data/ train/, as a table
@@ -11,6 +11,7 @@ cd "$(dirname "$0")/.."
 mode=${1:-full}
 started=$SECONDS
 passed=0 failed=0 skipped=0
+configure_options=
 stage() { printf '\n== %s (%ss)\n' "$1" $((SECONDS - started)); }
 
 # Builds targets of a preset and runs their tests; adds to the counts.
@@ -19,8 +20,9 @@ run_preset() { # preset, targets, ctest arguments...
   local targets=$2
   shift 2
   stage "$preset: build"
-  cmake --preset "$preset" >/dev/null
-  # shellcheck disable=SC2086  # a list of words
+  # shellcheck disable=SC2086  # lists of words
+  cmake --preset "$preset" $configure_options >/dev/null
+  # shellcheck disable=SC2086
   cmake --build --preset "$preset" --target $targets
   stage "$preset: run"
   rm -f "$log.status"
@@ -37,18 +39,17 @@ run_preset() { # preset, targets, ctest arguments...
   fi
 }
 
-# The CUDA module alone: the program of the Release tests opens it, so nothing is built twice.
-build_cuda_module() {
+# Options of the Release build that compile the CUDA module with it, where there is a compiler for it: each file once,
+# for the oldest GPU that it is for.
+cuda_options() {
   local nvcc
   nvcc=$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)
-  stage "cuda: build"
-  if ! "$nvcc" --version 2>/dev/null | grep -q -E 'release (12\.[5-9]|1[3-9]\.|[2-9][0-9]\.)'; then
-    echo "cuda: left out, there is no nvcc of CUDA 12.5 or newer; the tests of its module skip themselves"
-    return
+  if "$nvcc" --version 2>/dev/null | grep -q -E 'release (12\.[5-9]|1[3-9]\.|[2-9][0-9]\.)'; then
+    echo "-DRINGLET_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=80-real"
+  else
+    echo "-DRINGLET_CUDA=OFF"
+    echo "cuda: left out, there is no nvcc of CUDA 12.5 or newer; the tests of its module skip themselves" >&2
   fi
-  cmake --preset cuda -DRINGLET_WERROR=ON >/dev/null
-  cmake --build --preset cuda --target ringlet_cuda
-  export RINGLET_CUDA_MODULE=$PWD/build/cuda/bin/libringlet_cuda.so
 }
 
 stage "packages"
@@ -65,10 +66,10 @@ list_defects() {
 
 case $mode in
   full)
-    build_cuda_module
+    configure_options=$(cuda_options)
     run_preset tests all
+    configure_options=
     list_defects
-    unset RINGLET_CUDA_MODULE
     # What repeats the same code with more numbers is left to the Release run.
     release_only='PassesADiagonal|FiftySteps|BytesOfMemoryAndMessages|PlanTest.Longest|PlanTest.Large|PlanCommand.A|PlanCommand.Tells|ReproducibleAttentionTest.*/(513|1000)$'
     # Where memory is touched by hand and files are read, and the program as the tests of faults run it. Ranks together

@@ -220,7 +220,7 @@ TEST_F(CudaTrainerTest, TwoHundredGradientsHaveTheSameBits) {
     window.config.dtype = dtype;
     const GptConfig& gpt = window.config;
     fill_tokens(window, 1024, 5);
-    const NamedValues weights = random_parameters(gpt, 9);
+    const ValuesByName weights = random_parameters(gpt, 9);
     const SequenceLayout layout = make_layout(Layout::zigzag, 1024, kRanks);
     std::array<Repeats, kRanks> repeats;
     run_ranks({.ranks = kRanks, .memory = memory_.get()}, [&](Comm& world, Trace& trace) {

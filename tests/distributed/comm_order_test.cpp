@@ -5,14 +5,13 @@
 #include <atomic>
 #include <chrono>
 #include <ctime>
-#include <functional>
-#include <limits>
 #include <memory>
 #include <thread>
 #include <vector>
 
 #include "kernels/comm/dry.h"
 #include "kernels/comm/threads.h"
+#include "tests/distributed/run_comm.h"
 #include "tests/distributed/vector_view.h"
 #include "tests/support/deferred_backend.h"
 
@@ -20,12 +19,6 @@ namespace ringlet::test {
 namespace {
 
 using namespace std::chrono_literals;
-
-constexpr float kPoison = std::numeric_limits<float>::quiet_NaN();
-
-void run(int ranks, const std::function<void(Comm&)>& main) {
-  run_ranks({ranks, 20s}, [&](Comm& world, Trace&) { main(world); });
-}
 
 void sleep_until(const std::atomic<bool>& flag) {
   while (!flag) std::this_thread::sleep_for(1ms);

@@ -6,22 +6,19 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <functional>
-#include <limits>
 #include <thread>
 #include <vector>
 
 #include "kernels/comm/emulated_link.h"
 #include "kernels/comm/threads.h"
 #include "kernels/random.h"
+#include "tests/distributed/run_comm.h"
 #include "tests/distributed/vector_view.h"
 
 namespace ringlet::test {
 namespace {
 
 using namespace std::chrono_literals;
-
-constexpr float kPoison = std::numeric_limits<float>::quiet_NaN();
 
 /// What a rank gives to an operation: numbers that make the order of a sum show in its bits.
 template <class T = float>
@@ -55,10 +52,6 @@ std::vector<int> ranks_up_to(int size) {
 template <class T>
 std::vector<T> part(const std::vector<T>& values, int64_t first, int64_t count) {
   return {values.begin() + first, values.begin() + first + count};
-}
-
-void run(int ranks, const std::function<void(Comm&)>& main) {
-  run_ranks({ranks, 20s}, [&](Comm& world, Trace&) { main(world); });
 }
 
 constexpr int64_t kSizes[] = {1, 7, 1000, 4097, 12289};
@@ -341,6 +334,26 @@ TEST(EmulatedLinkTest, GivesTheSameAndNotBeforeItsTime) {
     ring.all_gather(tensor(own), tensor(gathered), {}).wait();
     EXPECT_EQ(gathered, (std::vector<float>{10, 11, 12}));
     ring.exchange({}, {}, {}).wait();
+  });
+}
+
+// A rank that waits for a late peer waits for the peer, not for the link; and what was on its way meanwhile is free.
+TEST(EmulatedLinkTest, TellsTheLinkFromALatePeer) {
+  ThreadsOptions options;
+  options.ranks = 2;
+  run_ranks(options, [&](Comm& all, Trace& trace) {
+    EmulatedLink ring(all.split(0), {1e4, 0, "10kB/s"}, trace);
+    std::vector<float> out(500, 1), in(500);  // 0.2 s
+    const Message send{1 - ring.rank(), view(out)}, receive{1 - ring.rank(), view(in)};
+    if (ring.rank() == 1) std::this_thread::sleep_for(300ms);
+    ring.exchange({&send, 1}, {&receive, 1}, {}).wait();
+    EXPECT_GT(trace.link_wait(), 0ms);
+    EXPECT_LE(trace.link_wait(), 200ms);
+    const auto before = trace.link_wait();
+    const Event hidden = ring.exchange({&send, 1}, {&receive, 1}, {});
+    std::this_thread::sleep_for(250ms);
+    hidden.wait();
+    EXPECT_EQ(trace.link_wait(), before);
   });
 }
 

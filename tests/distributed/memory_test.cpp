@@ -82,17 +82,17 @@ double bytes_by_length(const ModelCase& c, int64_t length) {
 // What a ring adds to a quarter of one rank's memory: two KV inboxes, two gradient inboxes, and a scratch where sums
 // are added afterwards.
 TEST(MemoryTest, FourRanksHoldAQuarterEachAndTheInboxes) {
-  constexpr int64_t kLength = 16'384;
+  constexpr int64_t kLongTokens = 16'384;
   for (const Layout layout : {Layout::zigzag, Layout::contiguous}) {
     for (const Recompute policy : {Recompute::none, Recompute::selective, Recompute::full}) {
       for (const int64_t kv_heads : {4, 1}) {
         ModelCase c = long_case(kv_heads, policy, 1);
         c.layout = layout;
-        const double one = bytes_by_length(c, kLength);
+        const double one = bytes_by_length(c, kLongTokens);
         c.ring_size = 4;
-        const double four = bytes_by_length(c, kLength);
+        const double four = bytes_by_length(c, kLongTokens);
         const double buffers = layout == Layout::zigzag ? 5 : 4;
-        const double inboxes = buffers * 2 * double(kv_heads) * 32 * sizeof(float) * kLength / 4;
+        const double inboxes = buffers * 2 * double(kv_heads) * 32 * sizeof(float) * kLongTokens / 4;
         const std::string name =
             name_of(layout) + std::string(name_of(policy)) + std::to_string(kv_heads);
         EXPECT_LE(four, (0.25 * one + inboxes) * 1.02) << name;

@@ -41,7 +41,7 @@ OracleCase make_case(bool qk_norm, bool tied_head) {
 
 struct RingTraining {
   std::vector<double> losses, norms;
-  NamedValues gradients, weights;  // gradients of the first step
+  ValuesByName gradients, weights;  // gradients of the first step
 };
 
 double scaled_loss(Backend& device, Comm& ring, const Step& step, double scale) {
@@ -56,8 +56,8 @@ double scaled_loss(Backend& device, Comm& ring, const Step& step, double scale) 
   return sum * scale;
 }
 
-NamedValues host_values(const Parameters& parameters, Tensor Parameter::*member) {
-  NamedValues values;
+ValuesByName host_values(const Parameters& parameters, Tensor Parameter::*member) {
+  ValuesByName values;
   for (const Parameter& parameter : parameters.all()) {
     std::vector<float>& list = values[parameter.name];
     list.resize(parameter.weight.size());

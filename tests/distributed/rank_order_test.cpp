@@ -11,12 +11,11 @@
 #include "kernels/comm/rank_memory.h"
 #include "kernels/comm/threads.h"
 #include "kernels/random.h"
+#include "tests/distributed/run_comm.h"
 #include "tests/distributed/vector_view.h"
 
 namespace ringlet::test {
 namespace {
-
-using namespace std::chrono_literals;
 
 /// Behaves as NCCL does: a group travels at its end, messages of two ranks match in order, all else stands
 /// outside of groups.
@@ -72,10 +71,6 @@ struct Rank {
   QueueOverThreads queue;
   RankOrder order;
 };
-
-void run(int ranks, const std::function<void(Comm&)>& main) {
-  run_ranks({ranks, 20s}, [&](Comm& world, Trace&) { main(world); });
-}
 
 /// Numbers that make the order of a sum show in its bits.
 template <class T>

@@ -44,7 +44,7 @@ struct BoundPort {
 std::string free_address() { return BoundPort().address(); }
 
 /// The error's text; empty if there was none.
-std::string error_of(const RendezvousOptions& options, const std::string& text = "") {
+std::string failure_of(const RendezvousOptions& options, const std::string& text = "") {
   try {
     share_bytes(options, bytes_of(text));
     return "";
@@ -95,15 +95,15 @@ TEST(Rendezvous, ProcessesMeet) {
 TEST(Rendezvous, ARankThatFindsNobodyNamesTheAddress) {
   const std::string address = free_address();
   const auto begin = std::chrono::steady_clock::now();
-  EXPECT_THAT(error_of({address, 1, 2, 200ms}),
+  EXPECT_THAT(failure_of({address, 1, 2, 200ms}),
               testing::AllOf(HasSubstr(address), HasSubstr("rank 1 found nobody within 0.2 s")));
   EXPECT_LT(std::chrono::steady_clock::now() - begin, 5s);
 }
 
 TEST(Rendezvous, Rank0NamesThoseWhoStayAway) {
   const std::string address = free_address();
-  std::thread other([&] { error_of({address, 2, 4, 20s}); });
-  EXPECT_THAT(error_of({address, 0, 4, 500ms}),
+  std::thread other([&] { failure_of({address, 2, 4, 20s}); });
+  EXPECT_THAT(failure_of({address, 0, 4, 500ms}),
               testing::AllOf(HasSubstr(address), HasSubstr("rank 1, 3 of 4 has not come")));
   other.join();
 }
@@ -117,14 +117,14 @@ TEST(Rendezvous, AForeignServiceIsNoRank0) {
     send(handle, text.data(), text.size(), MSG_NOSIGNAL);
     close(handle);
   });
-  EXPECT_THAT(error_of({foreign.address(), 1, 2, 5s}), HasSubstr("no answer that a rank 0 would give"));
+  EXPECT_THAT(failure_of({foreign.address(), 1, 2, 5s}), HasSubstr("no answer that a rank 0 would give"));
   service.join();
 }
 
 TEST(Rendezvous, AServiceThatSaysNothingEndsInTime) {
   BoundPort silent;
   listen(silent.handle, 1);
-  EXPECT_THAT(error_of({silent.address(), 1, 2, 200ms}), HasSubstr(silent.address()));
+  EXPECT_THAT(failure_of({silent.address(), 1, 2, 200ms}), HasSubstr(silent.address()));
 }
 
 TEST(Rendezvous, Rank0SendsStrangersAway) {
@@ -144,17 +144,17 @@ TEST(Rendezvous, Rank0SendsStrangersAway) {
 TEST(Rendezvous, SizesThatDifferAreAnErrorOnBothSides) {
   const std::string address = free_address();
   std::string of_other;
-  std::thread other([&] { of_other = error_of({address, 1, 3, 20s}); });
-  EXPECT_THAT(error_of({address, 0, 2, 20s}), HasSubstr("rank 1 is one of 3 ranks, rank 0 one of 2"));
+  std::thread other([&] { of_other = failure_of({address, 1, 3, 20s}); });
+  EXPECT_THAT(failure_of({address, 0, 2, 20s}), HasSubstr("rank 1 is one of 3 ranks, rank 0 one of 2"));
   other.join();
   EXPECT_THAT(of_other, HasSubstr("rank 1 is one of 3 ranks, rank 0 one of 2"));
 }
 
 TEST(Rendezvous, TwoOfTheSameRankAreAnError) {
   const std::string address = free_address();
-  std::thread first([&] { error_of({address, 1, 3, 20s}); });
-  std::thread second([&] { error_of({address, 1, 3, 20s}); });
-  EXPECT_THAT(error_of({address, 0, 3, 20s}), HasSubstr("two processes are rank 1"));
+  std::thread first([&] { failure_of({address, 1, 3, 20s}); });
+  std::thread second([&] { failure_of({address, 1, 3, 20s}); });
+  EXPECT_THAT(failure_of({address, 0, 3, 20s}), HasSubstr("two processes are rank 1"));
   first.join();
   second.join();
 }
@@ -162,7 +162,7 @@ TEST(Rendezvous, TwoOfTheSameRankAreAnError) {
 TEST(Rendezvous, APortInUseIsAnError) {
   BoundPort taken;
   listen(taken.handle, 1);
-  EXPECT_THAT(error_of({taken.address(), 0, 2, 1s}), HasSubstr("rank 0 cannot listen"));
+  EXPECT_THAT(failure_of({taken.address(), 0, 2, 1s}), HasSubstr("rank 0 cannot listen"));
 }
 
 TEST(Rendezvous, AnAddressWithoutPortIsRefused) {

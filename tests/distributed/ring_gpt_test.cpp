@@ -52,7 +52,7 @@ ReferenceResult reference_of(const ModelCase& c) {
 /// The largest relative error of any parameter's gradient. Those that vanish in exact arithmetic (a lone key's
 /// softmax moves nothing) are left with the rounding of f32, 6e-8 of the terms that cancel: they are measured
 /// against a thousandth of the whole gradient, so that 1e-4 of it stands for 1e-7 of the whole.
-double worst_gradient_error(const NamedValues& actual, const Values& expected) {
+double worst_gradient_error(const ValuesByName& actual, const Values& expected) {
   double whole = 0, worst = 0;
   for (const auto& [name, values] : expected)
     for (const double value : values) whole += value * value;

@@ -10,13 +10,13 @@
 namespace ringlet::test {
 namespace {
 
-constexpr int64_t kLength = 1000;  // zigzag chunks of one size on rings of 4
+constexpr int64_t kTokens = 1000;  // zigzag chunks of one size on rings of 4
 constexpr int64_t kWindow = 300;
 const RingSetup kZigzag{Layout::zigzag, kDefectRing, 1, {}};
 
 VerifyProblem problem_of(VerifyMask mask) {
   for (const VerifyMatrix::Model& model : full_matrix().models) {
-    if (model.name == "GQA") return make_problem(model.gpt, kLength, 1, mask, kWindow, 1);
+    if (model.name == "GQA") return make_problem(model.gpt, kTokens, 1, mask, kWindow, 1);
   }
   throw Error("no model with grouped KV heads");
 }

@@ -24,7 +24,7 @@ struct TrainerTest : testing::Test {
   }
 };
 
-void expect_close(const NamedValues& actual, const NamedValues& expected, double tolerance) {
+void expect_close(const ValuesByName& actual, const ValuesByName& expected, double tolerance) {
   for (const auto& [name, values] : expected) {
     EXPECT_LE(error_of(actual.at(name), values), tolerance) << name;
   }

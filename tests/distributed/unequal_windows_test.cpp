@@ -13,7 +13,7 @@
 namespace ringlet::test {
 namespace {
 
-constexpr double kLossTolerance = 1e-5;  // relative
+constexpr double kRelativeLossTolerance = 1e-5;
 
 /// Documents of 130, 20 and 70 letters. In windows of 96: 96 tokens, then 54 (the third document would be
 /// cut), then 70.
@@ -37,7 +37,7 @@ Values initial_weights(const Config& config, const GptConfig& gpt) {
   const std::unique_ptr<Backend> device = plain_backend(int64_t{1} << 26, trace);
   Parameters parameters(gpt, *device, {}, Parameters::Gradients::absent);
   parameters.initialise(uint64_t(config.run.seed));
-  NamedValues weights;
+  ValuesByName weights;
   for (const Parameter& parameter : parameters.all()) {
     weights[parameter.name].resize(parameter.weight.size());
     read<float>(*device, parameter.weight, weights[parameter.name]);
@@ -101,7 +101,7 @@ TEST(UnequalWindowsTest, AStepIsOneMeanOverTheTokensOfItsWindows) {
     config.run.ranks = ranks;
     config.run.ring = ring;
     const Trained trained = train_case(config);
-    EXPECT_NEAR(trained.losses()[0], expected.loss, kLossTolerance * expected.loss);
+    EXPECT_NEAR(trained.losses()[0], expected.loss, kRelativeLossTolerance * expected.loss);
     EXPECT_NEAR(trained.gradient_norms()[0], std::sqrt(squares), kGradientTolerance * std::sqrt(squares));
     EXPECT_EQ(trained.records[0].tokens, 96 + 54 + 70);
     for (const auto& [name, gradient] : expected.gradients) {

@@ -10,7 +10,7 @@ namespace {
 
 constexpr int64_t kArenaBytes = int64_t{1} << 32;
 
-void load_weights(const NamedValues& weights, const Parameters& parameters) {
+void load_weights(const ValuesByName& weights, const Parameters& parameters) {
   for (const Parameter& parameter : parameters.all()) {
     upload<float>(parameters.device(), weights.at(parameter.name), parameter.weight);
   }

@@ -9,7 +9,7 @@
 
 namespace ringlet::test {
 
-using NamedValues = std::map<std::string, std::vector<float>>;
+using ValuesByName = std::map<std::string, std::vector<float>>;
 
 /// Makes the device of a rank: the CPU backend, or a decorated one.
 using MakeBackend = std::function<std::unique_ptr<Backend>(int64_t arena_bytes, Trace& trace)>;
@@ -25,13 +25,13 @@ struct ModelCase {
   int ring_size = 1;
   Mask mask;
   std::vector<int32_t> tokens, labels;
-  NamedValues weights;
+  ValuesByName weights;
   float gradient_scale = 1;
 };
 
 struct ModelResult {
   std::vector<float> losses;  // by global position
-  NamedValues gradients;      // summed over the ring
+  ValuesByName gradients;      // summed over the ring
   std::vector<int64_t> peak_bytes;  // of each rank's arena, above its parameters
 };
 

@@ -22,7 +22,7 @@ namespace fs = std::filesystem;
 /// One rank writes its stretches of weights and moments; together the ranks own every element once.
 void collect_state(const Trainer& trainer, Backend& device, Trained& result) {
   for (const ShardedAdamW::Segment& segment : trainer.optimizer().segments()) {
-    const auto put = [&](const Tensor& part, NamedValues& all) {
+    const auto put = [&](const Tensor& part, ValuesByName& all) {
       std::ranges::copy(host_values(device, part),
                         all.at(segment.parameter->name).begin() + segment.first_element);
     };
@@ -119,7 +119,7 @@ Trained train_case(const Config& config, const TrainingOptions& options) {
       make_layout(config.run.layout, config.run.seq_len, int(config.run.ring_size()));
   ThreadsOptions threads;
   threads.ranks = int(config.run.ranks);
-  std::vector<NamedValues> weights(threads.ranks);
+  std::vector<ValuesByName> weights(threads.ranks);
   threads.timeout = options.timeout;
   threads.memory = options.memory;
   run_ranks(threads, [&](Comm& all_ranks, Trace& trace) {
@@ -140,7 +140,7 @@ Trained train_case(const Config& config, const TrainingOptions& options) {
       weights[world.rank()][parameter.name] = host_values(*device, parameter.weight);
     }
   });
-  for (const NamedValues& of_rank : weights) {
+  for (const ValuesByName& of_rank : weights) {
     CHECK(of_rank == weights[0], "the ranks' weights have drifted apart");
   }
   for (const auto& [name, values] : weights[0]) {

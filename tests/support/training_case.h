@@ -38,7 +38,7 @@ Config tiny_training(const std::string& corpus, int64_t ranks, int64_t ring);
 /// What a training leaves behind.
 struct Trained {
   std::vector<MetricsRecord> records;  // of every step
-  NamedValues weights, first_moments, second_moments;  // f32, whatever the model computes in
+  ValuesByName weights, first_moments, second_moments;  // f32, whatever the model computes in
   RunEnd end = RunEnd::finished;
   std::vector<double> losses() const;
   std::vector<double> gradient_norms() const;

@@ -14,7 +14,7 @@ namespace ringlet {
 namespace {
 
 using Json = nlohmann::json;
-constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+constexpr double kNotFinite = std::numeric_limits<double>::quiet_NaN();
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 MetricsRecord sample_record() {
@@ -112,12 +112,12 @@ TEST(Metrics, NumbersReadBackToTheSameBits) {
 
 TEST(Metrics, ValuesThatAreNotFiniteBecomeNullAndAreNamed) {
   MetricsRecord record = sample_record();
-  record.loss = kNan;
+  record.loss = kNotFinite;
   record.gradient_norm = kInfinity;
   record.tokens_per_second = -kInfinity;
-  record.compute_ms[1] = kNan;
+  record.compute_ms[1] = kNotFinite;
   PositionBins bins(2);
-  bins.add(0, 0, kNan);
+  bins.add(0, 0, kNotFinite);
   bins.add(0, 0, 1);
   record.loss_by_position = bins.by_position();
   const Json json = Json::parse(to_json_line(record));
@@ -169,7 +169,7 @@ TEST(Console, NumbersForPeople) {
   EXPECT_EQ(human_seconds(59.6), "1m00s");
   EXPECT_EQ(human_seconds(7260), "2h01m");
   EXPECT_EQ(human_seconds(90000), "1d01h");
-  EXPECT_EQ(human_seconds(kNan), "?");
+  EXPECT_EQ(human_seconds(kNotFinite), "?");
 }
 
 TEST(Console, ProgressTellsWhatMatters) {

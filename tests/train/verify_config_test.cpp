@@ -11,14 +11,14 @@ namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
 
-Config config_of(const std::vector<std::string>& settings) {
+Config config_with(const std::vector<std::string>& settings) {
   return parse_config("", "the test", settings);
 }
 
 TEST(VerifyConfigTest, TheMasksAreThoseOfTheConfig) {
   using enum VerifyMask;
   const auto masks = [](const std::vector<std::string>& settings) {
-    return start_matrix(config_of(settings)).masks;
+    return start_matrix(config_with(settings)).masks;
   };
   EXPECT_THAT(masks({}), ElementsAre(causal, documents));
   EXPECT_THAT(masks({"data.window=50"}), ElementsAre(window, documents_and_window));
@@ -27,18 +27,18 @@ TEST(VerifyConfigTest, TheMasksAreThoseOfTheConfig) {
 }
 
 TEST(VerifyConfigTest, AWorldIsCutToSixteenRanksAndTheLineSaysSo) {
-  const Config config = config_of({"run.ranks=40", "run.ring=20"});
+  const Config config = config_with({"run.ranks=40", "run.ring=20"});
   const VerifyMatrix matrix = start_matrix(config);
   ASSERT_EQ(matrix.worlds.size(), 1u);
   EXPECT_EQ(matrix.worlds[0].ring_size, 8);
   EXPECT_EQ(matrix.worlds[0].rings, 2);
   EXPECT_THAT(verify_start(config, real_parts()), HasSubstr("2 rings of 8 (standing for 2 rings of 20)"));
-  const std::string plain = verify_start(config_of({"run.ranks=3", "run.ring=3"}), real_parts());
+  const std::string plain = verify_start(config_with({"run.ranks=3", "run.ring=3"}), real_parts());
   EXPECT_THAT(plain, HasSubstr("on a ring of 3 equal"));
 }
 
 TEST(VerifyConfigTest, TheOwnSizeIsLeftOutWhenItWouldTakeTooMuch) {
-  const Config config = config_of({"run.seq_len=64", "run.ranks=2", "model.width=64"});
+  const Config config = config_with({"run.seq_len=64", "run.ranks=2", "model.width=64"});
   const auto result = [&](OwnSizeBudget budget) {
     return verify_own_size(config, 100, real_parts(), budget).result;
   };
