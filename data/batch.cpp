@@ -23,6 +23,15 @@ WindowPlan plan_of(const Corpus& corpus, int64_t window_tokens) try {
 WindowReader::WindowReader(const Corpus& corpus, int64_t window_tokens)
     : corpus_(corpus), plan_(plan_of(corpus, window_tokens)) {}
 
+int64_t WindowReader::label_count(int64_t window_index) const {
+  const Window window = plan_.window(window_index);
+  const auto answers = corpus_.answers();
+  if (answers.empty()) return window.token_count;
+  // a label stands one place before its token
+  const auto first = std::ranges::upper_bound(answers, window.first_token);
+  return std::upper_bound(first, answers.end(), window.first_token + window.token_count) - first;
+}
+
 Batch WindowReader::read(int64_t window_index, std::span<const Piece> pieces) const {
   Batch batch;
   batch.window = plan_.window(window_index);
@@ -43,6 +52,8 @@ void WindowReader::read_piece(const Piece& piece, Batch& batch) const {
   const auto offsets = corpus_.document_offsets();
   const int64_t first_token = batch.window.first_token;
   const int64_t end = std::min(piece.last_position() + 1, batch.window.token_count);
+  const auto answers = corpus_.answers();
+  auto answer = std::ranges::upper_bound(answers, first_token + piece.first_position);
   std::vector<int32_t> block;
   auto document_end =
       std::upper_bound(offsets.begin(), offsets.end(), first_token + piece.first_position);
@@ -59,8 +70,12 @@ void WindowReader::read_piece(const Piece& piece, Batch& batch) const {
       while (*document_end <= first_token + position) ++document_end;
       const bool last = *document_end == first_token + position + 1;
       batch.tokens.push_back(block[size_t(position - start)]);
-      batch.labels.push_back(last ? int32_t(corpus_.end_of_document())
-                                  : block[size_t(position - start + 1)]);
+      while (answer != answers.end() && *answer <= first_token + position) ++answer;
+      const bool counts =
+          answers.empty() || (answer != answers.end() && *answer == first_token + position + 1);
+      batch.labels.push_back(!counts ? -1
+                             : last  ? int32_t(corpus_.end_of_document())
+                                     : block[size_t(position - start + 1)]);
     }
   }
   for (; row < piece.row_count; ++row) {

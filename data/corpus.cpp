@@ -58,6 +58,7 @@ Corpus Corpus::open(const std::string& path) {
   corpus.check_counts();
   corpus.choose_vocabulary();
   corpus.load_document_offsets();
+  corpus.load_answers();
   corpus.fingerprint_ =
       corpus.facts_.own_format ? corpus.facts_.content_hash.get() : corpus.sampled_fingerprint();
   return corpus;
@@ -91,6 +92,8 @@ void Corpus::check_counts() const {
   check_place(facts_.block_checksums, "block_checksums");
   check_place(facts_.document_names, "document_names");
   check_place(facts_.tokenizer_model, "tokenizer_model");
+  check_place(facts_.answers, "answers");
+  check_place(facts_.answer_distances, "answer_distances");
   if (facts_.tokens.count == 0) refuse("it holds no tokens");
   if (facts_.tokens.value_bytes != 2 && facts_.tokens.value_bytes != 4) {
     refuse(fmt::format("/tokens has numbers of {} bytes", facts_.tokens.value_bytes));
@@ -99,12 +102,20 @@ void Corpus::check_counts() const {
   if (offsets >= 0 && (offsets < 2 || facts_.document_offsets.value_bytes != 8)) {
     refuse(fmt::format("/document_offsets has {} values", offsets));
   }
+  const int64_t answers = facts_.answers.count;
+  if (answers != facts_.answer_distances.count || answers == 0 ||
+      (answers > 0 &&
+       (facts_.answers.value_bytes != 8 || facts_.answer_distances.value_bytes != 8))) {
+    refuse(fmt::format("/answers has {} values, /answer_distances {}",
+                       std::max<int64_t>(0, answers),
+                       std::max<int64_t>(0, facts_.answer_distances.count)));
+  }
   if (!facts_.own_format) return;
   const int64_t blocks = (facts_.tokens.count - 1) / kBlockTokens + 1;
   const bool agree =
       facts_.token_count == facts_.tokens.count && facts_.document_count == offsets - 1 &&
       facts_.block_tokens == kBlockTokens && facts_.block_checksums.count == blocks &&
-      facts_.block_checksums.value_bytes == 8 &&
+      facts_.block_checksums.value_bytes == 8 && facts_.answer_count == answers &&
       (facts_.document_names.count < 0 || facts_.document_names.count == offsets - 1);
   if (!agree) refuse("its counts do not agree with its data");
   if (facts_.content_hash.get().size() != 32) refuse("it has no content hash");
@@ -125,15 +136,19 @@ void Corpus::choose_vocabulary() {
   if (!facts_.own_format) facts_.tokenizer_hash.set(tokenizer()->hash());
 }
 
+std::vector<int64_t> Corpus::load(const DatasetFacts& dataset) const {
+  std::vector<int64_t> values(size_t(std::max<int64_t>(0, dataset.count)));
+  if (values.empty()) return values;
+  source_of(dataset).read(dataset.offset_bytes, std::as_writable_bytes(std::span(values)));
+  return values;
+}
+
 void Corpus::load_document_offsets() {
   if (facts_.document_offsets.count < 0) {
     document_offsets_ = {0, token_count()};
     return;
   }
-  document_offsets_.resize(size_t(facts_.document_offsets.count));
-  source_of(facts_.document_offsets)
-      .read(facts_.document_offsets.offset_bytes,
-            std::as_writable_bytes(std::span(document_offsets_)));
+  document_offsets_ = load(facts_.document_offsets);
   if (document_offsets_.front() != 0 || document_offsets_.back() != token_count()) {
     refuse("/document_offsets does not go from 0 to the number of tokens");
   }
@@ -143,6 +158,35 @@ void Corpus::load_document_offsets() {
     refuse(fmt::format("/document_offsets does not increase at document {}",
                        wrong - document_offsets_.begin()));
   }
+}
+
+void Corpus::load_answers() {
+  answers_ = load(facts_.answers);
+  answer_distances_ = load(facts_.answer_distances);
+  auto document_end = document_offsets_.begin();
+  for (size_t i = 0; i < answers_.size(); ++i) {
+    const int64_t token = answers_[i], distance = answer_distances_[i];
+    if (token < 0 || token >= token_count() || (i > 0 && token <= answers_[i - 1])) {
+      refuse(fmt::format("/answers names token {} at place {}: they increase, below {}", token, i,
+                         token_count()));
+    }
+    while (*document_end <= token) ++document_end;
+    const int64_t inside = token - *std::prev(document_end);
+    if (distance < 1 || distance > inside) {
+      refuse(fmt::format("/answer_distances has {} at place {}, {} tokens into a document",
+                         distance, i, inside));
+    }
+  }
+}
+
+int64_t Corpus::answer_end(int64_t first) const {
+  CHECK(first >= 0 && first < std::ssize(answers_), "answer token ", first);
+  size_t end = size_t(first) + 1;
+  while (end < answers_.size() && answers_[end] == answers_[end - 1] + 1 &&
+         answer_distances_[end] == answer_distances_[size_t(first)]) {
+    ++end;
+  }
+  return int64_t(end);
 }
 
 std::string Corpus::document_name(int64_t document) const {
@@ -198,12 +242,18 @@ void Corpus::read(int64_t first, std::span<int32_t> tokens) const {
     read_as<uint32_t>(first, tokens);
 }
 
+void Corpus::add_lists_to(ContentHash& hash) const {
+  for (const auto* list : {&document_offsets_, &answers_, &answer_distances_}) {
+    if (!list->empty()) hash.add(std::as_bytes(std::span(*list)));
+  }
+}
+
 std::string Corpus::sampled_fingerprint() const {
   constexpr int64_t kParts = 256, kPartTokens = 4096;
   ContentHash hash;
   const std::array<int64_t, 3> counts{token_count(), vocabulary(), end_of_document()};
   hash.add(std::as_bytes(std::span(counts)));
-  hash.add(std::as_bytes(std::span(document_offsets_)));
+  add_lists_to(hash);
   std::vector<std::byte> part;
   for (int64_t i = 0; i < kParts; ++i) {
     const int64_t first = token_count() / kParts * i;
@@ -237,8 +287,11 @@ void Corpus::verify() const {
     tokens.resize(size_t(count));
     read(first, tokens);
   }
-  hash.add(std::as_bytes(std::span(document_offsets_)));
-  if (facts_.own_format && hash.hex() != fingerprint_) refuse("/document_offsets is damaged");
+  add_lists_to(hash);
+  if (facts_.own_format && hash.hex() != fingerprint_) {
+    refuse(answers_.empty() ? "/document_offsets is damaged"
+                            : "/document_offsets, /answers or /answer_distances is damaged");
+  }
 }
 
 }  // namespace ringlet

@@ -247,6 +247,7 @@ void FactReader::read_attributes() {
   facts_.vocabulary = integer("vocabulary").value_or(-1);
   facts_.end_of_document = integer("end_of_document").value_or(-1);
   facts_.block_tokens = integer("block_tokens").value_or(-1);
+  facts_.answer_count = integer("answer_count").value_or(-1);
   facts_.tokenizer_name.set(text("tokenizer_name"));
   facts_.tokenizer_hash.set(text("tokenizer_hash"));
   facts_.split.set(text("split"));
@@ -259,6 +260,8 @@ CorpusFacts FactReader::read() {
   facts_.tokens = dataset({"tokens", 4, std::numeric_limits<int32_t>::max()});
   if (facts_.tokens.count < 0) refuse("it has no dataset /tokens");
   facts_.document_offsets = dataset({"document_offsets", 8, kAnyLimit});
+  facts_.answers = dataset({"answers", 8, kAnyLimit});
+  facts_.answer_distances = dataset({"answer_distances", 8, kAnyLimit});
   if (!facts_.own_format) return facts_;
   facts_.block_checksums = dataset({"block_checksums", 8, kAnyLimit});
   facts_.document_names = dataset({"document_names", 0, 0, H5T_STRING});

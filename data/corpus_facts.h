@@ -16,9 +16,12 @@ namespace ringlet {
 ///   /block_checksums    u64: XXH3 of the bytes of each `block_tokens` tokens
 ///   /document_names     fixed-length strings [document_count], optional
 ///   /tokenizer_model    u8, optional: the SentencePiece model
+///   /answers            u64 [answer_count], optional: indices of the tokens that count, increasing
+///   /answer_distances   u64 [answer_count]: tokens from where each could be looked up to it
 /// and attributes of the root: format, version, complete (written last), token_count,
-/// document_count, vocabulary, end_of_document, tokenizer_name, tokenizer_hash, split, content_hash
-/// (XXH3 of tokens, then offsets), block_tokens, created_by.
+/// document_count, answer_count (where there are answers), vocabulary, end_of_document,
+/// tokenizer_name, tokenizer_hash, split, content_hash (XXH3 of tokens, then offsets, answers,
+/// distances), block_tokens, created_by.
 inline constexpr const char* kCorpusFormat = "ringlet-corpus";
 inline constexpr int64_t kCorpusVersion = 1;
 inline constexpr int64_t kBlockTokens = 1 << 20;
@@ -50,10 +53,11 @@ struct ShortText {
 /// process. Nothing in it has been compared with the size of the file yet.
 struct CorpusFacts {
   DatasetFacts tokens, document_offsets, block_checksums, document_names, tokenizer_model;
+  DatasetFacts answers, answer_distances;
   bool own_format = false;       // written by Ringlet, not by somebody else
   bool needs_unpacking = false;  // a dataset is chunked, compressed or of another number type
   int64_t token_count = -1, document_count = -1, vocabulary = -1, end_of_document = -1;
-  int64_t block_tokens = -1;
+  int64_t block_tokens = -1, answer_count = -1;
   ShortText<kMaxNameBytes> tokenizer_name, tokenizer_hash, split, content_hash;
 };
 

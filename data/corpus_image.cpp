@@ -83,13 +83,20 @@ void ImageStructure::add_integer(const char* name, int64_t value) const {
 class ImageWriter {
  public:
   ImageWriter(const CorpusSpool& spool, const CorpusPart& part, const std::string& path)
-      : spool_(spool), part_(part), path_(path), model_(spool.tokenizer().model()) {}
+      : spool_(spool),
+        part_(part),
+        path_(path),
+        model_(spool.tokenizer().model()),
+        first_answer_(spool.first_answer_from(part.first_token)),
+        answer_count_(spool.first_answer_from(part.first_token + part.token_count) -
+                      first_answer_) {}
   void write(const std::string& split);
 
  private:
   CorpusFacts lay_out() const;
   void write_tokens();
   void write_document_offsets();
+  void write_answers();
   void write_names() const;
   CorpusFacts add_facts(const std::string& split) const;
 
@@ -97,6 +104,7 @@ class ImageWriter {
   const CorpusPart& part_;
   const std::string& path_;
   std::string model_;
+  int64_t first_answer_, answer_count_;
   CorpusFacts layout_;
   File file_;
   ContentHash hash_;
@@ -120,6 +128,10 @@ CorpusFacts ImageWriter::lay_out() const {
   if (!model_.empty()) {
     layout.tokenizer_model =
         image.add_dataset("tokenizer_model", H5T_STD_U8LE, int64_t(model_.size()));
+  }
+  if (answer_count_ > 0) {
+    layout.answers = image.add_dataset("answers", H5T_STD_U64LE, answer_count_);
+    layout.answer_distances = image.add_dataset("answer_distances", H5T_STD_U64LE, answer_count_);
   }
   image.close();
   return layout;
@@ -153,6 +165,25 @@ void ImageWriter::write_document_offsets() {
   }
 }
 
+/// All answers, then all distances: the order in which they are hashed.
+void ImageWriter::write_answers() {
+  std::vector<int64_t> values;
+  for (int64_t first = 0; first < answer_count_; first += kBlockTokens) {
+    values.resize(size_t(std::min(kBlockTokens, answer_count_ - first)));
+    spool_.read_answers(first_answer_ + first, values);
+    for (int64_t& answer : values) answer -= part_.first_token;
+    hash_.add(std::as_bytes(std::span(values)));
+    file_.write(layout_.answers.offset_bytes + first * 8, std::as_bytes(std::span(values)));
+  }
+  for (int64_t first = 0; first < answer_count_; first += kBlockTokens) {
+    values.resize(size_t(std::min(kBlockTokens, answer_count_ - first)));
+    spool_.read_distances(first_answer_ + first, values);
+    hash_.add(std::as_bytes(std::span(values)));
+    file_.write(layout_.answer_distances.offset_bytes + first * 8,
+                std::as_bytes(std::span(values)));
+  }
+}
+
 void ImageWriter::write_names() const {
   const DatasetFacts& place = layout_.document_names;
   if (place.count < 0) return;
@@ -171,6 +202,7 @@ CorpusFacts ImageWriter::add_facts(const std::string& split) const {
   image.add_integer("version", kCorpusVersion);
   image.add_integer("token_count", part_.token_count);
   image.add_integer("document_count", part_.document_count);
+  if (answer_count_ > 0) image.add_integer("answer_count", answer_count_);
   image.add_integer("vocabulary", tokenizer.vocabulary());
   image.add_integer("end_of_document", tokenizer.end_of_document());
   image.add_text("tokenizer_name", tokenizer.name());
@@ -194,6 +226,7 @@ void ImageWriter::write(const std::string& split) {
   file_.reserve(file_.size_bytes());
   write_tokens();
   write_document_offsets();
+  write_answers();
   write_names();
   if (!model_.empty()) {
     file_.write(layout_.tokenizer_model.offset_bytes, std::as_bytes(std::span(model_)));

@@ -25,7 +25,9 @@ CorpusSpool::CorpusSpool(const std::string& folder, const Tokenizer& tokenizer)
       token_bytes_(tokenizer.vocabulary() <= 65536 ? 2 : 4),
       narrow_(folder),
       wide_(folder),
-      ends_(folder) {}
+      ends_(folder),
+      answers_(folder),
+      distances_(folder) {}
 
 void CorpusSpool::append(std::span<const int32_t> tokens) {
   const int64_t vocabulary = tokenizer_.vocabulary();
@@ -47,6 +49,27 @@ void CorpusSpool::append(std::span<const int32_t> tokens) {
                             folder_, free_bytes / 1'000'000, spooled_bytes / 1'000'000),
                 "Make room on that disk, or write to another one.");
   }
+}
+
+void CorpusSpool::add_answer(int64_t place, int64_t distance) {
+  CHECK(1 <= distance && distance <= place, "an answer at ", place, ", ", distance, " behind");
+  answers_.append(document_start_ + place);
+  distances_.append(distance);
+}
+
+int64_t CorpusSpool::first_answer_from(int64_t token) const {
+  int64_t first = 0, count = answer_count();
+  while (count > 0) {
+    int64_t answer = 0;
+    read_answers(first + count / 2, {&answer, 1});
+    if (answer < token) {
+      first += count / 2 + 1;
+      count -= count / 2 + 1;
+    } else {
+      count /= 2;
+    }
+  }
+  return first;
 }
 
 void CorpusSpool::end_document(std::string_view name) {
@@ -71,6 +94,8 @@ void CorpusSpool::finish() {
   narrow_.flush();
   wide_.flush();
   ends_.flush();
+  answers_.flush();
+  distances_.flush();
 }
 
 void CorpusSpool::read_tokens(int64_t first, std::span<std::byte> tokens) const {

@@ -19,6 +19,9 @@ class CorpusSpool {
   CorpusSpool(const std::string& folder, const Tokenizer& tokenizer);
   /// More tokens of the current document. Throws Error when the disk gets too full to finish.
   void append(std::span<const int32_t> tokens);
+  /// Token `place` of the current document, counted from its first, has to be predicted; it could
+  /// be looked up `distance` tokens before. Places increase.
+  void add_answer(int64_t place, int64_t distance);
   /// The current document is complete; one without tokens is counted and dropped.
   void end_document(std::string_view name);
   /// Nothing more comes; before any of the following.
@@ -33,6 +36,16 @@ class CorpusSpool {
   void read_ends(int64_t document, std::span<int64_t> ends) const { ends_.read(document, ends); }
   void read_tokens(int64_t first, std::span<std::byte> tokens) const;
   std::span<const std::string> names() const { return names_; }
+  int64_t answer_count() const { return answers_.size(); }
+  /// Indices of answer tokens, and their distances.
+  void read_answers(int64_t first, std::span<int64_t> answers) const {
+    answers_.read(first, answers);
+  }
+  void read_distances(int64_t first, std::span<int64_t> distances) const {
+    distances_.read(first, distances);
+  }
+  /// The first answer at or behind a token; answer_count() where there is none.
+  int64_t first_answer_from(int64_t token) const;
 
  private:
   static constexpr int64_t kDiskCheckBytes = 64 << 20;
@@ -41,7 +54,7 @@ class CorpusSpool {
   int64_t token_bytes_;
   Spool<uint16_t> narrow_;
   Spool<uint32_t> wide_;
-  Spool<int64_t> ends_;
+  Spool<int64_t> ends_, answers_, distances_;
   std::vector<std::string> names_;
   bool keeps_names_ = true;
   int64_t token_count_ = 0, document_start_ = 0, empty_documents_ = 0;

@@ -13,8 +13,11 @@ KvCache::KvCache(const GptConfig& config, int64_t capacity_tokens, Backend& devi
   }
 }
 
-Gpt::Gpt(const Parameters& parameters)
-    : parameters_(parameters), embedding_(parameters.find("embedding.weight")), head_(parameters) {
+Gpt::Gpt(const Parameters& parameters, double rope_base)
+    : config_(parameters.config()),
+      embedding_(parameters.find("embedding.weight")),
+      head_(parameters) {
+  config_.rope_base = rope_base;
   for (int64_t i = 0; i < config().layers; ++i) {
     blocks_.emplace_back(parameters, "blocks." + std::to_string(i));
   }
@@ -54,7 +57,7 @@ void Gpt::train(Step& step, float gradient_scale, const BucketReady& bucket_read
   bucket_ready(0);
 }
 
-void Gpt::evaluate(Step& step) {
+void Gpt::evaluate(Step& step, const SeeLogits& see) {
   const ArenaScope scope(step.arena());
   step.trace.enter_phase("evaluation");
   Tensor x = stream("activations", step), y = stream("activations", step);
@@ -64,7 +67,7 @@ void Gpt::evaluate(Step& step) {
     blocks_[i].forward(x, y, step);
     std::swap(x, y);
   }
-  head_.loss(x, step);
+  head_.loss(x, step, see);
 }
 
 void Gpt::extend(RankContext context, const StepSettings& settings, int64_t window,

@@ -20,7 +20,9 @@ struct KvCache {
 class Gpt {
  public:
   /// `parameters` must outlive the model.
-  explicit Gpt(const Parameters& parameters);
+  explicit Gpt(const Parameters& parameters) : Gpt(parameters, parameters.config().rope_base) {}
+  /// The same weights with rotary positions of another base.
+  Gpt(const Parameters& parameters, double rope_base);
 
   /// Called when the gradients of a bucket (Parameters::buckets()) are complete: its sum over the ranks may start.
   using BucketReady = std::function<void(int64_t bucket)>;
@@ -29,20 +31,20 @@ class Gpt {
   /// gradient_scale * (their sum) is added to the parameters' gradients.
   void train(Step& step, float gradient_scale, const BucketReady& bucket_ready);
 
-  /// Forward only: step.losses gets the loss of each row.
-  void evaluate(Step& step);
+  /// Forward only: step.losses gets the loss of each row. `see`: as in LossHead::loss.
+  void evaluate(Step& step, const SeeLogits& see = {});
 
   /// Runs the tokens that follow those in the cache (positions used_tokens() ...), alone on a ring of one.
   /// window: as in Mask. logits: [1, vocabulary] of the last token.
   void extend(RankContext context, const StepSettings& settings, int64_t window,
               std::span<const int32_t> tokens, KvCache& cache, const Tensor& logits);
 
-  const GptConfig& config() const { return parameters_.config(); }
+  const GptConfig& config() const { return config_; }
 
  private:
   Tensor stream(const char* region, Step& step) const;
 
-  const Parameters& parameters_;
+  GptConfig config_;
   const Parameter& embedding_;
   std::vector<Block> blocks_;
   LossHead head_;

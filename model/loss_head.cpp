@@ -18,17 +18,17 @@ void LossHead::logits(const Tensor& x, const Tensor& logits, Step& step) const {
   step.device.matmul(normed, Transpose::no, head_.weight, Transpose::yes, Write::set, logits);
 }
 
-void LossHead::loss(const Tensor& x, Step& step) const {
-  run(x, CrossEntropy::loss_only, 0, {}, step);
+void LossHead::loss(const Tensor& x, Step& step, const SeeLogits& see) const {
+  run(x, CrossEntropy::loss_only, 0, {}, step, see);
 }
 
 void LossHead::loss_and_gradient(const Tensor& x, float gradient_scale, const Tensor& dx,
                                  Step& step) const {
-  run(x, CrossEntropy::loss_and_gradient, gradient_scale, dx, step);
+  run(x, CrossEntropy::loss_and_gradient, gradient_scale, dx, step, {});
 }
 
 void LossHead::run(const Tensor& x, CrossEntropy mode, float gradient_scale, const Tensor& dx,
-                   Step& step) const {
+                   Step& step, const SeeLogits& see) const {
   Backend& device = step.device;
   const ArenaScope scratch(step.arena());
   const auto matrix = [&](int64_t columns) {
@@ -43,6 +43,7 @@ void LossHead::run(const Tensor& x, CrossEntropy mode, float gradient_scale, con
     const Tensor normed = all_normed.slice(0, count);
     device.rms_norm_forward(rows, norm_.weight, epsilon_, normed);
     step.device.matmul(normed, Transpose::no, head_.weight, Transpose::yes, Write::set, logits);
+    if (see) see(first, logits);
     device.cross_entropy(logits, step.labels.slice(first, count), mode, gradient_scale,
                          step.losses.slice(first, count));
     if (!with_gradient) return;

@@ -71,7 +71,7 @@ case $mode in
     configure_options=
     list_defects
     # What repeats the same code with more numbers is left to the Release run.
-    release_only='PassesADiagonal|FiftySteps|BytesOfMemoryAndMessages|PlanTest.Longest|PlanTest.Large|PlanCommand.A|PlanCommand.Tells|ReproducibleAttentionTest.*/(513|1000)$'
+    release_only='PassesADiagonal|FiftySteps|ResumedInAnyOfThem|ResumeInEveryKindOfMemory|BytesOfMemoryAndMessages|PlanTest.Longest|PlanTest.Large|PlanCommand.A|PlanCommand.Tells|ReproducibleAttentionTest.*/(513|1000)$'
     # Where memory is touched by hand and files are read, and the program as the tests of faults run it. Ranks together
     # are the thread sanitizer's.
     run_preset asan "kernels_tests data_tests faults_tests" -L '^(kernels|data|faults)$' \

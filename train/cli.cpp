@@ -1,75 +1,53 @@
 #include "train/cli.h"
 
-#include <fmt/format.h>
-
-#include <CLI/CLI.hpp>
-#include <map>
-
 #include "kernels/check.h"
+#include "train/cli_parts.h"
 #include "train/units.h"
 
 namespace ringlet {
 namespace {
 
-constexpr int64_t kAnyCount = int64_t(1) << 48;
-constexpr int64_t kMostProfiledSteps = 1000;  // every call of theirs is kept in memory
-
-void add_json(CLI::App& app, OutputFormat& format) {
-  app.add_flag_callback(
-      "--json", [&format] { format = OutputFormat::json; },
-      "One JSON object on stdout; messages go to stderr");
+/// "LO..HI" or one number.
+void set_distances(const std::string& text, TaskOptions& task) {
+  const size_t dots = text.find("..");
+  try {
+    task.least_distance = parse_tokens(text.substr(0, dots));
+    task.most_distance = dots == std::string::npos ? task.least_distance : parse_tokens(text.substr(dots + 2));
+  } catch (const UsageError&) {
+    task.most_distance = -1;
+  }
+  if (task.least_distance > task.most_distance) {
+    throw UsageError(fmt::format("--distance \"{}\" is not a range", text), "write it as 100..2k, or as 500");
+  }
 }
 
-void add_count(CLI::App& app, const char* name, int64_t& value, const char* meaning,
-               int64_t lowest = 1, int64_t highest = kAnyCount) {
-  app.add_option(name, value, meaning)->check(CLI::Range(lowest, highest));
-}
-
-template <class Enumeration>
-void add_choice(CLI::App& app, const char* name, Enumeration& value,
-                const std::map<std::string, Enumeration>& words, const char* meaning) {
+void add_task(CLI::App& app, PrepareOptions& options) {
+  TaskOptions& task = options.task;
+  CLI::Option* named =
+      app.add_option("--task", task.name, "Generate a task in place of an input: mqar, induction, copy or passkey");
+  add_count(app, "--samples", options.samples, "Task: documents in all, all different");
   app.add_option_function<std::string>(
-         name, [words, &value](const std::string& word) { value = words.at(word); }, meaning)
-      ->check(CLI::IsMember(words));
-}
-
-/// An option that stands for a key of the config.
-void add_key(CLI::App& app, const char* name, const char* key,
-             std::vector<std::string>& overrides, const char* meaning) {
+      "--seq-len", [&task](const std::string& text) { task.seq_len = parse_tokens(text); },
+      "Task: tokens of a sample; 16k is 16,384 (default: 64; induction 256, passkey 512)");
+  add_count(app, "--items", task.items,
+            "Task: what has to be remembered: pairs of mqar (4), symbols of copy (all that fit), digits of passkey (5)");
   app.add_option_function<std::string>(
-      name,
-      [key, &overrides](const std::string& value) {
-        overrides.push_back(fmt::format("{}={}", key, value));
-      },
-      fmt::format("{} (the key {})", meaning, key));
-}
-
-/// The same for a number of tokens, which may be written as 16k.
-void add_tokens_key(CLI::App& app, const char* name, const char* key, std::vector<std::string>& overrides,
-                    const char* meaning) {
-  app.add_option_function<std::string>(
-      name,
-      [key, &overrides](const std::string& value) {
-        overrides.push_back(fmt::format("{}={}", key, value == "0" ? 0 : parse_tokens(value)));
-      },
-      fmt::format("{} (the key {})", meaning, key));
-}
-
-void add_settings(CLI::App& app, std::vector<std::string>& overrides) {
-  app.add_option_function<std::vector<std::string>>(
-         "--set",
-         [&overrides](const std::vector<std::string>& settings) {
-           overrides.insert(overrides.end(), settings.begin(), settings.end());
-         },
-         "key=value in place of the config's; may be repeated")
-      ->allow_extra_args(false);
+      "--distance", [&task](const std::string& text) { set_distances(text, task); },
+      "Task: tokens from where an answer could be looked up to it, as in 100..2k (default: all there can be)");
+  add_count(app, "--seed", task.seed, "Task: equal seeds give equal samples", 0);
+  app.add_option("--text", task.text, "passkey: the file of text in which a number is hidden");
+  for (const char* name : {"--samples", "--seq-len", "--items", "--distance", "--seed", "--text"}) {
+    app.get_option(name)->needs(named);
+  }
+  for (const char* name : {"--format", "--document", "--field", "--tokenizer"}) {
+    named->excludes(app.get_option(name));
+  }
 }
 
 void add_prepare(CLI::App& main, PrepareCommand& command) {
   PrepareOptions& options = command.options;
-  CLI::App& app = *main.add_subcommand("prepare", "Make a corpus from text, JSON lines or tokens");
-  app.add_option("INPUT", options.input.paths, "Files and folders; - is the standard input")
-      ->required();
+  CLI::App& app = *main.add_subcommand("prepare", "Make a corpus from text, JSON lines, tokens or a generated task");
+  app.add_option("INPUT", options.input.paths, "Files and folders; - is the standard input");
   app.add_option("-o,--output", options.output, "The corpus to write, NAME.h5")->required();
   add_choice<InputFormat>(app, "--format", options.input.format,
                           {{"auto", InputFormat::automatic},
@@ -84,18 +62,22 @@ void add_prepare(CLI::App& main, PrepareCommand& command) {
   app.add_option("--tokenizer", options.tokenizer,
                  "byte, sentencepiece (trains one on the input) or the path of a .model file");
   add_count(app, "--vocabulary", options.vocabulary,
-            "Size of the vocabulary to train, or of the tokens");
+            "Size of the vocabulary to train, or of the tokens, or of a task (mqar 256, induction 16, copy 32)");
   app.add_option("--split", options.split, "What the corpus is for; a word that it carries");
   app.add_option("--validation", options.validation_share,
                  "Share of the tokens, from the end, that goes to NAME.validation.h5")
       ->check(CLI::Range(0.0, 1.0));
+  add_task(app, options);
   add_json(app, command.format);
   app.footer(
       "Examples:\n"
       "  ringlet prepare book.txt -o corpora/book.h5 --validation 0.1\n"
       "  ringlet prepare sources/ --document directory -o corpora/code.h5\n"
       "  ringlet prepare pages.jsonl --tokenizer sentencepiece --vocabulary 8192 -o "
-      "corpora/pages.h5");
+      "corpora/pages.h5\n"
+      "  ringlet prepare --task mqar --seq-len 64 --items 4 --validation 0.1 -o corpora/mqar.h5\n"
+      "  ringlet prepare --task passkey --text book.txt --seq-len 4k --distance 1k..3k -o corpora/passkey.h5\n"
+      "Of a task only the answers are trained and scored; `ringlet eval` tells their accuracy by distance.");
 }
 
 void add_inspect(CLI::App& main, InspectOptions& options) {
@@ -138,6 +120,7 @@ void add_train(CLI::App& main, TrainOptions& options) {
       "  ringlet train configs/quickstart.toml --ranks 4\n"
       "  ringlet train configs/tiny.toml --set model.width=128 --set data.corpus=corpora/book.h5\n"
       "  ringlet train configs/quickstart.toml --resume\n"
+      "  ringlet train configs/curriculum.toml --set stage.3.tokens=2000000\n"
       "  torchrun --no-python --nproc-per-node 8 ringlet train configs/long-64k.toml --device cuda --comm nccl\n"
       "configs/reference.toml documents every key.");
 }
@@ -192,128 +175,6 @@ void add_generate(CLI::App& main, GenerateOptions& options) {
       "  ringlet generate runs/book --temperature 0.8 --top-k 50 --seed 7");
 }
 
-void add_plan(CLI::App& main, PlanOptions& options) {
-  CLI::App& app = *main.add_subcommand("plan", "Tell what a run will need and do, before it starts");
-  app.add_option("CONFIG", options.config, "A config, such as configs/quickstart.toml");
-  add_settings(app, options.overrides);
-  add_key(app, "--ranks", "run.ranks", options.overrides, "Ranks in all");
-  add_key(app, "--ring", "run.ring", options.overrides, "Ranks of one ring");
-  add_tokens_key(app, "--seq-len", "run.seq_len", options.overrides,
-                 "Tokens of a window, over the whole ring; 16k is 16,384");
-  app.add_option("--device", options.device, "this (default), h200, h100, a100: a device for each rank");
-  app.add_option("--link", options.link,
-                 "What connects the ranks: bandwidth in each direction and latency, as in 450GB/s,3us, or nvlink4, "
-                 "nvlink3, infiniband400, infiniband100");
-  app.add_option("--budget", options.budget, "Memory of a rank, as in 80GiB (default: the device's)");
-  add_count(app, "--vocabulary", options.vocabulary, "Of the model (default: the corpus's; 257 where there is none)");
-  CLI::Option* max_context =
-      app.add_flag("--max-context", options.max_context, "Also the longest T in the budget, for each knob");
-  CLI::Option* tune = app.add_flag(
-      "--tune", options.tune,
-      "Rank the settings for the link: rings, layouts, KV heads, window lengths; and the first whose communication is hidden");
-  app.add_flag("--measure", options.measure, "With --tune: run three real steps of the best settings on this machine as well")
-      ->needs(tune);
-  app.add_option("--corpus", options.corpus,
-                 "Plan its windows, with their documents, too (default: the config's data.corpus, where it is there)")
-      ->excludes(tune);
-  add_count(app, "--windows", options.windows, "Windows of the corpus to plan, rounded up to steps (default: one step)");
-  tune->excludes(max_context)->excludes(app.get_option("--windows"));
-  app.add_flag("--paper", options.paper,
-               "The block-size and activation tables of the ring attention paper, by its formulas and by ours");
-  app.add_flag("--calibrate", options.calibrate,
-               "Measure this machine first (about ten seconds); kept for later plans");
-  add_json(app, options.format);
-  app.footer(
-      "The trainer's own step runs on a device that computes nothing, over a ring that sends nothing: bytes of memory\n"
-      "and of messages are exact, on every rank. Times come from measured or published rates.\n"
-      "Examples:\n"
-      "  ringlet plan configs/quickstart.toml --calibrate\n"
-      "  ringlet plan configs/quickstart.toml --tune --link 20MB/s,50us --measure\n"
-      "  ringlet plan configs/quickstart.toml --corpus corpora/books.h5 --windows 100\n"
-      "  ringlet plan configs/long-64k.toml --max-context --budget 2GiB\n"
-      "  ringlet plan configs/long-64k.toml --ranks 1024 --seq-len 16777216 --set model.layers=32 --device h200");
-}
-
-void add_verify(CLI::App& main, VerifyOptions& options) {
-  CLI::App& app = *main.add_subcommand(
-      "verify", "Prove that the ring computes what one device computes");
-  app.add_option("CONFIG", options.config,
-                 "A config: its heads, masks and ring, and its own size where that is quick (default: all kinds)");
-  add_settings(app, options.overrides);
-  app.add_option("--ranks", options.ranks, "Ring sizes, as in 1,2,3,4,8")->delimiter(',');
-  app.add_option("--lengths", options.lengths, "Lengths in tokens, as in 61,1000")->delimiter(',');
-  app.add_flag_callback(
-      "--quick", [&options] { options.extent = VerifyExtent::quick; }, "Seconds instead of minutes");
-  add_key(app, "--device", "run.device", options.overrides, "What computes: cpu or cuda");
-  add_key(app, "--dtype", "run.dtype", options.overrides, "Of activations: f32 or bf16");
-  add_json(app, options.format);
-  app.footer(
-      "Losses of every position, attention outputs and LSE, every gradient and the weights after one step are\n"
-      "compared with a dense model in double precision; a token is changed to see that it is felt only where it\n"
-      "may be. Lengths too long for the dense model are checked by random rows, recomputed in double. Exit\n"
-      "code 0: every case passed.\n"
-      "Examples:\n"
-      "  ringlet verify --quick\n"
-      "  ringlet verify configs/quickstart.toml\n"
-      "  ringlet verify --ranks 5,7 --lengths 13,1000");
-}
-
-void add_explain(CLI::App& main, ExplainOptions& options) {
-  CLI::App& app = *main.add_subcommand("explain", "Draw the ring: who holds, computes and sends what, hop by hop");
-  app.add_option("CONFIG", options.config, "A config to take ranks, ring, length, layout, window and heads from");
-  add_settings(app, options.overrides);
-  add_key(app, "--ranks", "run.ranks", options.overrides, "Ranks in all");
-  add_key(app, "--ring", "run.ring", options.overrides, "Ranks of one ring");
-  add_tokens_key(app, "--seq-len", "run.seq_len", options.overrides,
-                 "Tokens of a window, over the whole ring; 16k is 16,384");
-  add_choice<std::vector<Layout>>(app, "--layout", options.layouts,
-                                  {{"contiguous", {Layout::contiguous}},
-                                   {"zigzag", {Layout::zigzag}},
-                                   {"striped", {Layout::striped}},
-                                   {"all", {Layout::contiguous, Layout::zigzag, Layout::striped}}},
-                                  "Who holds which positions (default: the config's; all without a config)");
-  app.add_option("--documents", options.documents,
-                 "Lengths of the window's documents in tokens, in their order, as in 3000,500,16k; what they leave of the "
-                 "window is one more (default: one document)");
-  add_tokens_key(app, "--window", "data.window", options.overrides, "Sliding window: a token sees at most so many; 0: all");
-  app.add_option("--svg", options.svg, "Also draw a picture into this file");
-  add_json(app, options.format);
-  app.footer(
-      "Computed from the layout, the schedule and the mask of the trainer itself. A block is what one rank holds: its keys\n"
-      "and values go round the ring, one rank further at each hop, and visit those whose queries see them. The work is the\n"
-      "pairs of a query and a key that it sees. The JSON has every rank and hop, and for rings of up to 64 every rank at\n"
-      "every hop.\n"
-      "Examples:\n"
-      "  ringlet explain --ranks 4 --seq-len 4k\n"
-      "  ringlet explain --ranks 8 --seq-len 64k --layout zigzag --documents 3000,500,16k --svg ring.svg\n"
-      "  ringlet explain configs/long-64k.toml --layout all --window 4k");
-}
-
-void add_profile(CLI::App& main, ProfileOptions& options) {
-  CLI::App& app = *main.add_subcommand("profile", "Trace a few steps and tell what does not hide behind compute");
-  app.add_option("CONFIG", options.config, "A config, such as configs/quickstart.toml")->required();
-  app.add_option("-o,--output", options.output, "The folder of the traces, which is not there yet")->required();
-  add_settings(app, options.overrides);
-  add_count(app, "--steps", options.steps, "Steps to measure", 1, kMostProfiledSteps);
-  add_count(app, "--warmup", options.warmup, "Steps before them, not measured", 1, kMostProfiledSteps);
-  add_key(app, "--ranks", "run.ranks", options.overrides, "Ranks in all");
-  add_key(app, "--ring", "run.ring", options.overrides, "Ranks of one ring");
-  add_key(app, "--threads-per-rank", "run.threads_per_rank", options.overrides,
-          "Threads that compute for each rank (default: the cores, shared out)");
-  add_tokens_key(app, "--seq-len", "run.seq_len", options.overrides,
-                 "Tokens of a window, over the whole ring; 16k is 16,384");
-  add_key(app, "--link", "run.link", options.overrides, "Emulate a link between the ranks, as in 1GB/s,50us");
-  add_json(app, options.format);
-  app.footer(
-      "Trains as `ringlet train` does, on the config's corpus, or on made-up text where there is none; saves nothing.\n"
-      "FOLDER/rank_0.json, rank_1.json, ... are read by Holistic Trace Analysis; FOLDER/perfetto/all_ranks.json shows\n"
-      "all ranks and their messages in ui.perfetto.dev. hidden: share of the time that messages travel in which the rank\n"
-      "computes. exposed: the rank stands still for a message; late: before the message began to travel.\n"
-      "Examples:\n"
-      "  ringlet profile configs/quickstart.toml --steps 3 -o traces/quickstart\n"
-      "  ringlet profile configs/quickstart.toml --ranks 2 --link 20MB/s,50us -o traces/slow-link");
-}
-
 void add_scale(CLI::App& main, ScaleOptions& options) {
   CLI::App& app = *main.add_subcommand("scale", "Measure how a step scales with its length and the ranks");
   app.add_option("CONFIG", options.config, "A config, such as configs/quickstart.toml")->required();
@@ -335,34 +196,16 @@ void add_scale(CLI::App& main, ScaleOptions& options) {
   app.add_option("-o,--output", options.folder, "Folder of the study; the same command goes on with it")->required();
   add_json(app, options.format);
   app.footer(
-      "Each cell trains the config's model on made-up text of one document, after two steps of warm-up, in this process.\n"
-      "What it takes stands beside what `ringlet plan` predicts. cells.csv, study.json and report.html have everything.\n"
-      "A folder can be given more lengths and ranks later. Cells that failed are kept too: without its line in\n"
+      "Each cell trains the config's model on made-up text of one document, in this process, in three visits that cells take\n"
+      "in turns, after a step of warm-up each. The gradient of its first step is compared with one rank's. What it takes\n"
+      "stands beside what `ringlet plan` predicts. cells.csv, study.json and report.html have everything.\n"
+      "A folder can be given more lengths and ranks later. Cells that failed are kept too: without its lines in\n"
       "cells.jsonl a cell is measured anew.\n"
       "Examples:\n"
       "  ringlet scale configs/quickstart.toml -o studies/quick\n"
       "  ringlet scale configs/quickstart.toml --seq-len 1k,4k,16k --ranks 1,2,4 --set run.layout=contiguous -o studies/c\n"
       "  ringlet scale configs/quickstart.toml --weak --seq-len 1k,2k -o studies/weak\n"
       "  ringlet scale configs/quickstart.toml --max-context --budget 64MiB -o studies/longest");
-}
-
-void add_report(CLI::App& main, ReportOptions& options) {
-  CLI::App& app = *main.add_subcommand("report", "Draw runs, side by side, and studies: one page of plots and tables");
-  app.add_option("FOLDER", options.folders, "Folders of runs, as runs/NAME, and of studies")->required();
-  app.add_option("-o,--output", options.output,
-                 "The page, NAME.html; each plot beside it as .svg (default: report.html in the only folder, or here)");
-  add_json(app, options.format);
-  app.footer(
-      "Examples:\n"
-      "  ringlet report runs/book\n"
-      "  ringlet report runs/book runs/book-documents -o compared.html\n"
-      "  ringlet report studies/quick");
-}
-
-void add_doctor(CLI::App& main, DoctorCommand& command) {
-  CLI::App& app = *main.add_subcommand("doctor", "Show what this machine has and what is missing");
-  add_json(app, command.format);
-  app.footer("Example:\n  ringlet doctor");
 }
 
 /// One of each: the parser fills in the one that was asked for.
@@ -377,6 +220,7 @@ struct Commands {
   ExplainOptions explain;
   ProfileOptions profile;
   ScaleOptions scale;
+  StudyOptions study;
   ReportOptions report;
   DoctorCommand doctor;
 
@@ -391,6 +235,7 @@ struct Commands {
     if (name == "explain") return explain;
     if (name == "profile") return profile;
     if (name == "scale") return scale;
+    if (name == "study") return study;
     if (name == "report") return report;
     return doctor;
   }
@@ -414,6 +259,7 @@ Command parse_command_line(int argument_count, const char* const* arguments) {
   add_explain(app, commands.explain);
   add_profile(app, commands.profile);
   add_scale(app, commands.scale);
+  add_study(app, commands.study);
   add_report(app, commands.report);
   add_doctor(app, commands.doctor);
   try {

@@ -13,6 +13,7 @@
 #include "train/commands/profile.h"
 #include "train/commands/report.h"
 #include "train/commands/scale.h"
+#include "train/commands/study.h"
 #include "train/commands/train.h"
 #include "train/commands/verify.h"
 
@@ -33,8 +34,7 @@ struct DoctorCommand {
 
 using Command = std::variant<HelpText, PrepareCommand, InspectOptions, TrainOptions, EvalOptions,
                              GenerateOptions, PlanOptions, VerifyOptions, ExplainOptions, ProfileOptions,
-                             ScaleOptions, ReportOptions,
-                             DoctorCommand>;
+                             ScaleOptions, StudyOptions, ReportOptions, DoctorCommand>;
 
 /// What the command line asks for. Throws UsageError with one line of why and one of what to do.
 Command parse_command_line(int argument_count, const char* const* arguments);

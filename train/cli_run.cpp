@@ -47,6 +47,7 @@ struct Runner {
   int operator()(const ExplainOptions& options) const { return explain(options), kDone; }
   int operator()(const ProfileOptions& options) const { return profile_command(options), kDone; }
   int operator()(const ScaleOptions& options) const { return scale_command(options), kDone; }
+  int operator()(const StudyOptions& options) const { return study_command(options), kDone; }
   int operator()(const ReportOptions& options) const { return report_command(options), kDone; }
   int operator()(const DoctorCommand& command) const { return doctor(command.format), kDone; }
 };

@@ -7,12 +7,14 @@
 #include "kernels/check.h"
 #include "train/config_keys.h"
 #include "train/config_resolve.h"
+#include "train/stages.h"
 #include "train/units.h"
 
 namespace ringlet {
 namespace {
 
 constexpr int64_t kDefaultWarmupSteps = 20;
+constexpr std::string_view kStepsKey = "train.steps";
 
 void require(bool possible, const std::string& cause, const std::string& advice) {
   if (!possible) throw UsageError(cause, advice);
@@ -106,9 +108,41 @@ struct Writer {
   std::string operator()(const ChoiceKey& key) const { return toml_string(key.words[*key.value]); }
 };
 
+/// What body() throws, with the stage that it is about.
+template <class Body>
+void in_stage(int64_t number, Body body) {
+  try {
+    body();
+  } catch (const UsageError& error) {
+    throw UsageError(fmt::format("stage {}: {}", number, error.what()), error.advice);
+  }
+}
+
+/// Each stage's unset values follow from its own and the config's.
+void fill_stages(Config& config) {
+  if (config.stages.empty()) return;
+  config.train.steps = 0;
+  for (int64_t number = 1; number <= stage_count(config); ++number) {
+    Config::Stage& stage = config.stages[size_t(number - 1)];
+    in_stage(number, [&] {
+      Config alone = stage_config(config, number);
+      fill_unset(alone);
+      copy_values(keys_of(alone), stage_keys_of(stage));
+    });
+    config.train.steps += stage.steps();
+  }
+}
+
+std::string shell_value(const ConfigKey& key) {
+  const std::string value = std::visit(Writer{}, key.value);
+  return value.starts_with('"') ? value.substr(1, value.size() - 2)
+                                : value;  // a shell takes quotes away as well
+}
+
 }  // namespace
 
 void fill_unset(Config& config) {
+  fill_stages(config);
   Config::Model& model = config.model;
   if (model.kv_heads == Config::kUnset) model.kv_heads = model.heads;
   if (model.head_dim == Config::kUnset) {
@@ -140,16 +174,20 @@ void check_config(const Config& config) {
   check_link(config.run);
   check_offload(config);
   check_address(config.run);
-  check_train(config.train);
+  if (config.stages.empty()) check_train(config.train);
   require(config.train.eval_every == 0 || !config.data.validation.empty(),
           fmt::format("train.eval_every = {} needs a validation corpus", config.train.eval_every),
           "set data.validation, or train.eval_every to 0");
+  for (int64_t number = 1; number <= std::ssize(config.stages); ++number) {
+    in_stage(number, [&] { check_config(stage_config(config, number)); });
+  }
 }
 
 std::string to_toml(const Config& config) {
   Config copy = config;
   std::string text, group;
   for (const ConfigKey& key : keys_of(copy)) {
+    if (key.name == kStepsKey && !config.stages.empty()) continue;  // the stages tell
     const size_t dot = key.name.find('.');
     if (key.name.substr(0, dot) != group) {
       group = key.name.substr(0, dot);
@@ -157,18 +195,37 @@ std::string to_toml(const Config& config) {
     }
     text += fmt::format("{} = {}\n", key.name.substr(dot + 1), std::visit(Writer{}, key.value));
   }
+  for (Config::Stage& stage : copy.stages) {
+    text += "\n[[stage]]\n";
+    for (const ConfigKey& key : stage_keys_of(stage)) {
+      text += fmt::format("{} = {}\n", key_of_stage(key.name), std::visit(Writer{}, key.value));
+    }
+  }
   return text;
 }
 
 std::vector<std::string> changed_settings(const Config& from, const Config& to) {
+  CHECK(from.stages.size() == to.stages.size(), from.stages.size(), " and ", to.stages.size(),
+        " stages");
   Config before = from, after = to;
-  const std::vector<ConfigKey> old_keys = keys_of(before), new_keys = keys_of(after);
   std::vector<std::string> changed;
-  for (size_t i = 0; i < new_keys.size(); ++i) {
-    std::string value = std::visit(Writer{}, new_keys[i].value);
-    if (value == std::visit(Writer{}, old_keys[i].value)) continue;
-    if (value.starts_with('"')) value = value.substr(1, value.size() - 2);  // a shell takes them away as well
-    changed.push_back(fmt::format("{}={}", new_keys[i].name, value));
+  const auto compare = [&](const std::vector<ConfigKey>& old_keys,
+                           const std::vector<ConfigKey>& new_keys, auto name_of_key) {
+    for (size_t i = 0; i < new_keys.size(); ++i) {
+      const std::string value = shell_value(new_keys[i]);
+      if (value != shell_value(old_keys[i]))
+        changed.push_back(fmt::format("{}={}", name_of_key(new_keys[i]), value));
+    }
+  };
+  compare(keys_of(before), keys_of(after),
+          [](const ConfigKey& key) { return std::string(key.name); });
+  if (!to.stages.empty())
+    std::erase_if(changed, [](const std::string& one) { return one.starts_with(kStepsKey); });
+  for (size_t i = 0; i < to.stages.size(); ++i) {
+    compare(stage_keys_of(before.stages[i]), stage_keys_of(after.stages[i]),
+            [&](const ConfigKey& key) {
+              return fmt::format("stage.{}.{}", i + 1, key_of_stage(key.name));
+            });
   }
   return changed;
 }

@@ -83,6 +83,22 @@ struct Config {
     int64_t every = 100, keep = 2;
   } checkpoint;
 
+  /// A part of the run with values of its own for these keys, [[stage]] in the file. What it does
+  /// not say there it has from the rest of the config, never from the stage before.
+  struct Stage {
+    int64_t tokens = kUnset;
+    int64_t seq_len = 0, batch_windows = 0;
+    double rope_base = 0, learning_rate = 0, final_learning_rate = 0;
+    ScheduleShape schedule = ScheduleShape::cosine;
+    int64_t warmup_steps = 0, decay_steps = 0;
+    Recompute recompute = Recompute::selective;
+    int64_t head_chunk = 0, mlp_chunk = 0;
+    /// `tokens`, rounded up to whole steps.
+    int64_t steps() const;
+  };
+  std::vector<Stage>
+      stages;  // train.steps is then the sum of theirs; train/stages.h cuts the config up
+
   ScheduleSettings schedule() const;
   StepSettings step_settings() const;
   Parameters::Gradients gradients() const;
@@ -98,11 +114,12 @@ Config load_config(const std::filesystem::path& file, std::span<const std::strin
 Config parse_config(std::string_view text, std::string_view source,
                     std::span<const std::string> overrides = {});
 
-/// The resolved config: every key, in the order of configs/reference.toml. parse_config reads the
-/// same config back.
+/// The resolved config: every key, in the order of configs/reference.toml, then the stages with
+/// every key of theirs (and without train.steps). parse_config reads the same config back.
 std::string to_toml(const Config& config);
 
-/// "group.key=value", as `--set` takes it, for every key in which `to` differs from `from`.
+/// "group.key=value", as `--set` takes it, for every key in which `to` differs from `from`. Both
+/// have as many stages.
 std::vector<std::string> changed_settings(const Config& from, const Config& to);
 
 /// Throws UsageError when the values of a config do not go together; parse_config has called it.

@@ -26,6 +26,39 @@ ChoiceKey choice(Enumeration& value, std::span<const std::string_view> words) {
   return {reinterpret_cast<uint8_t*>(&value), words};
 }
 
+// The keys that a stage has too.
+ConfigKey rope_base_key(double& value) {
+  return {"model.rope_base", NumberKey{&value, 1.001, kHuge, "auto"}};
+}
+ConfigKey seq_len_key(int64_t& value) {
+  return {"run.seq_len", IntegerKey{&value, 1, int64_t(1) << 31}};
+}
+ConfigKey recompute_key(Recompute& value) { return {"memory.recompute", choice(value, kPolicies)}; }
+ConfigKey head_chunk_key(int64_t& value) {
+  return {"memory.head_chunk", IntegerKey{&value, 1, kMany}};
+}
+ConfigKey mlp_chunk_key(int64_t& value) {
+  return {"memory.mlp_chunk", IntegerKey{&value, 1, kMany}};
+}
+ConfigKey batch_windows_key(int64_t& value) {
+  return {"train.batch_windows", IntegerKey{&value, 1, 1 << 20}};
+}
+ConfigKey learning_rate_key(double& value) {
+  return {"train.learning_rate", NumberKey{&value, kTiny, 1e3}};
+}
+ConfigKey final_learning_rate_key(double& value) {
+  return {"train.final_learning_rate", NumberKey{&value, 0, 1e3}};
+}
+ConfigKey schedule_key(ScheduleShape& value) {
+  return {"train.schedule", choice(value, kSchedules)};
+}
+ConfigKey warmup_steps_key(int64_t& value) {
+  return {"train.warmup_steps", IntegerKey{&value, 0, kMany}};
+}
+ConfigKey decay_steps_key(int64_t& value) {
+  return {"train.decay_steps", IntegerKey{&value, 1, kMany}};
+}
+
 std::vector<ConfigKey> model_keys(Config::Model& model) {
   return {
       {"model.layers", IntegerKey{&model.layers, 1, 4096}},
@@ -37,7 +70,7 @@ std::vector<ConfigKey> model_keys(Config::Model& model) {
       {"model.tied_head", FlagKey{&model.tied_head}},
       {"model.qk_norm", FlagKey{&model.qk_norm}},
       {"model.norm_epsilon", NumberKey{&model.norm_epsilon, 1e-30, 0.1}},
-      {"model.rope_base", NumberKey{&model.rope_base, 1.001, kHuge, "auto"}},
+      rope_base_key(model.rope_base),
   };
 }
 
@@ -56,7 +89,7 @@ std::vector<ConfigKey> run_keys(Config::Run& run) {
       {"run.name", TextKey{&run.name}},
       {"run.folder", TextKey{&run.folder}},
       {"run.seed", IntegerKey{&run.seed, 0, std::numeric_limits<int64_t>::max()}},
-      {"run.seq_len", IntegerKey{&run.seq_len, 1, int64_t(1) << 31}},
+      seq_len_key(run.seq_len),
       {"run.ranks", IntegerKey{&run.ranks, 1, 1024}},
       {"run.ring", IntegerKey{&run.ring, 0, 1024}},
       {"run.threads_per_rank", IntegerKey{&run.threads_per_rank, 0, 1024}},
@@ -74,11 +107,11 @@ std::vector<ConfigKey> run_keys(Config::Run& run) {
 
 std::vector<ConfigKey> memory_keys(Config::Memory& memory) {
   return {
-      {"memory.recompute", choice(memory.recompute, kPolicies)},
+      recompute_key(memory.recompute),
       {"memory.offload", TextKey{&memory.offload}},
       {"memory.zero_stage", IntegerKey{&memory.zero_stage, 1, 2}},
-      {"memory.head_chunk", IntegerKey{&memory.head_chunk, 1, kMany}},
-      {"memory.mlp_chunk", IntegerKey{&memory.mlp_chunk, 1, kMany}},
+      head_chunk_key(memory.head_chunk),
+      mlp_chunk_key(memory.mlp_chunk),
       {"memory.arena_bytes", IntegerKey{&memory.arena_bytes, 0, kMany}},
   };
 }
@@ -86,12 +119,12 @@ std::vector<ConfigKey> memory_keys(Config::Memory& memory) {
 std::vector<ConfigKey> train_keys(Config::Train& train) {
   return {
       {"train.steps", IntegerKey{&train.steps, 1, kMany}},
-      {"train.batch_windows", IntegerKey{&train.batch_windows, 1, 1 << 20}},
-      {"train.learning_rate", NumberKey{&train.learning_rate, kTiny, 1e3}},
-      {"train.final_learning_rate", NumberKey{&train.final_learning_rate, 0, 1e3}},
-      {"train.schedule", choice(train.schedule, kSchedules)},
-      {"train.warmup_steps", IntegerKey{&train.warmup_steps, 0, kMany}},
-      {"train.decay_steps", IntegerKey{&train.decay_steps, 1, kMany}},
+      batch_windows_key(train.batch_windows),
+      learning_rate_key(train.learning_rate),
+      final_learning_rate_key(train.final_learning_rate),
+      schedule_key(train.schedule),
+      warmup_steps_key(train.warmup_steps),
+      decay_steps_key(train.decay_steps),
       {"train.beta1", NumberKey{&train.beta1, 0, 0.99999}},
       {"train.beta2", NumberKey{&train.beta2, 0, 0.99999}},
       {"train.epsilon", NumberKey{&train.epsilon, 1e-30, 1}},
@@ -128,6 +161,21 @@ size_t distance(std::string_view left, std::string_view right) {
 
 std::string_view last_part(std::string_view name) { return name.substr(name.rfind('.') + 1); }
 
+/// The nearest of the names; a key in the wrong group, or without one, is one mistake.
+std::string nearest_of(std::string_view name, std::span<const std::string_view> names) {
+  std::string_view nearest;
+  size_t shortest = std::max<size_t>(2, last_part(name).size() / 3) + 1;
+  for (const std::string_view known : names) {
+    const size_t other_group = distance(last_part(name), last_part(known)) + 1;
+    const size_t mistakes = std::min(distance(name, known), other_group);
+    if (mistakes < shortest) {
+      shortest = mistakes;
+      nearest = known;
+    }
+  }
+  return std::string(nearest);
+}
+
 }  // namespace
 
 std::vector<ConfigKey> keys_of(Config& config) {
@@ -140,20 +188,46 @@ std::vector<ConfigKey> keys_of(Config& config) {
   return keys;
 }
 
+std::vector<ConfigKey> stage_keys_of(Config::Stage& stage) {
+  return {
+      {"tokens", IntegerKey{&stage.tokens, 1, kMany}},
+      seq_len_key(stage.seq_len),
+      rope_base_key(stage.rope_base),
+      batch_windows_key(stage.batch_windows),
+      learning_rate_key(stage.learning_rate),
+      final_learning_rate_key(stage.final_learning_rate),
+      schedule_key(stage.schedule),
+      warmup_steps_key(stage.warmup_steps),
+      decay_steps_key(stage.decay_steps),
+      recompute_key(stage.recompute),
+      head_chunk_key(stage.head_chunk),
+      mlp_chunk_key(stage.mlp_chunk),
+  };
+}
+
+std::string_view key_of_stage(std::string_view name) { return last_part(name); }
+
+void copy_values(const std::vector<ConfigKey>& from, const std::vector<ConfigKey>& to) {
+  for (const ConfigKey& target : to) {
+    const auto source = std::ranges::find(from, target.name, &ConfigKey::name);
+    if (source == from.end()) continue;
+    std::visit([&]<class Key>(const Key& key) { *key.value = *std::get<Key>(source->value).value; },
+               target.value);
+  }
+}
+
 std::string nearest_key(std::string_view name) {
   Config config;
-  std::string_view nearest;
-  size_t shortest = std::max<size_t>(2, last_part(name).size() / 3) + 1;
-  for (const ConfigKey& key : keys_of(config)) {
-    // A key in the wrong group, or without one, is one mistake.
-    const size_t other_group = distance(last_part(name), last_part(key.name)) + 1;
-    const size_t mistakes = std::min(distance(name, key.name), other_group);
-    if (mistakes < shortest) {
-      shortest = mistakes;
-      nearest = key.name;
-    }
-  }
-  return std::string(nearest);
+  std::vector<std::string_view> names{"stage"};
+  for (const ConfigKey& key : keys_of(config)) names.push_back(key.name);
+  return nearest_of(name, names);
+}
+
+std::string nearest_stage_key(std::string_view name) {
+  Config::Stage stage;
+  std::vector<std::string_view> names;
+  for (const ConfigKey& key : stage_keys_of(stage)) names.push_back(key_of_stage(key.name));
+  return nearest_of(name, names);
 }
 
 }  // namespace ringlet

@@ -49,7 +49,20 @@ struct ConfigKey {
 /// `config`.
 std::vector<ConfigKey> keys_of(Config& config);
 
-/// The known key that `name` was probably meant to be; empty when none is near.
+/// Every key that a stage may have values of its own for, under the config's names for them, and
+/// first "tokens". In a
+/// [[stage]] they stand without their group: key_of_stage().
+std::vector<ConfigKey> stage_keys_of(Config::Stage& stage);
+
+/// "seq_len" of "run.seq_len".
+std::string_view key_of_stage(std::string_view name);
+
+/// Gives each key of `to` that `from` has too the value that it has there.
+void copy_values(const std::vector<ConfigKey>& from, const std::vector<ConfigKey>& to);
+
+/// The known key, or "stage", that `name` was probably meant to be; empty when none is near.
 std::string nearest_key(std::string_view name);
+/// The same for a key in a [[stage]], without its group.
+std::string nearest_stage_key(std::string_view name);
 
 }  // namespace ringlet

@@ -74,8 +74,9 @@ std::string format_table(const std::vector<std::vector<std::string>>& rows) {
 
 std::string progress_text(const MetricsRecord& record, double eta_seconds) {
   std::string text = fmt::format(
-      "[{}/{}] loss {:.3f} (first 1/4 {:.2f}, last 1/4 {:.2f}) lr {:.2g} norm {:.2f} {} tokens/s",
-      record.step, record.steps, record.loss, record.loss_first_quarter, record.loss_last_quarter,
+      "[{}/{}] loss {:.3f}{} lr {:.2g} norm {:.2f} {} tokens/s", record.step, record.steps,
+      record.loss,
+      quarters_text(record.loss, record.loss_first_quarter, record.loss_last_quarter, 2),
       record.learning_rate, record.gradient_norm, human_count(record.tokens_per_second));
   if (eta_seconds >= 0) text += " ETA " + human_seconds(eta_seconds);
   return text;

@@ -98,13 +98,14 @@ void add_losses(std::span<const float> losses, const Batch& batch, std::span<con
   }
 }
 
-std::vector<float> score(const ModelRank& rank, const Batch& batch, const Mask& mask) {
+std::vector<float> score(const ModelRank& rank, const Batch& batch, const Mask& mask,
+                         const SeeLogits& see) {
   Backend& device = rank.context.device;
   const ArenaScope scope(device.arena());
   const GptConfig& config = rank.gpt.config();
   Step step(rank.context, rank.settings, Pass::evaluation, rank.layout, mask, config.rope_base,
             config.heads.head_dim, batch.tokens, batch.labels);
-  rank.gpt.evaluate(step);
+  rank.gpt.evaluate(step, see);
   std::vector<float> losses(step.rows());
   read<float>(device, step.losses, losses);
   return losses;
@@ -121,17 +122,30 @@ void sum_over_world(const ModelRank& rank, std::span<double> values) {
   read<double>(device, sums, values);
 }
 
-PositionBins evaluate(const ModelRank& rank, const WindowReader& reader, int64_t window_count,
-                      MaskRule rule, int64_t sliding_window) {
+Evaluation evaluate(const ModelRank& rank, const WindowReader& reader, int64_t window_count,
+                    MaskRule rule, int64_t sliding_window) {
   PositionBins bins(rank.layout.length);
+  std::vector<double> right = marks_of(reader, window_count);
   for (int64_t index = rank.ring_index(); index < window_count; index += rank.rings()) {
     const Batch batch = reader.read(index, rank.pieces());
     const Mask mask = mask_of(batch.window, rule, sliding_window);
-    add_losses(score(rank, batch, mask), batch, rank.pieces(), bins);
+    const auto see = [&](int64_t first_row, const Tensor& logits) {
+      mark_right_answers(reader.corpus(), batch, rank.pieces(), first_row,
+                         {rank.context.device, logits}, right);
+    };
+    add_losses(score(rank, batch, mask, right.empty() ? SeeLogits() : see), batch, rank.pieces(), bins);
   }
   std::vector<double> flat = bins.to_flat();
   sum_over_world(rank, flat);
-  return PositionBins::from_flat(rank.layout.length, flat);
+  Evaluation result{PositionBins::from_flat(rank.layout.length, flat), {}};
+  if (right.empty()) return result;
+  // part by part, in little memory
+  constexpr size_t kPart = 16384;
+  for (size_t first = 0; first < right.size(); first += kPart) {
+    sum_over_world(rank, std::span(right).subspan(first, std::min(kPart, right.size() - first)));
+  }
+  result.answers = AnswerScores(reader.corpus(), right);
+  return result;
 }
 
 std::optional<double> bits_per_byte(const Corpus& corpus, const WindowReader& reader,

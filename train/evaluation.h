@@ -6,6 +6,7 @@
 
 #include "data/batch.h"
 #include "model/gpt.h"
+#include "train/answers.h"
 #include "train/checkpoint.h"
 #include "train/config.h"
 #include "train/position_bins.h"
@@ -36,15 +37,21 @@ Mask mask_of(const Window& window, MaskRule rule, int64_t sliding_window);
 void add_losses(std::span<const float> losses, const Batch& batch, std::span<const Piece> pieces,
                 PositionBins& bins);
 
-/// The losses of this rank's rows of one window, forward only. Waits for the device.
-std::vector<float> score(const ModelRank& rank, const Batch& batch, const Mask& mask);
+/// The losses of this rank's rows of one window, forward only. `see`: as in Gpt::evaluate. Waits for the device.
+std::vector<float> score(const ModelRank& rank, const Batch& batch, const Mask& mask,
+                         const SeeLogits& see = {});
 
 /// Sums values over all ranks, in rank order. Collective; waits.
 void sum_over_world(const ModelRank& rank, std::span<double> values);
 
-/// Loss by position and distance of the first `window_count` windows of a corpus, shared out over the rings. Collective; all
-/// ranks get the same sums.
-PositionBins evaluate(const ModelRank& rank, const WindowReader& reader, int64_t window_count,
+struct Evaluation {
+  PositionBins bins;
+  std::optional<AnswerScores> answers;  // where the corpus has them
+};
+
+/// Loss by position and distance of the first `window_count` windows of a corpus, shared out over the rings, and which of its
+/// answers are right. Collective; all ranks get the same sums.
+Evaluation evaluate(const ModelRank& rank, const WindowReader& reader, int64_t window_count,
                       MaskRule rule, int64_t sliding_window);
 
 /// What evaluate() measured, in bits per byte of text: the loss of all tokens, ends of documents too, over the bytes of

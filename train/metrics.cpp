@@ -1,5 +1,7 @@
 #include "train/metrics.h"
 
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
@@ -8,6 +10,9 @@
 namespace ringlet {
 namespace {
 
+/// A mean that is not a number, of a part of numbers whose mean is one.
+bool no_tokens(double part, double whole) { return std::isnan(part) && std::isfinite(whole); }
+
 /// Collects the keys of one line in their order.
 class JsonLine {
   using Json = nlohmann::ordered_json;
@@ -15,6 +20,10 @@ class JsonLine {
  public:
   void put(const char* key, int64_t value) { json_[key] = value; }
   void put(const char* key, double value) { json_[key] = finite(key, value); }
+  /// The mean of a part of the tokens: null, and nothing is wrong, where none of them counts.
+  void put_part(const char* key, double part, double whole) {
+    json_[key] = no_tokens(part, whole) ? Json() : finite(key, part);
+  }
   void put(const char* key, const std::vector<double>& values) {
     auto& list = json_[key] = Json::array();
     for (const double value : values) list.push_back(finite(key, value));
@@ -35,6 +44,20 @@ class JsonLine {
       object["standard_error"].push_back(
           loss.count < 2 ? Json() : finite(key, loss.standard_error));
     }
+  }
+
+  void put(const std::optional<AnswerScores>& scores) {
+    if (!scores) return;
+    put("answer_accuracy", scores->answers().mean);
+    put("answers", scores->answers().count);
+    put("answer_token_accuracy", scores->tokens().mean);
+    put("accuracy_by_distance", scores->by_distance());
+  }
+
+  void put_stage(int64_t stage, int64_t seq_len) {
+    if (stage == 0) return;
+    put("stage", stage);
+    put("seq_len", seq_len);
   }
 
   void put(const std::optional<InContextScore>& score) {
@@ -72,13 +95,19 @@ double MetricsRecord::imbalance() const {
   return sum == 0 ? 1 : largest * double(compute_ms.size()) / sum;  // NaN shows
 }
 
+std::string quarters_text(double loss, double first_quarter, double last_quarter, int digits) {
+  if (no_tokens(first_quarter, loss) || no_tokens(last_quarter, loss)) return {};
+  return fmt::format(" (first 1/4 {:.{}f}, last 1/4 {:.{}f})", first_quarter, digits, last_quarter, digits);
+}
+
 std::string to_json_line(const MetricsRecord& record) {
   JsonLine line;
   line.put("step", record.step);
   line.put("steps", record.steps);
+  line.put_stage(record.stage, record.seq_len);
   line.put("loss", record.loss);
-  line.put("loss_first_quarter", record.loss_first_quarter);
-  line.put("loss_last_quarter", record.loss_last_quarter);
+  line.put_part("loss_first_quarter", record.loss_first_quarter, record.loss);
+  line.put_part("loss_last_quarter", record.loss_last_quarter, record.loss);
   line.put(record.in_context_score);
   line.put("learning_rate", record.learning_rate);
   line.put("gradient_norm", record.gradient_norm);
@@ -102,12 +131,14 @@ std::string to_json_line(const EvalRecord& record) {
   const PositionBins& bins = record.bins;
   JsonLine line;
   line.put("step", record.step);
+  line.put_stage(record.stage, record.seq_len);
   line.put("eval_loss", bins.mean());
   line.put("eval_standard_error", bins.standard_error());
   line.put("eval_tokens", bins.count());
-  line.put("loss_first_quarter", bins.first_quarter());
-  line.put("loss_last_quarter", bins.last_quarter());
+  line.put_part("loss_first_quarter", bins.first_quarter(), bins.mean());
+  line.put_part("loss_last_quarter", bins.last_quarter(), bins.mean());
   line.put(bins.in_context_score());
+  line.put(record.answers);
   line.put("loss_by_position", bins.by_position());
   line.put("loss_by_distance", bins.by_distance());
   return line.text();

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "train/answers.h"
 #include "train/position_bins.h"
 
 namespace ringlet {
@@ -12,6 +13,7 @@ namespace ringlet {
 /// What one training step was like. Per-rank values stand in rank order.
 struct MetricsRecord {
   int64_t step = 0, steps = 0;  // of `steps` in all
+  int64_t stage = 0, seq_len = 0;  // stage from 1, and its length; 0, 0: of a run without stages
   double loss = 0;              // nats per token, mean over all scored tokens of the step
   double loss_first_quarter = 0, loss_last_quarter = 0;
   std::vector<PositionBins::Bin> loss_by_position, loss_by_distance;
@@ -37,7 +39,12 @@ struct MetricsRecord {
 struct EvalRecord {
   int64_t step = 0;
   PositionBins bins;
+  std::optional<AnswerScores> answers = {};  // where the corpus has them
+  int64_t stage = 0, seq_len = 0;  // as in MetricsRecord
 };
+
+/// " (first 1/4 2.31, last 1/4 1.87)", with so many digits; empty where no token of a quarter counted.
+std::string quarters_text(double loss, double first_quarter, double last_quarter, int digits);
 
 /// One JSON object without line breaks; keys of what is absent are left out. Values that are not
 /// finite become null, and the list "non_finite" names their keys, so that every line is valid JSON.

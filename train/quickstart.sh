@@ -1,7 +1,12 @@
 #!/usr/bin/env bash
 # From nothing to a trained long-context model: packages, build, the King James Bible as a corpus, training on a
-# ring of four ranks, an interruption, resume, evaluation, a sample. Can be run again; begins a fresh run each time.
+# ring of four ranks, an interruption, resume, evaluation, a sample. With --recall: to a model that looks up what it was
+# told, and its accuracy by distance. Can be run again; begins a fresh run each time.
 set -euo pipefail
+case "$#:${1:-}" in
+  0: | 1:--recall) ;;
+  *) echo "usage: bash train/quickstart.sh [--recall]" >&2; exit 2 ;;
+esac
 cd "$(dirname "$0")/.."
 . train/install_packages.sh
 
@@ -16,12 +21,47 @@ last_step() {
   { grep -o '"step":[0-9]*,"steps"' "$run/metrics.jsonl" 2>/dev/null || true; } | tail -1 | tr -dc 0-9
 }
 
+# Associative recall: pairs of a key and its value, then keys whose values have to be told.
+recall() {
+  run=runs/recall
+  stage "samples of 64 tokens, a tenth of them for validation, and some that are four times as long"
+  mkdir -p "$folder"
+  "$ringlet" prepare --task mqar --seq-len 64 --items 4 --vocabulary 256 --samples 10000 --validation 0.1 \
+    -o "$folder/recall.h5"
+  "$ringlet" prepare --task mqar --seq-len 256 --items 4 --vocabulary 256 --samples 1000 --distance 8..248 --seed 2 \
+    -o "$folder/recall-long.h5"
+  "$ringlet" inspect "$folder/recall.h5"
+
+  stage "train on a ring of four ranks"
+  rm -rf "$run"
+  "$ringlet" train configs/recall.toml
+
+  stage "evaluate: samples that were never trained on, by distance"
+  "$ringlet" eval "$run" --csv "$folder/recall.csv" | tee "$folder/recall.txt"
+
+  stage "evaluate: samples four times as long, distances that were never trained"
+  "$ringlet" eval "$run" --corpus "$folder/recall-long.h5" | tee "$folder/recall-long.txt"
+
+  stage "summary"
+  sed -n 's/^accuracy/trained length:      accuracy/p' "$folder/recall.txt"
+  sed -n 's/^accuracy/four times as long:  accuracy/p' "$folder/recall-long.txt"
+  echo "run          $run (config.toml, metrics.jsonl, checkpoints/)"
+  echo "by distance  $folder/recall.csv"
+  echo "all in $((SECONDS - started)) seconds"
+}
+
+[ $# -gt 0 ] && texts="" || texts="bible-kjv bible-kjv-text"
 stage "packages"
-install_packages $build_packages bible-kjv bible-kjv-text
+install_packages $build_packages $texts
 
 stage "build"
 cmake --preset release >/dev/null
 cmake --build --preset release
+
+if [ $# -gt 0 ]; then
+  recall
+  exit
+fi
 
 stage "real text: the King James Bible, its last tenth for validation"
 mkdir -p "$folder"

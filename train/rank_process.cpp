@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include "kernels/check.h"
+#include "train/stages.h"
 
 namespace ringlet {
 namespace {
@@ -21,7 +22,7 @@ void check_serves_nccl(const Config& config) {
                      "set run.link = \"\", or run.comm = \"threads\"");
   }
   // Each process would find a budget of its own, and what all must do alike would differ.
-  if (config.memory.recompute == Recompute::automatic && config.memory.arena_bytes == 0) {
+  if (chooses_memory(config) && config.memory.arena_bytes == 0) {
     throw UsageError("memory.recompute = \"auto\" needs memory.arena_bytes with run.comm = \"nccl\"",
                      "set memory.arena_bytes, the same in all processes, or name a policy");
   }

@@ -6,6 +6,12 @@
 
 namespace ringlet {
 
+const char* name_of(ScheduleShape shape) {
+  return shape == ScheduleShape::cosine     ? "cosine"
+         : shape == ScheduleShape::constant ? "constant"
+                                            : "wsd";
+}
+
 double learning_rate(const ScheduleSettings& settings, int64_t step) {
   const auto [shape, peak, final_rate, steps, warmup, decay] = settings;
   step = std::min(step, steps);

@@ -5,6 +5,7 @@
 namespace ringlet {
 
 enum class ScheduleShape : uint8_t { cosine, constant, wsd };
+const char* name_of(ScheduleShape shape);
 
 /// How the learning rate runs over a training. Requires 0 <= warmup_steps <= steps and, for wsd,
 /// warmup_steps + decay_steps <= steps.

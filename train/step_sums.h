@@ -35,8 +35,10 @@ struct StepSums {
       ranks[i] = {values[0], values[1], values[2], values[3], values[4]};
     }
   }
+  /// Tokens that do not count have no mean, and no gradient.
   bool finite() const {
-    return std::isfinite(gradient_squares) && std::isfinite(loss_by_position.mean());
+    return std::isfinite(gradient_squares) &&
+           (loss_by_position.count() == 0 || std::isfinite(loss_by_position.mean()));
   }
 };
 

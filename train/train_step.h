@@ -14,7 +14,7 @@ namespace ringlet {
 struct StepRules {
   /// By what every token's loss is multiplied, from the count of scored tokens of all ranks.
   std::function<double(int64_t scored_tokens)> loss_scale = [](int64_t scored_tokens) {
-    return 1 / double(scored_tokens);
+    return scored_tokens == 0 ? 0 : 1 / double(scored_tokens);
   };
   /// By what the summed gradient is multiplied, from its squared norm and the largest norm allowed (0: any).
   std::function<double(double squares, double clip_norm)> clip_factor = [](double squares,
@@ -30,6 +30,7 @@ struct StepWindows {
   int64_t most = 0;             // of the ring that has the most
   int64_t scored_tokens = 0;    // of all rings together
   std::function<Batch()> next;  // this rank's rows of the next window
+  int64_t tokens = 0;           // of all rings, whether they are scored or not
 };
 
 /// One optimizer step of one rank: the gradient over its windows, the sum over the world, the update. Shared by

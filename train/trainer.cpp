@@ -29,27 +29,62 @@ double to_ms(std::chrono::nanoseconds time) { return 1e-6 * double(time.count())
 
 }  // namespace
 
-Trainer::Trainer(const TrainingRun& run, RankContext context, Comm& world,
+TrainedModel::TrainedModel(const TrainingRun& run, RankContext context, Comm& all_ranks)
+    : ring(context.ring, traffic),
+      world(all_ranks, traffic),
+      parameters(run.gpt, context.device, {all_ranks.rank(), all_ranks.size()},
+                 run.config.gradients()),
+      optimizer(parameters, world) {}
+
+Trainer::Trainer(const TrainingRun& run, std::unique_ptr<TrainedModel> model, RankContext context,
                  const SequenceLayout& layout)
     : run_(run),
       config_(run.config),
+      place_(stage_place(run_config(), run.stage)),
       settings_(run.config.step_settings()),
-      parameters_(run.gpt, context.device, {world.rank(), world.size()}, run.config.gradients()),
-      gpt_(parameters_),
-      counted_ring_(context.ring, traffic_),
-      counted_world_(world, traffic_),
-      rank_{{context.device, counted_ring_, context.trace, context.offload}, counted_world_, layout, settings_, gpt_},
-      optimizer_(parameters_, counted_world_),
-      train_step_(rank_, parameters_, optimizer_, config_.data.mask, config_.data.window) {
+      model_(std::move(model)),
+      parameters_(model_->parameters),
+      optimizer_(model_->optimizer),
+      traffic_(model_->traffic),
+      gpt_(parameters_, run.gpt.rope_base),
+      rank_{{context.device, model_->ring, context.trace, context.offload},
+            model_->world,
+            layout,
+            settings_,
+            gpt_},
+      train_step_(rank_, parameters_, optimizer_, config_.data.mask, config_.data.window) {}
+
+Trainer::Trainer(const TrainingRun& run, RankContext context, Comm& world,
+                 const SequenceLayout& layout)
+    : Trainer(run, std::make_unique<TrainedModel>(run, context, world), context, layout) {
   if (run.resume != nullptr) {
     load(*run.resume);
   } else {
     parameters_.initialise(uint64_t(config_.run.seed));
   }
-  context.device.synchronize();
-  computed_before_ = thread_seconds();
-  exposed_before_ = to_ms(context.trace.exposed_wait());
+  start_clocks();
   world.barrier();  // nobody's weights change before all have theirs
+}
+
+Trainer::Trainer(const TrainingRun& run, Trainer& before, const SequenceLayout& layout)
+    : Trainer(run, std::move(before.model_), before.rank_.context, layout) {
+  before.prefetcher_.reset();
+  step_ = before.step_;
+  tokens_ = before.tokens_;
+  updates_ = before.updates_;
+  skipped_ = before.skipped_;
+  skipped_in_row_ = before.skipped_in_row_;
+  saved_step_ = before.saved_step_;
+  CHECK(step_ == place_.first_step, "stage ", place_.number, " begins behind step ",
+        place_.first_step, ", not ", step_);
+  rank_.context.device.arena().reset_peak();
+  start_clocks();
+}
+
+void Trainer::start_clocks() {
+  rank_.context.device.synchronize();
+  computed_before_ = thread_seconds();
+  exposed_before_ = to_ms(rank_.context.trace.exposed_wait());
 }
 
 Trainer::~Trainer() = default;
@@ -77,13 +112,15 @@ void Trainer::start_prefetch() {
 
 StepWindows Trainer::next_windows() {
   const WindowPlan& plan = run_.windows.plan();
-  int64_t scored_tokens = 0;  // of all rings, so that the loss is one mean over the world
+  int64_t scored_tokens = 0, tokens = 0;  // of all rings, so that the loss is one mean over the world
   for (int64_t i = 0; i < config_.train.batch_windows; ++i) {
-    scored_tokens += plan.window(window_of(uint64_t(config_.run.seed), cursor_ + i,
-                                           plan.window_count(), config_.data.order))
-                         .token_count;
+    const int64_t window =
+        window_of(uint64_t(config_.run.seed), cursor_ + i, plan.window_count(), config_.data.order);
+    scored_tokens += run_.windows.label_count(window);
+    tokens += plan.window(window).token_count;
   }
-  return {share().per_step(), share().most_per_step(), scored_tokens, [this] { return prefetcher_->next(); }};
+  return {share().per_step(), share().most_per_step(), scored_tokens, [this] { return prefetcher_->next(); },
+          tokens};
 }
 
 /// The gradient as always, on a device that recomputes random rows of each attention layer.
@@ -122,7 +159,7 @@ MetricsRecord Trainer::train_step() {
   const int64_t sent_before = traffic_.bytes();
   StepSums sums(rank_.layout.length, rank_.world.size());
   const StepWindows windows = next_windows();
-  tokens_ += windows.scored_tokens;
+  tokens_ += windows.tokens;
   const TrainStep::Losses add = [&](std::span<const float> losses, const Batch& batch) {
     add_losses(losses, batch, rank_.pieces(), sums.loss_by_position);
   };
@@ -153,7 +190,7 @@ MetricsRecord Trainer::train_step() {
   }
   // What follows the sums every rank sends alike.
   for (StepSums::Rank& rank : sums.ranks) rank.sent_bytes += double(traffic_.bytes() - sent_by_gradients);
-  return record_of(sums, seconds_since(start));
+  return record_of(sums, windows.tokens, seconds_since(start));
 }
 
 bool Trainer::apply_update(const StepSums& sums) {
@@ -161,7 +198,7 @@ bool Trainer::apply_update(const StepSums& sums) {
   ++updates_;
   const Config::Train& train = config_.train;
   train_step_.update(sums.gradient_squares, train.clip_norm,
-                     {.learning_rate = float(learning_rate(config_.schedule(), step_)),
+                     {.learning_rate = float(rate()),
                       .beta1 = float(train.beta1),
                       .beta2 = float(train.beta2),
                       .epsilon = float(train.epsilon),
@@ -171,22 +208,26 @@ bool Trainer::apply_update(const StepSums& sums) {
   return true;
 }
 
-MetricsRecord Trainer::record_of(const StepSums& sums, double seconds) const {
+MetricsRecord Trainer::record_of(const StepSums& sums, int64_t tokens, double seconds) const {
   MetricsRecord record;
   const PositionBins& bins = sums.loss_by_position;
   record.step = step_;
-  record.steps = config_.train.steps;
+  record.steps = run_config().train.steps;
+  if (run_.whole != nullptr) {
+    record.stage = place_.number;
+    record.seq_len = config_.run.seq_len;
+  }
   record.loss = bins.mean();
   record.loss_first_quarter = bins.first_quarter();
   record.loss_last_quarter = bins.last_quarter();
   record.loss_by_position = bins.by_position();
   record.loss_by_distance = bins.by_distance();
   record.in_context_score = bins.in_context_score();
-  record.learning_rate = learning_rate(config_.schedule(), step_);
+  record.learning_rate = rate();
   record.gradient_norm = std::sqrt(sums.gradient_squares);
   record.tokens = tokens_;
   record.step_ms = 1e3 * seconds;
-  record.tokens_per_second = double(bins.count()) / seconds;
+  record.tokens_per_second = double(tokens) / seconds;
   record.skipped_steps = skipped_;
   for (const StepSums::Rank& rank : sums.ranks) {
     record.data_wait_ms = std::max(record.data_wait_ms, rank.data_wait_ms);
@@ -201,8 +242,8 @@ MetricsRecord Trainer::record_of(const StepSums& sums, double seconds) const {
 
 RunEnd Trainer::run() {
   const int64_t every = config_.checkpoint.every, eval_every = config_.train.eval_every;
-  if (step_ >= config_.train.steps) return RunEnd::finished;
-  for (bool first = true; step_ < config_.train.steps; first = false) {
+  if (step_ >= place_.end_step()) return RunEnd::finished;
+  for (bool first = true; step_ < place_.end_step(); first = false) {
     const MetricsRecord record = train_step();
     if (leads() && run_.folder != nullptr) run_.folder->append_metrics(to_json_line(record));
     if (leads() && run_.report) run_.report(record);
@@ -212,8 +253,8 @@ RunEnd Trainer::run() {
                       record.loss, record.gradient_norm, skipped_in_row_));
       if (skipped_in_row_ >= config_.train.max_skipped_steps) return RunEnd::diverged;
     }
-    const bool last = step_ >= config_.train.steps;
-    const bool stop = stop_agreed_ && !last;
+    const bool last = step_ >= place_.end_step();
+    const bool stop = stop_agreed_ && step_ < run_config().train.steps;
     // Saving comes first: who asks to stop may not wait for an evaluation.
     if (last || stop || (every > 0 && step_ % every == 0 && skipped_in_row_ == 0)) save();
     if (stop) return RunEnd::interrupted;
@@ -225,12 +266,21 @@ RunEnd Trainer::run() {
 void Trainer::evaluate_and_report() {
   if (run_.validation == nullptr) return;
   const int64_t windows = std::min(config_.train.eval_windows, run_.validation->plan().window_count());
-  const PositionBins bins =
+  const auto [bins, answers] =
       evaluate(rank_, *run_.validation, windows, config_.data.mask, config_.data.window);
   if (!leads()) return;
-  say(fmt::format("step {}: validation loss {:.4f} (first 1/4 {:.4f}, last 1/4 {:.4f})", step_,
-                  bins.mean(), bins.first_quarter(), bins.last_quarter()));
-  if (run_.folder != nullptr) run_.folder->append_metrics(to_json_line(EvalRecord{step_, bins}));
+  const std::string accuracy =
+      answers ? fmt::format(", {:.2f} % of {} answers right", 100 * answers->answers().mean, answers->answers().count)
+              : "";
+  say(fmt::format("step {}: validation loss {:.4f}{}{}", step_, bins.mean(),
+                  quarters_text(bins.mean(), bins.first_quarter(), bins.last_quarter(), 4), accuracy));
+  if (run_.folder == nullptr) return;
+  EvalRecord record{step_, bins, answers};
+  if (run_.whole != nullptr) {
+    record.stage = place_.number;
+    record.seq_len = config_.run.seq_len;
+  }
+  run_.folder->append_metrics(to_json_line(record));
 }
 
 }  // namespace ringlet

@@ -12,6 +12,7 @@
 #include "train/metrics.h"
 #include "train/optimizer.h"
 #include "train/run_folder.h"
+#include "train/stages.h"
 #include "train/step_sums.h"
 #include "train/train_step.h"
 #include "train/window_share.h"
@@ -20,7 +21,7 @@ namespace ringlet {
 
 enum class RunEnd : uint8_t { finished, interrupted, diverged };
 
-/// What a run is made of, equal for all its ranks. Everything outlives the run.
+/// What a run, or a stage of one, is made of, equal for all its ranks. Everything outlives the run.
 struct TrainingRun {
   const Config& config;
   GptConfig gpt;
@@ -32,6 +33,19 @@ struct TrainingRun {
   std::function<bool()> stop_requested;      // asked once a step; absent: never
   std::function<void(const MetricsRecord&)> report;          // on rank 0; may be absent
   std::function<void(const std::string& line)> say;          // on rank 0; may be absent
+  const Config* whole =
+      nullptr;  // the run's config, where `config` is its stage number `stage`; absent: it has none
+  int64_t stage = 1;
+};
+
+/// What the stages of a run have in common on one rank: weights and moments, in the arena, and the
+/// messages about them.
+struct TrainedModel {
+  TrainedModel(const TrainingRun& run, RankContext context, Comm& all_ranks);
+  Traffic traffic;
+  CountingComm ring, world;
+  Parameters parameters;
+  ShardedAdamW optimizer;
 };
 
 /// One rank of a training run: data, model, optimizer, evaluation, checkpoints, metrics, step by step.
@@ -39,10 +53,14 @@ struct TrainingRun {
 class Trainer {
  public:
   Trainer(const TrainingRun& run, RankContext context, Comm& world, const SequenceLayout& layout);
+  /// The next stage of the same run, from the state in which `before` has ended: weights and
+  /// moments stay where they are. `before` is of no use afterwards.
+  Trainer(const TrainingRun& run, Trainer& before, const SequenceLayout& layout);
   ~Trainer();
 
-  /// Trains to the last step, or until a stop is requested, which saves. Five (train.max_skipped_steps) steps in a row
-  /// that are not finite end the run without saving. Collective.
+  /// Trains to the last step of the run or stage, or until a stop is requested; both save. Five
+  /// (train.max_skipped_steps) steps in a row that are not finite end the run without saving.
+  /// Collective.
   RunEnd run();
 
   /// One step, without evaluation, saving or reports. Collective. The record is complete on every rank.
@@ -50,11 +68,14 @@ class Trainer {
 
   const Parameters& parameters() const { return parameters_; }
   const ShardedAdamW& optimizer() const { return optimizer_; }
-  int64_t steps_done() const { return step_; }
+  int64_t steps_done() const { return step_; }  // of the whole run
   /// What this rank sent so far: training and evaluation.
   const Traffic& traffic() const { return traffic_; }
 
  private:
+  Trainer(const TrainingRun& run, std::unique_ptr<TrainedModel> model, RankContext context,
+          const SequenceLayout& layout);
+  void start_clocks();
   void load(const Checkpoint& checkpoint);
   void save();
   /// f32 weights of a whole bucket: where they are sharded, gathered into the memory of its gradients, until the next
@@ -65,23 +86,26 @@ class Trainer {
   StepWindows next_windows();
   double checked_gradient(StepWindows windows, const TrainStep::Losses& losses);
   bool apply_update(const StepSums& sums);
-  MetricsRecord record_of(const StepSums& sums, double seconds) const;
+  MetricsRecord record_of(const StepSums& sums, int64_t tokens, double seconds) const;
   WindowShare share() const;
   void say(const std::string& line) const;
   bool leads() const { return rank_.world.rank() == 0; }
+  const Config& run_config() const { return run_.whole != nullptr ? *run_.whole : config_; }
+  double rate() const { return learning_rate(config_.schedule(), step_ - place_.first_step); }
 
   const TrainingRun& run_;
-  const Config& config_;
+  const Config& config_;  // of the stage
+  const StagePlace place_;
   StepSettings settings_;
-  Parameters parameters_;
+  std::unique_ptr<TrainedModel> model_;
+  Parameters& parameters_;
+  ShardedAdamW& optimizer_;
+  Traffic& traffic_;
   Gpt gpt_;
-  Traffic traffic_;
-  CountingComm counted_ring_, counted_world_;
   ModelRank rank_;
-  ShardedAdamW optimizer_;
   TrainStep train_step_;
   std::unique_ptr<Prefetcher> prefetcher_;
-  int64_t step_ = 0, cursor_ = 0, tokens_ = 0;
+  int64_t step_ = 0, cursor_ = 0, tokens_ = 0;              // cursor: of the stage's windows
   int64_t updates_ = 0, skipped_ = 0, skipped_in_row_ = 0;  // counted since the run began
   double computed_before_ = 0, exposed_before_ = 0;  // seconds, milliseconds of this rank's thread
   int64_t saved_step_ = -1;

@@ -29,7 +29,7 @@ void Trainer::load(const Checkpoint& checkpoint) {
     return found->second;
   };
   step_ = saved_step_ = info.step;
-  cursor_ = info.cursor;
+  cursor_ = info.step > place_.first_step ? info.cursor : 0;  // of the stage that has ended
   tokens_ = info.tokens;
   updates_ = counter(kUpdates);
   skipped_ = counter(kSkipped);
@@ -56,10 +56,10 @@ void Trainer::save() {
   CheckpointInfo info;
   info.step = step_;
   info.tokens = tokens_;
-  info.seed = uint64_t(config_.run.seed);
+  info.seed = uint64_t(run_config().run.seed);
   info.cursor = cursor_;
   info.counters = {{kUpdates, updates_}, {kSkipped, skipped_}, {kSkippedInRow, skipped_in_row_}};
-  info.config_toml = to_toml(config_);
+  info.config_toml = to_toml(run_config());
   info.corpus_fingerprint = run_.corpus_fingerprint;
   info.tokenizer_name = run_.tokenizer_name;
   info.tokenizer_hash = run_.tokenizer_hash;

@@ -22,19 +22,20 @@ Batch window_plainly(const Corpus& corpus, const WindowPlan& plan, int64_t index
     const bool padding = position >= batch.window.token_count;
     const bool last = std::find(offsets.begin(), offsets.end(), at + 1) != offsets.end();
     batch.tokens.push_back(padding ? 0 : all[size_t(at)]);
-    batch.labels.push_back(padding ? -1 : last ? 256 : all[size_t(at + 1)]);
+    const auto answers = corpus.answers();
+    const bool counts = answers.empty() || std::ranges::find(answers, at + 1) != answers.end();
+    batch.labels.push_back(padding || !counts ? -1 : last ? 256 : all[size_t(at + 1)]);
   }
   return batch;
 }
 
-TEST(BatchTest, EveryLayoutGetsItsRowsOfTheWholeWindow) {
-  const Folder folder;
-  const Corpus corpus = Corpus::open(
-      write_counting_corpus(folder.file("c.h5"), {300, 5, 1, 1, 90, 700, 64, 127, 2, 333, 20}));
+void expect_every_layouts_rows(const Corpus& corpus) {
   for (const int64_t T : {int64_t{1}, int64_t{97}, int64_t{128}, corpus.token_count()}) {
     const WindowReader reader(corpus, T);
     for (int64_t index = 0; index < reader.plan().window_count(); ++index) {
       const Batch whole = window_plainly(corpus, reader.plan(), index);
+      ASSERT_EQ(reader.label_count(index),
+                std::ranges::count_if(whole.labels, [](int32_t label) { return label >= 0; }));
       for (const Layout layout : {Layout::contiguous, Layout::zigzag, Layout::striped}) {
         for (const int ranks : {1, 3, 8}) {
           const SequenceLayout rows = make_layout(layout, T, ranks);
@@ -55,6 +56,24 @@ TEST(BatchTest, EveryLayoutGetsItsRowsOfTheWholeWindow) {
       }
     }
   }
+}
+
+const std::vector<int64_t> kDocumentLengths{300, 5, 1, 1, 90, 700, 64, 127, 2, 333, 20};
+
+TEST(BatchTest, EveryLayoutGetsItsRowsOfTheWholeWindow) {
+  const Folder folder;
+  expect_every_layouts_rows(Corpus::open(write_counting_corpus(folder.file("c.h5"), kDocumentLengths)));
+}
+
+// Answers at the ends of windows of 97 and 128 tokens, of documents, and windows without any.
+TEST(BatchTest, OfAnswersOnlyTheirLabelsCount) {
+  const Folder folder;
+  std::vector<DocumentAnswers> answers(kDocumentLengths.size());
+  answers[0] = {{1, 1}, {96, 3}, {97, 3}, {98, 3}, {127, 1}, {128, 1}, {299, 1}};
+  answers[1] = {{1, 1}, {4, 2}};
+  answers[8] = {{1, 1}};
+  answers[10] = {{19, 19}};
+  expect_every_layouts_rows(Corpus::open(write_counting_corpus(folder.file("c.h5"), kDocumentLengths, answers)));
 }
 
 TEST(BatchTest, LabelsGoOnIntoTheNextWindowAndStopAtDocuments) {

@@ -54,6 +54,29 @@ TEST(CorpusTest, TheFingerprintIsThatOfTheContent) {
   EXPECT_NE(one, fingerprint("d.h5", {"abc", "deg"}));
 }
 
+TEST(CorpusTest, AnswersComeBackAndBelongToTheContent) {
+  const Folder folder;
+  const std::vector<int64_t> lengths{70, 30, 10};
+  const std::vector<DocumentAnswers> answers{{{5, 5}, {6, 5}, {7, 5}, {8, 4}, {40, 3}}, {}, {{1, 1}, {3, 1}}};
+  const std::string path = write_counting_corpus(folder.file("c.h5"), lengths, answers);
+  const Corpus corpus = Corpus::open(path);
+  corpus.verify();
+  EXPECT_EQ(std::vector(corpus.answers().begin(), corpus.answers().end()),
+            (std::vector<int64_t>{5, 6, 7, 8, 40, 101, 103}));
+  EXPECT_EQ(std::vector(corpus.answer_distances().begin(), corpus.answer_distances().end()),
+            (std::vector<int64_t>{5, 5, 5, 4, 3, 1, 1}));
+  std::vector<int64_t> ends;
+  for (int64_t first = 0; first < 7; first = ends.back()) ends.push_back(corpus.answer_end(first));
+  EXPECT_EQ(ends, (std::vector<int64_t>{3, 4, 5, 6, 7}));  // another distance is another answer
+  const Corpus without = Corpus::open(write_counting_corpus(folder.file("w.h5"), lengths));
+  EXPECT_TRUE(without.answers().empty());
+  EXPECT_NE(corpus.fingerprint(), without.fingerprint());
+  auto moved = answers;
+  moved[2][1].distance = 2;
+  EXPECT_NE(corpus.fingerprint(),
+            Corpus::open(write_counting_corpus(folder.file("m.h5"), lengths, moved)).fingerprint());
+}
+
 TEST(CorpusTest, CarriesItsSentencePieceModel) {
   const Folder folder;
   std::vector<std::string> lines;

@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 
@@ -25,6 +26,11 @@ class DamagedCorpusTest : public testing::Test {
     EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(kSanitized ? 10 : 2));
   }
   /// A corpus of two documents, the names of its datasets and attributes as they are.
+  /// With answers at tokens 5, 6, 40, 41, 42 and 90.
+  std::string good_with_answers() const {
+    return write_counting_corpus(folder_.file("answers.h5"), {70, 30},
+                                 {{{5, 5}, {6, 5}, {40, 3}, {41, 3}, {42, 9}}, {{20, 20}}});
+  }
   std::string good() const { return write_counting_corpus(folder_.file("good.h5"), {70, 30}); }
 
   const Folder folder_;
@@ -199,6 +205,59 @@ TEST_F(DamagedCorpusTest, OtherDocumentOffsetsAreFoundByVerify) {
   expect_error([&] { Corpus::open(path).verify(); }, {"good.h5", "/document_offsets is damaged"});
 }
 
+TEST_F(DamagedCorpusTest, AnswersThatCannotBe) {
+  const std::string path = folder_.file("f.h5");
+  const auto make = [&](const std::vector<int64_t>& answers, const std::vector<int64_t>& distances) {
+    const Hdf5Maker maker(path);
+    maker.add("tokens", {1, 2, 3, 4, 5, 6});
+    maker.add("document_offsets", {0, 3, 6}, {H5T_STD_U64LE});
+    maker.add("answers", answers, {H5T_STD_I64LE});
+    if (!distances.empty()) maker.add("answer_distances", distances, {H5T_STD_U64LE});
+  };
+  make({1, 2, 5}, {1, 2, 2});
+  EXPECT_EQ(Corpus::open(path).answers().size(), 3u);
+  make({1, 2, 5}, {1, 2});
+  expect_refused(path, {"/answers has 3 values, /answer_distances 2"});
+  make({1}, {});
+  expect_refused(path, {"/answers has 1 values, /answer_distances 0"});
+  make({6}, {1});
+  expect_refused(path, {"/answers names token 6 at place 0"});
+  make({2, 2}, {1, 1});
+  expect_refused(path, {"/answers names token 2 at place 1"});
+  make({2, 1}, {1, 1});
+  expect_refused(path, {"/answers names token 1 at place 1"});
+  make({-1}, {1});
+  expect_refused(path, {"/answers holds -1"});
+  make({1}, {0});
+  expect_refused(path, {"/answer_distances has 0 at place 0"});
+  make({1}, {2});
+  expect_refused(path, {"/answer_distances has 2 at place 0, 1 tokens into"});
+  make({1, 3}, {1, 1});  // the first of its document
+  expect_refused(path, {"/answer_distances has 1 at place 1, 0 tokens into"});
+}
+
+TEST_F(DamagedCorpusTest, AnswersOfOursThatWereChanged) {
+  const auto change = [&](const char* dataset, std::vector<int64_t> values) {
+    const std::string path = good_with_answers();
+    change_hdf5(path, [&](hid_t file) {
+      const Hdf5Handle list(H5Dopen2(file, dataset, H5P_DEFAULT), H5Dclose, "open", path);
+      H5Dwrite(list, H5T_NATIVE_INT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data());
+    });
+    expect_error([&] { Corpus::open(path).verify(); },
+                 {"answers.h5", "/answers or /answer_distances is damaged"});
+  };
+  change("answers", {5, 6, 40, 41, 43, 90});
+  change("answer_distances", {5, 5, 3, 3, 9, 19});
+  const std::string path = good_with_answers();
+  change_hdf5(path, [](hid_t file) { set_integer(file, "answer_count", 5); });
+  expect_refused(path, {"do not agree"});
+  change_hdf5(good_with_answers(), [](hid_t file) {
+    H5Ldelete(file, "answers", H5P_DEFAULT);
+    H5Ldelete(file, "answer_distances", H5P_DEFAULT);
+  });
+  expect_refused(path, {"do not agree"});
+}
+
 TEST_F(DamagedCorpusTest, AFileThatIsCutWhileItIsReadIsAnError) {
   const std::string path = good();
   const Corpus corpus = Corpus::open(path);
@@ -230,6 +289,8 @@ int64_t count_refused_flips(const std::string& path, int64_t flips, uint64_t see
         EXPECT_EQ(all_tokens(corpus), tokens) << "bit flip at byte " << place;
         EXPECT_EQ(corpus.document_count(), good.document_count()) << place;
         EXPECT_EQ(corpus.vocabulary(), good.vocabulary()) << place;
+        EXPECT_TRUE(std::ranges::equal(corpus.answers(), good.answers())) << place;
+        EXPECT_TRUE(std::ranges::equal(corpus.answer_distances(), good.answer_distances())) << place;
         EXPECT_EQ(corpus.fingerprint(), good.fingerprint()) << place;
       }
     } catch (const Error& error) {
@@ -243,6 +304,7 @@ int64_t count_refused_flips(const std::string& path, int64_t flips, uint64_t see
 TEST_F(DamagedCorpusTest, EveryFlippedBitOfOursIsAnErrorOrHarmless) {
   const int64_t flips = kSanitized ? 200 : 1000;
   EXPECT_GT(count_refused_flips(good(), flips, 1, true), flips / 4);
+  EXPECT_GT(count_refused_flips(good_with_answers(), flips / 10, 4, true), flips / 40);
 }
 
 // Without checksums on the structure a flip may change what the file means; it must not end the

@@ -52,10 +52,14 @@ std::string random_bytes(int64_t length, uint64_t seed) {
 }
 
 std::string write_corpus(const std::string& path, const Tokenizer& tokenizer,
-                         const std::vector<std::vector<int32_t>>& documents) {
+                         const std::vector<std::vector<int32_t>>& documents,
+                         const std::vector<DocumentAnswers>& answers) {
   CorpusSpool spool(folder_of(path), tokenizer);
   for (size_t i = 0; i < documents.size(); ++i) {
     spool.append(documents[i]);
+    if (i < answers.size()) {
+      for (const auto& [place, distance] : answers[i]) spool.add_answer(place, distance);
+    }
     spool.end_document("document " + std::to_string(i));
   }
   spool.finish();
@@ -70,14 +74,15 @@ std::string write_byte_corpus(const std::string& path, const std::vector<std::st
   return write_corpus(path, *tokenizer, tokens);
 }
 
-std::string write_counting_corpus(const std::string& path, const std::vector<int64_t>& lengths) {
+std::string write_counting_corpus(const std::string& path, const std::vector<int64_t>& lengths,
+                                  const std::vector<DocumentAnswers>& answers) {
   std::vector<std::vector<int32_t>> documents;
   int32_t next = 0;
   for (const int64_t length : lengths) {
     auto& document = documents.emplace_back();
     for (int64_t i = 0; i < length; ++i) document.push_back(next++ % 251);
   }
-  return write_corpus(path, *make_byte_tokenizer(), documents);
+  return write_corpus(path, *make_byte_tokenizer(), documents, answers);
 }
 
 std::vector<int32_t> all_tokens(const Corpus& corpus) {

@@ -10,6 +10,7 @@
 
 #include "data/corpus.h"
 #include "data/corpus_writer.h"
+#include "data/tasks.h"
 
 namespace ringlet::test {
 
@@ -36,13 +37,17 @@ std::string read_file(const std::string& path);
 /// `length` bytes that look like nothing in particular, the same for the same seed.
 std::string random_bytes(int64_t length, uint64_t seed);
 
-/// Writes documents as a corpus; returns its path.
+using DocumentAnswers = std::vector<TaskSample::Answer>;
+
+/// Writes documents as a corpus, with the answers of each where there are some; returns its path.
 std::string write_corpus(const std::string& path, const Tokenizer& tokenizer,
-                         const std::vector<std::vector<int32_t>>& documents);
+                         const std::vector<std::vector<int32_t>>& documents,
+                         const std::vector<DocumentAnswers>& answers = {});
 /// The same with the bytes of texts.
 std::string write_byte_corpus(const std::string& path, const std::vector<std::string>& documents);
 /// Documents of these lengths; token i of the corpus is i % 251.
-std::string write_counting_corpus(const std::string& path, const std::vector<int64_t>& lengths);
+std::string write_counting_corpus(const std::string& path, const std::vector<int64_t>& lengths,
+                                  const std::vector<DocumentAnswers>& answers = {});
 
 std::vector<int32_t> all_tokens(const Corpus& corpus);
 /// Each document's text.

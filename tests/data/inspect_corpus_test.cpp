@@ -53,6 +53,23 @@ TEST(InspectCorpusTest, PrintsTextAndJson) {
   EXPECT_NE(text.find("5000 tokens in 1 document,"), std::string::npos) << text;
 }
 
+TEST(InspectCorpusTest, CountsAnswersByTheirDistance) {
+  const Folder folder;
+  const CorpusReport report = inspect_corpus(
+      write_counting_corpus(folder.file("c.h5"), {100, 100},
+                            {{{10, 3}, {11, 3}, {12, 2}, {50, 16}}, {{5, 4}, {6, 5}}}),
+      CorpusCheck::structure);
+  EXPECT_EQ(report.answer_tokens, 6);
+  EXPECT_EQ(report.answer_count, 5);
+  std::vector<std::pair<int64_t, int64_t>> bins;
+  for (const auto& bin : report.distances) bins.emplace_back(bin.from_tokens, bin.answer_count);
+  EXPECT_EQ(bins, (std::vector<std::pair<int64_t, int64_t>>{{2, 2}, {4, 2}, {8, 0}, {16, 1}}));
+  EXPECT_NE(to_text(report).find("5 answers, 6 tokens"), std::string::npos) << to_text(report);
+  const auto json = nlohmann::json::parse(to_json(report));
+  EXPECT_EQ(json["answer_count"], 5);
+  EXPECT_EQ(json["answer_distances"][3]["from_tokens"], 16);
+}
+
 TEST(InspectCorpusTest, EverythingFindsAFlippedBitThatTheStructureHides) {
   const Folder folder;
   const std::string path = write_counting_corpus(folder.file("c.h5"), {5000});

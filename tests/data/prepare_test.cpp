@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -76,6 +77,52 @@ TEST_F(PrepareTest, ValidationCutsASingleDocument) {
   prepare(wanted);
   EXPECT_EQ(texts_of(Corpus::open(folder_.file("c.h5")))[0], text.substr(0, 900));
   EXPECT_EQ(texts_of(Corpus::open(folder_.file("c.validation.h5")))[0], text.substr(900));
+}
+
+TEST_F(PrepareTest, ATaskIsGeneratedAndItsValidationIsNew) {
+  auto wanted = options({});
+  wanted.task.name = "induction";
+  wanted.task.seq_len = 7;
+  wanted.vocabulary = 5;
+  wanted.samples = 180;  // of 4 * 3^4 different ones: many are drawn more than once
+  wanted.validation_share = 0.2;
+  const PrepareReport report = prepare(wanted);
+  EXPECT_EQ(report.answer_tokens, 180);
+  EXPECT_NE(to_text(report).find("180 tokens are answers"), std::string::npos) << to_text(report);
+  const Corpus train = Corpus::open(folder_.file("c.h5")), validation = Corpus::open(folder_.file("c.validation.h5"));
+  EXPECT_EQ(train.document_count(), 144);
+  EXPECT_EQ(validation.document_count(), 36);
+  EXPECT_EQ(validation.answers().size(), 36u);
+  EXPECT_EQ(validation.answers()[1], 13);
+  EXPECT_EQ(train.tokenizer_hash(), make_id_tokenizer("ids", 5, 0)->hash());
+  const std::vector<std::string> trained = texts_of(train);
+  for (const std::string& text : texts_of(validation)) {
+    EXPECT_EQ(std::ranges::find(trained, text), trained.end()) << text;
+  }
+  const std::string bytes = read_file(folder_.file("c.validation.h5"));
+  prepare(wanted);
+  EXPECT_TRUE(read_file(folder_.file("c.validation.h5")) == bytes) << "not the same again";
+}
+
+TEST_F(PrepareTest, TasksThatCannotBe) {
+  auto wanted = options({});
+  wanted.task.name = "induction";
+  wanted.task.seq_len = 5;
+  wanted.vocabulary = 4;
+  wanted.samples = 1000;
+  expect_error([&] { prepare(wanted); }, {"induction has hardly more than", "different samples of 5 tokens"});
+  EXPECT_TRUE(folder_.entries().empty());
+  wanted.samples = 1;
+  wanted.validation_share = 0.5;
+  expect_error([&] { prepare(wanted); }, {"1 samples are too few"});
+  wanted.validation_share = 0;
+  wanted.input.paths = {"text"};
+  expect_error([&] { prepare(wanted); }, {"has no input"});
+  wanted.input.paths = {};
+  wanted.task.name = "";
+  expect_error([&] { prepare(wanted); }, {"no input"});
+  wanted.task.name = "recall";
+  expect_error([&] { prepare(wanted); }, {"no task \"recall\""});
 }
 
 TEST_F(PrepareTest, TokenFilesKeepTheirIds) {

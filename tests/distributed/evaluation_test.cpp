@@ -140,7 +140,7 @@ TEST_F(EvaluationTest, EveryWorldGivesTheBinsOfAPlainLoop) {
         SCOPED_TRACE(testing::Message() << world.ranks << " ranks, rings of " << world.ring << ' '
                                         << name_of(world.layout));
         const auto bins = on_world(world, [&](const ModelRank& rank) {
-          return evaluate(rank, reader, kWindows, rule, sliding_window);
+          return evaluate(rank, reader, kWindows, rule, sliding_window).bins;
         });
         expect_bins_of(tokens, kLength, *bins[0], kTolerance);
         EXPECT_TRUE(bins[0]->in_context_score().has_value());
@@ -152,7 +152,7 @@ TEST_F(EvaluationTest, EveryWorldGivesTheBinsOfAPlainLoop) {
 
 TEST_F(EvaluationTest, AWindowForOneOfTwoRingsIsCountedOnce) {
   const auto bins = on_world({Layout::zigzag, 4, 2}, [&](const ModelRank& rank) {
-    return evaluate(rank, reader, 1, MaskRule::document, 0);
+    return evaluate(rank, reader, 1, MaskRule::document, 0).bins;
   });
   expect_bins_of(plain_tokens(1, MaskRule::document, 0), kLength, *bins[3], kTolerance);
 }

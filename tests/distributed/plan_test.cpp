@@ -12,14 +12,18 @@
 namespace ringlet::test {
 namespace {
 
-/// Every config of the project, its sizes as they are but for a length that trains in a second; those for a GPU smaller.
+/// Every config of the project, its sizes as they are but for a length that trains in a second;
+/// those for a GPU smaller, of those with stages the first.
 std::vector<Config> project_configs(const std::string& corpus) {
   std::vector<Config> configs;
   for (const auto& entry : std::filesystem::directory_iterator(RINGLET_SOURCE_DIR "/configs")) {
-    const std::vector<std::string> overrides{
-        "data.corpus=" + corpus, "data.validation=" + corpus, "run.seq_len=333", "run.verify=off",
-        "train.steps=2", "train.warmup_steps=0", "train.decay_steps=1", "checkpoint.every=0"};
-    Config config = load_config(entry.path(), overrides);
+    const std::vector<std::string> overrides{"data.corpus=" + corpus, "data.validation=" + corpus,
+                                             "run.verify=off", "checkpoint.every=0"};
+    Config config = stage_config(load_config(entry.path(), overrides), 1);
+    config.run.seq_len = 333;
+    config.train.steps = 2;
+    config.train.warmup_steps = 0;
+    config.train.decay_steps = 1;
     if (config.run.device == DeviceKind::cuda) {
       config.run.device = DeviceKind::cpu;
       config.model.layers = 2;

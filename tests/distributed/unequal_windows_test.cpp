@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <fstream>
 
+#include "tests/support/answer_corpus.h"
 #include "tests/support/compare.h"
 #include "train/verify/reference_gpt.h"
 #include "train/verify/verify_problem.h"
@@ -58,7 +59,7 @@ ReferenceInput window_input(const WindowReader& windows, int64_t index) {
 }
 
 /// All windows of the corpus as one batch: the mean loss over their tokens, and its gradient.
-ReferenceResult mean_over_tokens(const Config& config) {
+ReferenceResult mean_over_tokens(const Config& config, int64_t scored_tokens) {
   const Corpus corpus = Corpus::open(config.data.corpus);
   const WindowReader windows(corpus, config.run.seq_len);
   std::vector<ReferenceInput> inputs;
@@ -68,7 +69,7 @@ ReferenceResult mean_over_tokens(const Config& config) {
     tokens += std::ranges::count_if(inputs.back().labels, [](int32_t label) { return label >= 0; });
   }
   EXPECT_EQ(inputs.size(), 3u);
-  EXPECT_EQ(tokens, 96 + 54 + 70);
+  EXPECT_EQ(tokens, scored_tokens);
   ReferenceResult sum;
   for (ReferenceInput& input : inputs) {
     input.config = config.gpt(corpus.vocabulary());
@@ -85,13 +86,13 @@ ReferenceResult mean_over_tokens(const Config& config) {
   return sum;
 }
 
-TEST(UnequalWindowsTest, AStepIsOneMeanOverTheTokensOfItsWindows) {
-  const TemporaryFolder folder;
-  Config config = tiny_training(short_corpus(folder), 1, 1);
+/// On worlds of many shapes; the corpus has three windows, of 96 + 54 + 70 tokens.
+void expect_one_mean(const std::string& corpus, int64_t scored_tokens) {
+  Config config = tiny_training(corpus, 1, 1);
   config.train.steps = 1;
   config.train.batch_windows = 3;  // on two rings: two windows and one
   config.train.clip_norm = 0;
-  const ReferenceResult expected = mean_over_tokens(config);
+  const ReferenceResult expected = mean_over_tokens(config, scored_tokens);
   double squares = 0;
   for (const auto& [name, gradient] : expected.gradients)
     for (const double value : gradient) squares += value * value;
@@ -112,6 +113,20 @@ TEST(UnequalWindowsTest, AStepIsOneMeanOverTheTokensOfItsWindows) {
       EXPECT_LE(error_of(actual, gradient), kGradientTolerance) << name;
     }
   }
+}
+
+TEST(UnequalWindowsTest, AStepIsOneMeanOverTheTokensOfItsWindows) {
+  const TemporaryFolder folder;
+  expect_one_mean(short_corpus(folder), 96 + 54 + 70);
+}
+
+// Four in the first window, none in the second, two in the third.
+TEST(UnequalWindowsTest, OfAnswersTheyAloneAreTheMean) {
+  const TemporaryFolder folder;
+  const std::string path = (folder.path() / "answers.h5").string();
+  expect_one_mean(write_answer_corpus(path, 23, {130, 20, 70},
+                                      {{{1, 1}, {47, 9}, {48, 9}, {96, 2}}, {}, {{40, 40}, {69, 1}}}),
+                  6);
 }
 
 }  // namespace

@@ -108,6 +108,40 @@ TEST_F(ProgramTest, InterruptedAndResumedIsTheSameRun) {
   }
 }
 
+// A stage ends at step 150, another at 225.
+TEST_F(ProgramTest, InterruptedInAnyStageAndResumedIsTheSameRun) {
+  const auto staged = [&](const std::string& name, bool resume) {
+    std::vector<std::string> arguments = training(name);
+    std::string text = file_text(arguments[1]);
+    text.replace(text.find("steps = 40\n"), 11, "");
+    write_text(arguments[1],
+               text +
+                   "[[stage]]\ntokens = 7200\nseq_len = 48\n[[stage]]\ntokens = 7200\n"
+                   "[[stage]]\ntokens = 9600\nseq_len = 200\n");
+    if (resume) arguments.push_back("--resume");
+    return arguments;
+  };
+  const ProgramResult whole = run(staged("whole", false));
+  ASSERT_EQ(whole.exit_code, 0) << whole.errors;
+  EXPECT_NE(whole.errors.find("stage 2 of 3: T = 96, rope base"), std::string::npos)
+      << whole.errors;
+  EXPECT_NE(whole.errors.find("stage 3: predicted beside measured"), std::string::npos)
+      << whole.errors;
+  for (const int64_t step : {20, 160, 230}) {
+    Program program(RINGLET_PROGRAM, staged("parts", step > 20), folder);
+    wait_for_step("parts", step);
+    program.send(SIGTERM);
+    const ProgramResult stopped = program.finish();
+    EXPECT_EQ(stopped.exit_code, 0) << stopped.errors;
+  }
+  const ProgramResult last = run(staged("parts", true));
+  EXPECT_EQ(last.exit_code, 0) << last.errors;
+  EXPECT_EQ(losses("parts").size(), 273u);
+  EXPECT_EQ(losses("parts"), losses("whole"));
+  const ProgramResult evaluated = run({"eval", "runs/parts", "--windows", "2", "--json"});
+  EXPECT_EQ(Json::parse(evaluated.output)["seq_len"], 200) << evaluated.errors;
+}
+
 // The first signal is heeded at the end of the step, and this step has no end.
 TEST_F(ProgramTest, ASecondSignalEndsTheProgramAtOnce) {
   for (const auto& [first, second] : {std::pair{SIGTERM, SIGTERM}, {SIGINT, SIGTERM}, {SIGTERM, SIGINT}}) {

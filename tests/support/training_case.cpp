@@ -98,8 +98,8 @@ std::vector<double> Trained::gradient_norms() const {
 
 Trained train_case(const Config& config, const TrainingOptions& options) {
   const Corpus corpus = Corpus::open(config.data.corpus);
-  const WindowReader windows(corpus, config.run.seq_len);
-  const GptConfig gpt = config.gpt(corpus.vocabulary());
+  const std::vector<StageParts> stages = parts_of_stages(config, corpus, nullptr);
+  const GptConfig gpt = stages.front().gpt;
   Trained result;
   for (const ParameterShape& shape : parameter_shapes(gpt)) {
     result.weights[shape.name].resize(shape.size());
@@ -107,38 +107,46 @@ Trained train_case(const Config& config, const TrainingOptions& options) {
     result.second_moments[shape.name].resize(shape.size());
   }
   std::atomic<bool> stop = false;
-  const TrainingRun run{config, gpt, windows, nullptr, options.resume, options.folder,
-                        corpus.fingerprint(), corpus.tokenizer_name(), corpus.tokenizer_hash(),
-                        [&] { return stop.load(); },
-                        [&](const MetricsRecord& record) {
-                          result.records.push_back(record);
-                          if (record.step == options.stop_after_step) stop = true;
-                        },
-                        nullptr};
-  const SequenceLayout layout =
-      make_layout(config.run.layout, config.run.seq_len, int(config.run.ring_size()));
+  const auto report = [&](const MetricsRecord& record) {
+    result.records.push_back(record);
+    if (record.step == options.stop_after_step) stop = true;
+  };
+  const int64_t done = options.resume != nullptr ? options.resume->info().step : 0;
+  std::vector<TrainingRun> runs;
+  for (int64_t number = stage_at(config, done + 1).number; number <= stage_count(config);
+       ++number) {
+    const StageParts& stage = stages[size_t(number - 1)];
+    runs.push_back({stage.config, stage.gpt, stage.windows, nullptr,
+                    runs.empty() ? options.resume : nullptr, options.folder, corpus.fingerprint(),
+                    corpus.tokenizer_name(), corpus.tokenizer_hash(), [&] { return stop.load(); },
+                    report, [&](const std::string& line) { result.said.push_back(line); },
+                    config.stages.empty() ? nullptr : &config, number});
+  }
   ThreadsOptions threads;
   threads.ranks = int(config.run.ranks);
   std::vector<ValuesByName> weights(threads.ranks);
   threads.timeout = options.timeout;
   threads.memory = options.memory;
+  const Config longest = stage_config(config, chosen_stage(config, 0));
   run_ranks(threads, [&](Comm& all_ranks, Trace& trace) {
     const auto device = options.backend_of(all_ranks.rank())(
         config.memory.arena_bytes > 0 ? config.memory.arena_bytes : int64_t{1} << 32, trace);
     std::unique_ptr<Offload> offload;
     if (!config.memory.offload.empty()) {
-      offload = make_file_offload(config.memory.offload, offload_bytes(config, all_ranks.rank()), trace);
+      offload =
+          make_file_offload(config.memory.offload, offload_bytes(longest, all_ranks.rank()), trace);
     }
     const std::unique_ptr<Comm> own_world = all_ranks.split(0);  // dies before the device
     Comm& world = *own_world;
     const std::unique_ptr<Comm> ring = world.split(world.rank() / int(config.run.ring_size()));
-    Trainer trainer(run, {*device, *ring, trace, offload.get()}, world, layout);
-    const RunEnd end = trainer.run();
-    collect_state(trainer, *device, result);
+    const auto ended = [&](const TrainingRun&, const Trainer& trainer) {
+      collect_state(trainer, *device, result);
+      for (const Parameter& parameter : trainer.parameters().all()) {
+        weights[world.rank()][parameter.name] = host_values(*device, parameter.weight);
+      }
+    };
+    const RunEnd end = train_stages(runs, {*device, *ring, trace, offload.get()}, world, ended);
     if (world.rank() == 0) result.end = end;
-    for (const Parameter& parameter : trainer.parameters().all()) {
-      weights[world.rank()][parameter.name] = host_values(*device, parameter.weight);
-    }
   });
   for (const ValuesByName& of_rank : weights) {
     CHECK(of_rank == weights[0], "the ranks' weights have drifted apart");

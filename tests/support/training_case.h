@@ -7,7 +7,7 @@
 
 #include "kernels/comm/rank_memory.h"
 #include "tests/support/ring_case.h"
-#include "train/trainer.h"
+#include "train/stage_training.h"
 
 namespace ringlet::test {
 
@@ -40,6 +40,7 @@ struct Trained {
   std::vector<MetricsRecord> records;  // of every step
   ValuesByName weights, first_moments, second_moments;  // f32, whatever the model computes in
   RunEnd end = RunEnd::finished;
+  std::vector<std::string> said;  // lines for the user
   std::vector<double> losses() const;
   std::vector<double> gradient_norms() const;
 };

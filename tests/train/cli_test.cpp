@@ -47,7 +47,7 @@ Finished run(const std::string& arguments) {
 }
 
 const std::vector<const char*> kCommands{"prepare", "inspect",  "train",
-                                         "eval",    "generate", "plan", "verify", "explain", "profile", "scale",
+                                         "eval",    "generate", "plan", "verify", "explain", "profile", "scale", "study",
                                          "report", "doctor"};
 
 TEST(CommandLine, EveryCommandHasHelpWithAnExample) {
@@ -106,6 +106,27 @@ TEST(CommandLine, PrepareOptions) {
   EXPECT_EQ(format, OutputFormat::json);
 }
 
+TEST(CommandLine, PrepareATask) {
+  const auto options = parse_as<PrepareCommand>({"prepare", "--task", "passkey", "--text", "book.txt", "--seq-len", "4k",
+                                                 "--distance", "100..2k", "--samples", "20", "--items", "6", "--seed",
+                                                 "3", "-o", "c.h5"})
+                           .options;
+  EXPECT_EQ(options.task.name, "passkey");
+  EXPECT_EQ(options.task.text, "book.txt");
+  EXPECT_EQ(options.task.seq_len, 4096);
+  EXPECT_EQ(options.task.least_distance, 100);
+  EXPECT_EQ(options.task.most_distance, 2048);
+  EXPECT_EQ(options.samples, 20);
+  EXPECT_EQ(options.task.items, 6);
+  EXPECT_EQ(options.task.seed, 3);
+  const auto one = parse_as<PrepareCommand>({"prepare", "--task", "copy", "--distance", "50", "-o", "c.h5"}).options;
+  EXPECT_EQ(one.task.least_distance, 50);
+  EXPECT_EQ(one.task.most_distance, 50);
+  for (const char* wrong : {"9..5", "..5", "5..", "a", "0..4", "-3"}) {
+    EXPECT_THROW(parse({"prepare", "--task", "copy", "-o", "c.h5", "--distance", wrong}), UsageError) << wrong;
+  }
+}
+
 TEST(CommandLine, InspectEvalGenerateAndDoctorOptions) {
   const auto inspect = parse_as<InspectOptions>({"inspect", "x.h5", "--verify"});
   EXPECT_EQ(inspect.path, "x.h5");
@@ -146,6 +167,8 @@ TEST(CommandLine, WrongUsageIsAUsageErrorWithAdvice) {
       {"prepare", "a"},
       {"prepare", "a", "-o", "c.h5", "--format", "pdf"},
       {"prepare", "a", "-o", "c.h5", "--validation", "2"},
+      {"prepare", "a", "-o", "c.h5", "--samples", "20"},
+      {"prepare", "--task", "mqar", "-o", "c.h5", "--tokenizer", "byte"},
       {"eval", "runs/a", "--ranks", "0"},
       {"eval", "runs/a", "--ranks", "two"},
       {"generate", "runs/a", "--temperature", "-1"},
@@ -177,7 +200,7 @@ TEST(Program, ExitCodesAndStreams) {
 TEST(Program, AnErrorIsOneLineOfWhyAndOneOfWhatToDo) {
   for (const char* arguments :
        {"inspect /nowhere", "nonsense", "train /nowhere.toml", "eval /nowhere", "generate /nowhere",
-        "prepare /nowhere -o /tmp/x.h5"}) {
+        "prepare /nowhere -o /tmp/x.h5", "prepare --task recall -o /tmp/x.h5"}) {
     const Finished finished = run(std::string(arguments) + " 2>&1 >/dev/null");
     EXPECT_NE(finished.code, 0) << arguments;
     EXPECT_EQ(std::count(finished.output.begin(), finished.output.end(), '\n'), 2)

@@ -146,6 +146,24 @@ TEST(Metrics, EmptyBinsAreNullWithoutAWarning) {
   EXPECT_FALSE(json.contains("non_finite"));
 }
 
+// Samples whose answers stand at the end: no token of the first quarter counts.
+TEST(Metrics, QuartersWithoutTokensAreNoWarning) {
+  EvalRecord record{7, PositionBins(8)};
+  record.bins.add(7, 7, 2.5);
+  record.bins.add(6, 6, 2.5);
+  const Json json = Json::parse(to_json_line(record));
+  EXPECT_TRUE(json["loss_first_quarter"].is_null());
+  EXPECT_EQ(json["loss_last_quarter"], 2.5);
+  EXPECT_FALSE(json.contains("non_finite"));
+  MetricsRecord step = sample_record();
+  step.loss_first_quarter = kNotFinite;
+  EXPECT_EQ(progress_text(step, -1).find("1/4"), std::string::npos);
+  EXPECT_FALSE(Json::parse(to_json_line(step)).contains("non_finite"));
+  step.loss = kNotFinite;
+  EXPECT_NE(progress_text(step, -1).find("(first 1/4 nan"), std::string::npos);
+  EXPECT_EQ(Json::parse(to_json_line(step))["non_finite"], Json({"loss", "loss_first_quarter"}));
+}
+
 TEST(Metrics, EvenRanksHaveNoImbalance) {
   MetricsRecord record;
   EXPECT_EQ(record.imbalance(), 1);

@@ -166,6 +166,39 @@ TEST(PlanCommand, AutoResumesAsItBegan) {
   EXPECT_EQ(train("little", "2", "100000000"), began);
 }
 
+TEST(PlanCommand, PlansTheStageThatNeedsMost) {
+  const PlanProgram plan;
+  const std::filesystem::path config = plan.folder.path() / "stages.toml";
+  std::ofstream(config)
+      << "[model]\nlayers = 4\nwidth = 32\n[[stage]]\ntokens = 9000\nseq_len = 500\n"
+         "[[stage]]\ntokens = 9000\nseq_len = 3000\n[[stage]]\ntokens = 9000\nseq_len = 1000\n";
+  const auto run = [&](std::vector<std::string> words) {
+    words.insert(words.begin(), {"XDG_CACHE_HOME=" + plan.cache().string(), RINGLET_PROGRAM, "plan",
+                                 config.string()});
+    return run_program("/usr/bin/env", words, plan.folder.path());
+  };
+  const auto fullest = nlohmann::json::parse(run({"--json"}).output),
+             first = nlohmann::json::parse(run({"--stage", "1", "--json"}).output);
+  EXPECT_EQ(fullest["stage"], 2);
+  ASSERT_EQ(fullest["stages"].size(), 3u);
+  EXPECT_EQ(fullest["stages"][1]["peak_bytes"], fullest["memory"][0]["peak_bytes"]);
+  EXPECT_EQ(fullest["stages"][0]["peak_bytes"], first["memory"][0]["peak_bytes"]);
+  EXPECT_EQ(fullest["stages"][0]["steps"], 18);
+  int64_t all_recomputed = 0;
+  for (const auto& knob : fullest["knobs"]) {
+    if (knob["name"] == "recompute full") all_recomputed = knob["peak_bytes"];
+  }
+  const ProgramResult text = run({"--budget", std::to_string(all_recomputed)});
+  EXPECT_THAT(text.output, HasSubstr("what follows is of stage 2, which needs most memory"));
+  EXPECT_THAT(text.output, HasSubstr("does not fit; --set stage.2.recompute=full"));
+  EXPECT_THAT(run({"--stage", "4"}).errors,
+              HasSubstr("there is no stage 4: the config has 3\n  choose a --stage from 1 to 3"));
+  const ProgramResult scale =
+      run_program(RINGLET_PROGRAM, {"scale", config.string(), "-o", "study"}, plan.folder.path());
+  EXPECT_EQ(scale.exit_code, 2);
+  EXPECT_THAT(scale.errors, HasSubstr("has stages, and scale measures lengths of its own"));
+}
+
 TEST(PlanCommand, AThousandRanksAreSecondsAndMegabytes) {
   const PlanProgram plan;
   const ProgramResult large =

@@ -111,6 +111,10 @@ TEST(Agreement, NamesTheFirstDifference) {
   EXPECT_EQ(disagreement(whole, whole), "");
   EXPECT_EQ(disagreement(agreement_of(other, "abc", 25), whole),
             "rank 3 has [train] steps = 7 where rank 0 has steps = 1000");
+  const Config in_stages = parse_config("[[stage]]\ntokens = 9", "test"),
+               longer = parse_config("[[stage]]\ntokens = 10", "test");
+  EXPECT_EQ(disagreement(agreement_of(longer, "abc", 25), agreement_of(in_stages, "abc", 25)),
+            "rank 3 has [[stage]] tokens = 10 where rank 0 has tokens = 9");
   EXPECT_EQ(disagreement(whole, agreement_of(config, "abc", 50)),
             "rank 3 has [start] step = 25 where rank 0 has step = 50");
   EXPECT_THAT(disagreement(whole, agreement_of(config, "abd", 25)), HasSubstr("corpus = abc"));

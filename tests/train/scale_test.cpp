@@ -8,7 +8,6 @@
 #include "kernels/check.h"
 #include "tests/support/program.h"
 #include "tests/support/training_case.h"
-#include "train/scale/cell_run.h"
 #include "train/quantile.h"
 #include "train/scale/study.h"
 #include "train/units.h"
@@ -19,10 +18,6 @@ namespace {
 using testing::HasSubstr;
 
 const std::string kTiny = RINGLET_SOURCE_DIR "/configs/tiny.toml";
-
-CellWork tiny_work(std::vector<std::string> overrides = {}) {
-  return {.config = kTiny, .overrides = std::move(overrides), .vocabulary = 257, .least_steps = 2, .least_seconds = 0};
-}
 
 std::vector<std::string> lines_of(const std::filesystem::path& path) {
   std::ifstream stream(path);
@@ -78,55 +73,6 @@ TEST(Lengths, AreReadAndWritten) {
   EXPECT_EQ(length_text(1000), "1000");
 }
 
-// What the plan says of a cell is what its training does, to the byte.
-TEST(ScaleCell, PredictedBytesAreTheMeasuredOnes) {
-  const TemporaryFolder folder;
-  for (const char* layout : {"zigzag", "contiguous"}) {
-    const CellWork work = tiny_work({std::string("run.layout=") + layout, "train.batch_windows=2"});
-    for (const int64_t seq_len : {333, 500}) {
-      for (const int64_t ranks : {1, 3}) {
-        const PlannedCell planned = plan_cell(work, seq_len, ranks);
-        const std::optional<Cell> cell = measure_cell(work, planned, folder.path(), {});
-        ASSERT_TRUE(cell);
-        ASSERT_EQ(cell->status, CellStatus::done) << cell->reason;
-        EXPECT_EQ(cell->peak_bytes, cell->predicted_peak_bytes) << layout << seq_len << ranks;
-        EXPECT_EQ(cell->sent_bytes, cell->predicted_sent_bytes) << layout << seq_len << ranks;
-        EXPECT_EQ(cell->tokens_per_step, double(2 * seq_len));
-        EXPECT_GE(cell->steps, 2);
-        EXPECT_GT(cell->attention_ms, 0);
-        if (ranks == 1) {
-          EXPECT_EQ(cell->ring_wait_ms, 0);
-        }
-        EXPECT_GT(cell->mfu_percent, 0);
-        EXPECT_GT(cell->hfu_percent, cell->mfu_percent);
-      }
-    }
-  }
-  EXPECT_TRUE(std::filesystem::is_empty(folder.path()));  // the made-up text is gone
-}
-
-TEST(ScaleCell, WhatCannotRunKeepsItsReason) {
-  EXPECT_THAT(plan_cell(tiny_work(), 3, 4).cell.reason, HasSubstr("would hold 0 of 3 tokens"));
-  EXPECT_THAT(plan_cell(tiny_work({"run.ring=2"}), 64, 3).cell.reason, HasSubstr("run.ring = 2 does not divide"));
-  const CellWork small = tiny_work({"memory.arena_bytes=100000"});
-  const PlannedCell planned = plan_cell(small, 64, 1);
-  EXPECT_EQ(planned.cell.status, CellStatus::impossible);
-  EXPECT_THAT(planned.cell.reason, HasSubstr("out of memory: needs"));
-  EXPECT_GT(planned.cell.predicted_peak_bytes, 100000);
-  // Measured all the same, it fails with the arena's own words.
-  const TemporaryFolder folder;
-  const std::optional<Cell> failed = measure_cell(small, planned, folder.path(), {});
-  ASSERT_TRUE(failed);
-  EXPECT_EQ(failed->status, CellStatus::failed);
-  EXPECT_THAT(failed->reason, HasSubstr("out of memory: '"));
-  EXPECT_TRUE(std::isnan(failed->step_ms));
-}
-
-TEST(ScaleCell, AStopLeavesNoCell) {
-  const TemporaryFolder folder;
-  EXPECT_FALSE(measure_cell(tiny_work(), plan_cell(tiny_work(), 64, 2), folder.path(), [] { return true; }));
-}
-
 /// A measured cell by the numbers that others are compared with.
 Cell cell_of(int64_t seq_len, int64_t ranks, double step_ms, double flops) {
   Cell cell;
@@ -136,6 +82,7 @@ Cell cell_of(int64_t seq_len, int64_t ranks, double step_ms, double flops) {
   cell.tokens_per_rank = double(seq_len / ranks);
   cell.cores = double(std::min<int64_t>(ranks, 2));
   cell.step_ms = step_ms;
+  cell.step_samples_ms = {step_ms};
   cell.model_flops = flops;
   cell.attention_ms = step_ms / double(2 * ranks);
   cell.ring_wait_ms = 0;
@@ -157,9 +104,53 @@ TEST(Study, EfficienciesAreFlopsOfACoreBesideTheFewestRanks) {
   EXPECT_TRUE(std::isnan(study.cells[0].strong_percent));  // nothing to compare it with
   ASSERT_EQ(study.fits.size(), 3u);
   EXPECT_EQ(study.fits[0].lengths, (std::vector<double>{100, 200, 400}));
-  EXPECT_NEAR(study.fits[0].memory.coefficients[0], 1000, 1e-6);
-  EXPECT_NEAR(study.fits[0].memory.coefficients[1], 10, 1e-9);
+  ASSERT_EQ(study.fits[0].memory.size(), 1u);
+  EXPECT_NEAR(study.fits[0].memory[0].fit.coefficients[0], 1000, 1e-6);
+  EXPECT_NEAR(study.fits[0].memory[0].fit.coefficients[1], 10, 1e-9);
   EXPECT_TRUE(study.fits[1].time.coefficients.empty());
+}
+
+// Memory is the largest of several lines: each is fitted where it is.
+TEST(Study, MemoryHasALineForEachMoment) {
+  std::vector<Cell> visits;
+  for (const int64_t seq_len : {100, 200, 400, 800, 1600}) {
+    Cell cell = cell_of(seq_len, 2, 20, 1e5);
+    const double share = double(seq_len) / 2;
+    cell.peak_moment = 2000 + 10 * share > 30 * share ? "flat" : "steep";  // they meet at 100 tokens a rank
+    cell.peak_bytes = std::max(2000 + 10 * share, 30 * share);
+    visits.push_back(cell);
+  }
+  const FitsOfRanks fits = make_study({{{"mode", "strong"}}, visits}).fits.at(0);
+  ASSERT_EQ(fits.memory.size(), 2u);
+  EXPECT_EQ(fits.memory[0].lengths, (std::vector<double>{100}));
+  EXPECT_TRUE(fits.memory[0].fit.coefficients.empty());
+  EXPECT_EQ(fits.memory[1].lengths, (std::vector<double>{200, 400, 800, 1600}));
+  EXPECT_NEAR(fits.memory[1].fit.coefficients[1], 30, 1e-9);
+  EXPECT_LT(fits.memory[1].fit.largest_residual(), 1e-12);
+  EXPECT_THAT(memory_fit_text(fits), testing::AllOf(HasSubstr("R = 2, 100, fullest in flat: one length"),
+                                                    HasSubstr("R = 2, 200 to 1600, fullest in steep: a = ")));
+}
+
+TEST(Study, VisitsOfACellAreOne) {
+  const auto visit = [](std::vector<double> samples, double exposed_ms, double gradient_error) {
+    Cell cell = cell_of(100, 2, samples.front(), 1e6);
+    cell.step_samples_ms = std::move(samples);
+    cell.tokens_per_step = 100;
+    cell.exposed_ms = exposed_ms;
+    cell.gradient_error = gradient_error;
+    return cell;
+  };
+  Cell lost = cell_of(200, 2, NAN, 1e6);
+  lost.status = CellStatus::failed;
+  const std::vector<Cell> cells = merge_visits(
+      std::vector{visit({10, 11}, 1, 1e-6), cell_of(200, 2, 50, 1e6), visit({90, 80, 12}, 9, NAN), visit({13, 14}, 2, NAN), lost});
+  ASSERT_EQ(cells.size(), 2u);
+  EXPECT_EQ(cells[0].steps, 7);
+  EXPECT_EQ(cells[0].step_ms, 13);  // of all steps: a slow visit does not count by itself
+  EXPECT_NEAR(cells[0].tokens_per_second, 1e5 / 13, 1e-9);
+  EXPECT_EQ(cells[0].exposed_ms, 2);
+  EXPECT_EQ(cells[0].gradient_error, 1e-6);
+  EXPECT_EQ(cells[1].status, CellStatus::failed);
 }
 
 TEST(CellsFile, GoesOnBehindTheLastWholeLine) {
@@ -168,6 +159,7 @@ TEST(CellsFile, GoesOnBehindTheLastWholeLine) {
   const StudySettings settings{{"mode", "strong"}, {"config", "a = 1\nb = 2\n"}};
   Cell done = cell_of(100, 1, 20, 1e5), failed = cell_of(200, 1, NAN, NAN);
   failed.status = CellStatus::failed;
+  failed.step_samples_ms.clear();
   failed.reason = "it is \"said\", with\ta tab";
   {
     CellsFile file(study, settings);
@@ -176,16 +168,18 @@ TEST(CellsFile, GoesOnBehindTheLastWholeLine) {
   }
   const std::string whole = file_text(cells_path(study));
   std::ofstream(cells_path(study), std::ios::app) << R"({"seq_len":400,"ran)";
-  EXPECT_EQ(read_cells(study).cells.size(), 2u);
+  EXPECT_EQ(read_cells(study).visits.size(), 2u);
   {
     CellsFile file(study, settings);
     EXPECT_EQ(file_text(cells_path(study)), whole);
-    EXPECT_TRUE(file.has(100, 1));
-    EXPECT_TRUE(file.has(200, 1));
-    EXPECT_FALSE(file.has(400, 1));
-    EXPECT_EQ(file.cells()[1].reason, failed.reason);
-    EXPECT_EQ(file.cells()[0].step_ms, 20);
-    EXPECT_TRUE(std::isnan(file.cells()[1].step_ms));
+    EXPECT_TRUE(file.has(100, 1, 0));
+    EXPECT_FALSE(file.has(100, 1, 1));  // a second visit
+    EXPECT_TRUE(file.has(200, 1, 0));
+    EXPECT_TRUE(file.has(200, 1, 1));   // it failed
+    EXPECT_FALSE(file.has(400, 1, 0));
+    EXPECT_EQ(file.visits()[1].reason, failed.reason);
+    EXPECT_EQ(file.visits()[0].step_ms, 20);
+    EXPECT_TRUE(std::isnan(file.visits()[1].step_ms));
     EXPECT_THROW(CellsFile(study, settings), Error);  // another process, as it were
   }
   const auto cause = [&](const std::filesystem::path& path, const StudySettings& other) {
@@ -219,17 +213,19 @@ TEST(ScaleCommand, RepeatsNoFinishedCell) {
   ASSERT_EQ(first.exit_code, 0) << first.errors;
   EXPECT_THAT(first.output, HasSubstr("T = 64 on 100 ranks: impossible: rank 64 of the ring would hold 0 of 64 tokens"));
   const std::vector<std::string> lines = lines_of(cells);
-  ASSERT_EQ(lines.size(), 7u);
-  // Killed while the last but one cell was written.
-  std::string torn;
-  for (size_t i = 0; i < 5; ++i) torn += lines[i] + '\n';
-  write_text(cells, torn + lines[5].substr(0, 40));
-  const ProgramResult second = scale(folder.path(), grid);
-  ASSERT_EQ(second.exit_code, 0) << second.errors;
-  const std::vector<std::string> again = lines_of(cells);
-  ASSERT_EQ(again.size(), 7u);
-  for (size_t i = 0; i < 5; ++i) EXPECT_EQ(again[i], lines[i]) << i;
-  EXPECT_NE(again[5], lines[5]);  // measured anew, with times of its own
+  ASSERT_EQ(lines.size(), 15u);  // settings, three visits of four cells, two that are impossible
+  // Killed while a cell of the first visits was written, and one of the last.
+  for (const size_t whole : {4, 12}) {
+    std::string torn;
+    for (size_t i = 0; i < whole; ++i) torn += lines[i] + '\n';
+    write_text(cells, torn + lines[whole].substr(0, 40));
+    const ProgramResult second = scale(folder.path(), grid);
+    ASSERT_EQ(second.exit_code, 0) << second.errors;
+    const std::vector<std::string> again = lines_of(cells);
+    ASSERT_EQ(again.size(), 15u);
+    for (size_t i = 0; i < whole; ++i) EXPECT_EQ(again[i], lines[i]) << i;
+    EXPECT_NE(again[whole], lines[whole]);  // measured anew, with times of its own
+  }
   for (const char* name : {"cells.csv", "study.json", "report.html", "report_time.svg"}) {
     EXPECT_TRUE(std::filesystem::exists(folder.path() / "s" / name)) << name;
   }
@@ -237,7 +233,7 @@ TEST(ScaleCommand, RepeatsNoFinishedCell) {
   EXPECT_EQ(json["cells"].size(), 6u);
   EXPECT_EQ(lines_of(folder.path() / "s" / "cells.csv").size(), 7u);
 
-  const ProgramResult other = scale(folder.path(), {"--steps", "2", "-o", "s"});
+  const ProgramResult other = scale(folder.path(), {"--steps", "4", "-o", "s"});
   EXPECT_EQ(other.exit_code, 1);
   EXPECT_THAT(other.errors, HasSubstr("another steps"));
 }
@@ -256,6 +252,30 @@ TEST(ScaleCommand, LongestContextIsTrained) {
     EXPECT_EQ(cell["seq_len"].get<int64_t>() % 1024, 0);
   }
   EXPECT_GT(cells[1]["seq_len"], cells[0]["seq_len"]);
+}
+
+TEST(ScaleCommand, WeakGridHasTheSameTokensARank) {
+  const TemporaryFolder folder;
+  const ProgramResult result = scale(
+      folder.path(), {"--weak", "--seq-len", "64,80", "--ranks", "1,2", "--steps", "1", "-o", "s", "--json"});
+  ASSERT_EQ(result.exit_code, 0) << result.errors;
+  const auto cells = nlohmann::json::parse(result.output)["cells"];
+  ASSERT_EQ(cells.size(), 4u);
+  for (size_t i = 0; i < 4; ++i) {
+    const int64_t share = i < 2 ? 64 : 80, ranks = i % 2 == 0 ? 1 : 2;
+    EXPECT_EQ(cells[i]["tokens_per_rank"], share) << i;
+    EXPECT_EQ(cells[i]["ranks"], ranks) << i;
+    EXPECT_EQ(cells[i]["seq_len"], share * ranks) << i;
+    EXPECT_EQ(cells[i]["status"], "done") << i;
+  }
+  const double beside = cells[1]["model_flops"].get<double>() / cells[1]["step_ms"].get<double>() /
+                        cells[1]["cores"].get<double>();
+  const double fewest = cells[0]["model_flops"].get<double>() / cells[0]["step_ms"].get<double>() /
+                        cells[0]["cores"].get<double>();
+  EXPECT_EQ(cells[0]["weak_percent"], 100);
+  EXPECT_NEAR(cells[1]["weak_percent"].get<double>(), 100 * beside / fewest, 1e-6);
+  EXPECT_LE(cells[1]["gradient_error"].get<double>(), cells[1]["gradient_tolerance"].get<double>());
+  EXPECT_THAT(file_text(folder.path() / "s" / "report.html"), HasSubstr("Weak efficiency"));
 }
 
 TEST(ScaleCommand, BadInputIsOneLineAndAdvice) {

@@ -20,6 +20,7 @@ struct EvalResult {
   int64_t step = 0, seq_len = 0, ring = 0, windows = 0;
   std::string corpus;
   std::optional<PositionBins> bins;
+  std::optional<AnswerScores> answers;
   std::optional<double> bits_per_byte, bigram_loss;
   std::optional<ContextComparison> comparison;
 };
@@ -31,6 +32,10 @@ void check_options(const EvalOptions& options, const Config& config, const Check
                             corpus.path(), corpus.tokenizer_name()),
                 "prepare the text with the checkpoint's tokenizer");
   }
+  if (!options.bigram_corpus.empty() && !corpus.answers().empty()) {
+    throw UsageError(fmt::format("a bigram model scores all tokens, {} only its answers", corpus.path()),
+                     "leave --bigram out");
+  }
   if (options.compare_context != 0 &&
       (options.compare_context < 2 || options.compare_context >= config.run.seq_len)) {
     throw UsageError(fmt::format("a context of {} tokens cannot be compared with {}",
@@ -39,7 +44,7 @@ void check_options(const EvalOptions& options, const Config& config, const Check
   }
 }
 
-/// The config of the run, with the device, ring and length that were asked for.
+/// The config of the run, in its last stage, with the device, ring and length that were asked for.
 Config eval_config(const EvalOptions& options, const CheckpointInfo& info) {
   std::vector<std::string> overrides = options.overrides;
   const auto set = [&](const char* key, int64_t value) {
@@ -49,7 +54,7 @@ Config eval_config(const EvalOptions& options, const CheckpointInfo& info) {
   overrides.insert(overrides.end(), {"run.link=", "memory.offload="});  // for training only
   if (options.ranks != 0) set("run.ranks", options.ranks);
   if (options.seq_len != 0) set("run.seq_len", options.seq_len);
-  return parse_config(info.config_toml, "config of the checkpoint", overrides);
+  return trained_config(info, overrides);
 }
 
 EvalResult run_eval(const EvalOptions& options, const Config& config, const Checkpoint& checkpoint,
@@ -72,7 +77,7 @@ EvalResult run_eval(const EvalOptions& options, const Config& config, const Chec
     load_weights(checkpoint, parameters);
     Gpt gpt(parameters);
     const ModelRank rank{context, world, layout, settings, gpt};
-    const PositionBins bins =
+    const Evaluation evaluation =
         evaluate(rank, reader, result.windows, config.data.mask, config.data.window);
     std::optional<ContextComparison> comparison;
     if (options.compare_context > 0) {
@@ -80,7 +85,8 @@ EvalResult run_eval(const EvalOptions& options, const Config& config, const Chec
                                    config.data.window, options.compare_context);
     }
     if (world.rank() != 0) return;
-    result.bins = bins;
+    result.bins = evaluation.bins;
+    result.answers = evaluation.answers;
     result.comparison = comparison;
   });
   result.bits_per_byte = bits_per_byte(corpus, reader, result.windows, *result.bins);
@@ -92,8 +98,9 @@ EvalResult run_eval(const EvalOptions& options, const Config& config, const Chec
 
 using Bins = std::vector<PositionBins::Bin>;
 
-std::string table_of(const char* heading, const Bins& bins) {
-  std::vector<std::vector<std::string>> rows{{heading, "tokens", "loss", "standard error"}};
+std::string table_of(const char* heading, const Bins& bins, const char* counted = "tokens",
+                     const char* mean = "loss") {
+  std::vector<std::vector<std::string>> rows{{heading, counted, mean, "standard error"}};
   for (const auto& [first, last, loss] : bins) {
     if (loss.count == 0) continue;
     rows.push_back({first == last ? fmt::format("{}", first) : fmt::format("{}-{}", first, last),
@@ -103,36 +110,53 @@ std::string table_of(const char* heading, const Bins& bins) {
   return format_table(rows);
 }
 
-void write_bins(std::ofstream& file, const char* by, const Bins& bins) {
+/// before, behind: the columns that other lists have, empty.
+void write_bins(std::ofstream& file, const char* by, const Bins& bins, const char* before = "",
+                const char* behind = "") {
   for (const auto& [first, last, loss] : bins) {
     if (loss.count == 0) continue;
-    file << fmt::format("{},{},{},{},{:.9g},", by, first, last, loss.count, loss.mean)
-         << (loss.count < 2 ? "" : fmt::format("{:.9g}", loss.standard_error)) << '\n';
+    file << fmt::format("{},{},{},{}{},{:.9g},", by, first, last, before, loss.count, loss.mean)
+         << (loss.count < 2 ? "" : fmt::format("{:.9g}", loss.standard_error)) << behind << '\n';
   }
 }
 
-void write_csv(const std::string& path, const PositionBins& bins) {
+void write_csv(const std::string& path, const EvalResult& result) {
+  const PositionBins& bins = *result.bins;
   std::ofstream file(path);
-  file << "by,first,last,tokens,loss,standard_error\n";
-  write_bins(file, "position", bins.by_position());
-  write_bins(file, "distance", bins.by_distance());
+  const char* const behind = result.answers ? ",,," : "";
+  file << "by,first,last,tokens,loss,standard_error"
+       << (result.answers ? ",answers,accuracy,accuracy_standard_error\n" : "\n");
+  write_bins(file, "position", bins.by_position(), "", behind);
+  write_bins(file, "distance", bins.by_distance(), "", behind);
+  if (result.answers) write_bins(file, "answer_distance", result.answers->by_distance(), ",,,");
   if (!file.flush()) throw Error("cannot write " + path, "is the folder there, and the disk not full?");
+}
+
+void print_answers(const AnswerScores& answers) {
+  const MeanLoss all = answers.answers(), tokens = answers.tokens();
+  fmt::print("accuracy {:.4f} +- {:.4f}: {} answers, all of their tokens right", all.mean, all.standard_error,
+             all.count);
+  if (tokens.count != all.count) fmt::print(" (of single tokens {:.4f})", tokens.mean);
+  fmt::print("\n\n{}\n", table_of("distance of the answer", answers.by_distance(), "answers", "accuracy"));
 }
 
 void print_text(const EvalResult& result, const EvalOptions& options) {
   const PositionBins& bins = *result.bins;
-  fmt::print("step {} on {}: {} tokens in {} windows of {}, ring of {}\n", result.step, result.corpus,
-             bins.count(), result.windows, result.seq_len, result.ring);
+  fmt::print("step {} on {}: {} {}tokens in {} windows of {}, ring of {}\n", result.step, result.corpus,
+             bins.count(), result.answers ? "answer " : "", result.windows, result.seq_len, result.ring);
   fmt::print("loss {:.4f} +- {:.4f} nats per token", bins.mean(), bins.standard_error());
   if (result.bits_per_byte) fmt::print(", {:.4f} bits per byte", *result.bits_per_byte);
-  fmt::print("\nfirst quarter of the context {:.4f}, last quarter {:.4f}\n", bins.first_quarter(),
-             bins.last_quarter());
-  if (const auto score = bins.in_context_score()) {
+  fmt::print("\n");
+  if (std::isfinite(bins.first_quarter()) && std::isfinite(bins.last_quarter())) {
+    fmt::print("first quarter of the context {:.4f}, last quarter {:.4f}\n", bins.first_quarter(), bins.last_quarter());
+  }
+  if (const auto score = bins.in_context_score(); score && !result.answers) {
     fmt::print("in-context score {:.4f} +- {:.4f}: around position 500 {:.4f}, around position 50 {:.4f} "
                "(below 0: context helps)\n",
                score->score(), score->standard_error(), score->around_500.mean,
                score->around_50.mean);
   }
+  if (result.answers) print_answers(*result.answers);
   if (result.bigram_loss) {
     fmt::print("bigram model of the training corpus {:.4f} nats per token\n", *result.bigram_loss);
   }
@@ -153,13 +177,13 @@ nlohmann::ordered_json finite(double value) {
   return std::isfinite(value) ? nlohmann::ordered_json(value) : nlohmann::ordered_json();
 }
 
-nlohmann::ordered_json json_of(const Bins& bins) {
+nlohmann::ordered_json json_of(const Bins& bins, const char* counted = "tokens", const char* mean = "loss") {
   auto list = nlohmann::ordered_json::array();
   for (const auto& [first, last, loss] : bins) {
     list.push_back({{"first", first},
                     {"last", last},
-                    {"tokens", loss.count},
-                    {"loss", finite(loss.mean)},
+                    {counted, loss.count},
+                    {mean, finite(loss.mean)},
                     {"standard_error", finite(loss.standard_error)}});
   }
   return list;
@@ -178,6 +202,13 @@ void print_json(const EvalResult& result) {
     json["in_context_score"] = finite(score->score());
     json["in_context_standard_error"] = finite(score->standard_error());
     json["in_context_tokens"] = {score->around_50.count, score->around_500.count};
+  }
+  if (const auto& answers = result.answers) {
+    json["answers"] = answers->answers().count;
+    json["answer_accuracy"] = finite(answers->answers().mean);
+    json["answer_standard_error"] = finite(answers->answers().standard_error);
+    json["answer_token_accuracy"] = finite(answers->tokens().mean);
+    json["accuracy_by_distance"] = json_of(answers->by_distance(), "answers", "accuracy");
   }
   if (result.bits_per_byte) json["bits_per_byte"] = finite(*result.bits_per_byte);
   if (result.bigram_loss) json["bigram_loss"] = finite(*result.bigram_loss);
@@ -208,7 +239,7 @@ void eval(const EvalOptions& options) {
   const Corpus corpus = Corpus::open(path);
   check_options(options, config, checkpoint.info(), corpus);
   const EvalResult result = run_eval(options, config, checkpoint, corpus);
-  if (!options.csv.empty()) write_csv(options.csv, *result.bins);
+  if (!options.csv.empty()) write_csv(options.csv, result);
   if (options.format == OutputFormat::json) {
     print_json(result);
   } else {

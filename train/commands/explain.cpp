@@ -8,9 +8,11 @@
 
 #include "kernels/check.h"
 #include "train/config.h"
+#include "train/console.h"
 #include "train/explain/ring_svg.h"
 #include "train/explain/ring_text.h"
 #include "train/files.h"
+#include "train/stages.h"
 #include "train/units.h"
 
 namespace ringlet {
@@ -22,7 +24,10 @@ constexpr int kMostCells = 64;         // ranks of a ring whose every cell is in
 constexpr double kMostCounts = 1 << 26;  // ring * ring * documents: seconds
 
 Config config_of(const ExplainOptions& options) {
-  if (!options.config.empty()) return load_config(options.config, options.overrides);
+  Console console;
+  const auto say = [&](const std::string& line) { console.say(line); };
+  if (!options.config.empty())
+    return one_stage(load_config(options.config, options.overrides), options.stage, say);
   const auto names_ranks = [](const std::string& text) { return text.starts_with("run.ranks="); };
   if (std::ranges::none_of(options.overrides, names_ranks)) {
     throw UsageError("neither a config nor a number of ranks is given",

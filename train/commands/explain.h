@@ -14,6 +14,7 @@ struct ExplainOptions {
   std::vector<Layout> layouts;         // empty: the config's, or all
   std::string documents;               // lengths, as in "3000,500,16k"; empty: one document
   std::string svg;                     // a file to write
+  int64_t stage = 0;                   // of the config's; 0: the longest
   OutputFormat format = OutputFormat::text;
 };
 

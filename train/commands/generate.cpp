@@ -64,8 +64,7 @@ void generate(const GenerateOptions& options) {
       checkpoint_of(options.run, [&](const std::string& line) { console.say(line); });
   std::vector<std::string> alone{"run.ranks=1", "run.ring=0", "memory.offload="};
   alone.insert(alone.end(), options.overrides.begin(), options.overrides.end());
-  const Config config =
-      parse_config(checkpoint.info().config_toml, "config of the checkpoint", alone);
+  const Config config = trained_config(checkpoint.info(), alone);
   const Corpus corpus = Corpus::open(config.data.corpus);  // carries the tokenizer
   if (checkpoint.info().tokenizer_hash != corpus.tokenizer_hash()) {
     throw Error("the corpus " + corpus.path() + " has another tokenizer than the checkpoint",

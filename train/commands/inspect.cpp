@@ -45,8 +45,9 @@ void add_metrics(const fs::path& file, Json& facts) {
     Json& last = facts[record.contains("eval_loss") ? "last_evaluation" : "last_step"];
     last = Json::object();
     for (const char* key :
-         {"step", "steps", "loss", "eval_loss", "loss_first_quarter", "loss_last_quarter",
-          "in_context_score", "tokens", "tokens_per_second"}) {
+         {"step", "steps", "stage", "seq_len", "loss", "eval_loss", "loss_first_quarter",
+          "loss_last_quarter", "in_context_score", "answer_accuracy", "answers", "tokens",
+          "tokens_per_second"}) {
       if (record.contains(key)) last[key] = record[key];
     }
   }

@@ -53,6 +53,23 @@ std::vector<CorpusReport::Longest> longest_documents(const Corpus& corpus,
   return longest;
 }
 
+void count_answers(const Corpus& corpus, CorpusReport& report) {
+  const auto distances = corpus.answer_distances();
+  if (distances.empty()) return;
+  const auto bin_of = [](int64_t distance) { return std::bit_width(uint64_t(distance)) - 1; };
+  const auto [least, most] = std::ranges::minmax_element(distances);
+  const auto first = bin_of(*least);
+  report.distances.resize(size_t(bin_of(*most) - first) + 1);
+  for (size_t i = 0; i < report.distances.size(); ++i) {
+    report.distances[i].from_tokens = int64_t{1} << (size_t(first) + i);
+  }
+  report.answer_tokens = std::ssize(distances);
+  for (int64_t answer = 0; answer < report.answer_tokens; answer = corpus.answer_end(answer)) {
+    ++report.answer_count;
+    ++report.distances[size_t(bin_of(distances[size_t(answer)]) - first)].answer_count;
+  }
+}
+
 std::string bar(double share) {
   std::string line;
   for (int i = 0; i < int(share * 40 + 0.5); ++i) line += "█";
@@ -63,6 +80,18 @@ std::string bar(double share) {
 std::string short_count(int64_t count) {
   if (count >= 1 << 20) return fmt::format("{}M", count >> 20);
   return count >= 1024 ? fmt::format("{}k", count >> 10) : fmt::format("{}", count);
+}
+
+std::string answers_text(const CorpusReport& report) {
+  std::string text = fmt::format(
+      "\n{} answers, {} tokens: they alone are trained and scored; distance to where they stand\n"
+      "  {:>8} {:>10}\n",
+      report.answer_count, report.answer_tokens, "from", "answers");
+  for (const CorpusReport::DistanceBin& bin : report.distances) {
+    text += fmt::format("  {:>8} {:>10} {}\n", short_count(bin.from_tokens), bin.answer_count,
+                        bar(double(bin.answer_count) / double(report.answer_count)));
+  }
+  return text;
 }
 
 }  // namespace
@@ -90,6 +119,7 @@ CorpusReport inspect_corpus(const std::string& path, CorpusCheck check) {
   report.lengths = length_bins(lengths);
   report.contexts = contexts(lengths, corpus.token_count());
   report.longest = longest_documents(corpus, lengths);
+  count_answers(corpus, report);
   report.longest_tokens = report.longest.front().token_count;
   const auto middle = lengths.begin() + std::ptrdiff_t(lengths.size() / 2);
   std::nth_element(lengths.begin(), middle, lengths.end());
@@ -114,6 +144,7 @@ std::string to_text(const CorpusReport& report) {
     text += fmt::format("  {:>8} {:>10} {:>7.1f}% {}\n", short_count(bin.from_tokens),
                         bin.document_count, 100 * share, bar(share));
   }
+  if (report.answer_count > 0) text += answers_text(report);
   text += "\nlongest documents\n";
   for (const CorpusReport::Longest& document : report.longest) {
     text += fmt::format("  {:>12} {}\n", document.token_count, document.name);
@@ -141,7 +172,7 @@ std::string to_json(const CorpusReport& report) {
   for (const auto& document : report.longest) {
     longest.push_back({{"name", document.name}, {"token_count", document.token_count}});
   }
-  const Json object{{"path", report.path},
+  Json object{{"path", report.path},
                     {"fingerprint", report.fingerprint},
                     {"split", report.split},
                     {"tokenizer", report.tokenizer},
@@ -157,6 +188,14 @@ std::string to_json(const CorpusReport& report) {
                     {"lengths", lengths},
                     {"contexts", contexts},
                     {"longest", longest}};
+  if (report.answer_count > 0) {
+    object["answer_count"] = report.answer_count;
+    object["answer_tokens"] = report.answer_tokens;
+    for (const auto& bin : report.distances) {
+      object["answer_distances"].push_back(
+          {{"from_tokens", bin.from_tokens}, {"answer_count", bin.answer_count}});
+    }
+  }
   // a document's name need not be UTF-8
   return object.dump(-1, ' ', false, Json::error_handler_t::replace);
 }

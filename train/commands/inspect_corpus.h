@@ -34,6 +34,12 @@ struct CorpusReport {
     int64_t token_count = 0;
   };
   std::vector<Longest> longest;  // at most five
+
+  int64_t answer_count = 0, answer_tokens = 0;  // an answer is one token or several (Corpus::answer_end)
+  struct DistanceBin {  // answers at distances of [from_tokens, 2 * from_tokens)
+    int64_t from_tokens = 0, answer_count = 0;
+  };
+  std::vector<DistanceBin> distances;  // powers of two, from the least to the largest
 };
 
 /// What a corpus holds, and what context its documents can give. Throws Error for a damaged corpus.

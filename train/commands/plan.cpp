@@ -10,11 +10,13 @@
 #include "train/devices.h"
 #include "train/machine.h"
 #include "train/plan/calibration.h"
-#include "train/plan/device_profiles.h"
 #include "train/plan/corpus_windows.h"
+#include "train/plan/device_profiles.h"
 #include "train/plan/paper.h"
 #include "train/plan/plan_text.h"
+#include "train/plan/stage_needs.h"
 #include "train/plan/tune.h"
+#include "train/stages.h"
 #include "train/units.h"
 #include "train/world.h"
 
@@ -83,10 +85,16 @@ void check_budget(const Plan& plan, double budget_bytes) {
               fmt::format("give at least {} a rank, or make the model smaller", human_bytes(double(fixed))));
 }
 
-std::vector<std::string> memory_changes(const Config& config, const Config::Memory& memory) {
+/// stage: 0 where the config has none.
+std::vector<std::string> memory_changes(const Config& config, const Config::Memory& memory,
+                                        int64_t stage) {
   Config changed = config;
   changed.memory = memory;
-  return changed_settings(config, changed);
+  std::vector<std::string> settings = changed_settings(config, changed);
+  for (std::string& setting : settings) {
+    if (stage > 0) setting = setting_of_stage(setting, stage);
+  }
+  return settings;
 }
 
 /// What the run reads first; absent where no document ends or there is no such corpus.
@@ -142,6 +150,106 @@ void tune_command(const PlanOptions& options, Config config, const GptConfig& gp
   if (!json && options.measure) fmt::print("\n{}\n", measurements_text(measurements));
 }
 
+/// The stage that is planned, or the config without stages.
+struct Subject {
+  Config config;
+  GptConfig gpt;
+  bool automatic = false;          // its policy was left to "auto"
+  int64_t number = 0;              // 0: there are no stages
+  std::vector<StageNeeds> stages;  // then: of all of them
+};
+
+Subject subject_of(const PlanOptions& options, const Config& asked, const GptConfig& gpt,
+                   const Rates* rates, double budget_bytes) {
+  Config whole = asked;
+  if (chooses_memory(whole)) {
+    whole.memory.arena_bytes = std::max<int64_t>(1, int64_t(budget_bytes));
+    whole = resolved_recompute(whole, gpt);
+  }
+  Subject subject;
+  if (!whole.stages.empty()) {
+    const auto [threads, cores] = workers_of(options, whole);
+    subject.stages = needs_of_stages(whole, gpt, rates, threads, cores);
+    subject.number = options.stage > 0 ? options.stage : fullest_stage(subject.stages);
+  }
+  const int64_t number = std::max<int64_t>(1, subject.number);
+  subject.config = stage_config(whole, number);
+  subject.gpt = subject.config.gpt(gpt.vocabulary);
+  subject.automatic = stage_config(asked, number).memory.recompute == Recompute::automatic;
+  return subject;
+}
+
+/// What is planned, and how much of the budget it takes.
+struct Outcome {
+  Plan plan;
+  std::vector<Knob> knobs;
+  double budget_bytes = 0;
+  std::optional<CorpusPlan> windows;
+  bool fits() const { return double(plan.fullest().peak_bytes) <= budget_bytes; }
+  int64_t longest_context() const { return knobs.front().longest_context; }
+};
+
+std::string fit_text(const Subject& subject, const DryRun& run, const Outcome& outcome) {
+  if (outcome.fits()) return "fits";
+  const std::optional<Config::Memory> memory = cheapest_memory(run, outcome.budget_bytes);
+  if (!memory) return "does not fit with any policy; more ranks on the ring make it smaller";
+  return fmt::format("does not fit; --set {} does",
+                     fmt::join(memory_changes(subject.config, *memory, subject.number), " --set "));
+}
+
+void print_text(const PlanOptions& options, const Subject& subject, const DryRun& run,
+                const Outcome& outcome, const Rates* rates) {
+  const Config& config = subject.config;
+  const Plan& plan = outcome.plan;
+  if (subject.number > 0) {
+    const StageChoice choice = options.stage > 0 ? StageChoice::named : StageChoice::fullest;
+    fmt::print("{}\n\n", needs_text(subject.stages, subject.number, choice));
+  }
+  fmt::print(
+      "plan of {}{}: {} parameters, T = {} in {} layout on {} rank{} (rings of {}), recompute "
+      "{}{}\n\n",
+      options.config, subject.number > 0 ? fmt::format(", stage {}", subject.number) : "",
+      human_count(double(parameter_count(subject.gpt))), config.run.seq_len,
+      name_of(config.run.layout), config.run.ranks, config.run.ranks == 1 ? "" : "s",
+      config.run.ring_size(), name_of(config.memory.recompute),
+      subject.automatic
+          ? fmt::format(" in chunks of {} (MLP) and {} (head) tokens (chosen for the budget)",
+                        config.memory.mlp_chunk, config.memory.head_chunk)
+          : "");
+  fmt::print("{}\n", memory_text(run, plan, rates));
+  fmt::print("budget {} a rank: {}\n\n", human_bytes(outcome.budget_bytes),
+             fit_text(subject, run, outcome));
+  fmt::print("{}\n\n", knobs_text(outcome.knobs));
+  if (options.max_context) {
+    fmt::print("longest context in that budget: T = {} (in steps of 1024)\n\n",
+               outcome.longest_context());
+  }
+  fmt::print("{}\n", work_text(run, plan));
+  if (outcome.windows) fmt::print("\n{}\n", corpus_text(run, *outcome.windows, plan));
+  if (rates != nullptr) {
+    fmt::print("\n{}\n\n{}\n", overlap_text(run, plan, *rates), timeline_text(run, plan, *rates));
+  } else {
+    fmt::print(
+        "\nno times: this machine is not calibrated for this many threads a rank; --calibrate "
+        "takes about ten "
+        "seconds for a small model\n");
+  }
+}
+
+void print_json(const PlanOptions& options, const Subject& subject, const DryRun& run,
+                const Outcome& outcome, const Rates* rates) {
+  nlohmann::ordered_json json = to_json(run, outcome.plan, outcome.knobs, rates);
+  json["budget_bytes"] = outcome.budget_bytes;
+  json["fits"] = outcome.fits();
+  if (outcome.windows) json["corpus"] = to_json(*outcome.windows);
+  if (subject.number > 0) {
+    json["stage"] = subject.number;
+    json["stages"] = to_json(subject.stages);
+  }
+  if (options.max_context) json["longest_context"] = outcome.longest_context();
+  fmt::print("{}\n", json.dump());
+}
+
 }  // namespace
 
 void plan_command(const PlanOptions& options) {
@@ -152,63 +260,34 @@ void plan_command(const PlanOptions& options) {
   if (options.config.empty()) throw UsageError("no config is given", "ringlet plan CONFIG.toml, or ringlet plan --paper");
   std::vector<std::string> overrides = options.overrides;
   if (!options.corpus.empty()) overrides.push_back("data.corpus=" + options.corpus);
-  Config config = load_config(options.config, overrides);
-  const GptConfig gpt = config.gpt(options.vocabulary > 0 ? options.vocabulary : planned_vocabulary(config));
+  const Config asked = load_config(options.config, overrides);
+  const Config longest = stage_config(asked, chosen_stage(asked, options.stage));
+  const GptConfig gpt =
+      longest.gpt(options.vocabulary > 0 ? options.vocabulary : planned_vocabulary(asked));
   gpt.validate();
-  if (options.tune) return tune_command(options, std::move(config), gpt);
-  const bool automatic = config.memory.recompute == Recompute::automatic;
-  const std::optional<Rates> rates = rates_for(options, config, gpt);
-  const double budget = budget_of(options, config, rates);
-  if (automatic) {
-    config.memory.arena_bytes = std::max<int64_t>(1, int64_t(budget));
-    config = resolved_recompute(config, gpt);
+  if (options.tune) {
+    return tune_command(
+        options,
+        one_stage(asked, options.stage, [](const std::string& line) { Console().say(line); }), gpt);
   }
-  const DryRun run{config, gpt, Mask{{0}, config.data.window}};
-  const auto [threads, cores] = workers_of(options, config);
-  const Plan plan = make_plan(run, rates ? &*rates : nullptr, threads, cores);
-  check_budget(plan, budget);
-  const std::vector<Knob> knobs = knobs_of(run, plan, options.max_context ? budget : 0);
-  const bool fits = double(plan.fullest().peak_bytes) <= budget;
-  const std::optional<Config::Memory> memory = fits ? config.memory : cheapest_memory(run, budget);
-  if (options.max_context && knobs.front().longest_context == 0) {
+  const std::optional<Rates> found = rates_for(options, longest, gpt);
+  const Rates* const rates = found ? &*found : nullptr;
+  const double budget = budget_of(options, asked, found);
+  const Subject subject = subject_of(options, asked, gpt, rates, budget);
+  const DryRun run{subject.config, subject.gpt, Mask{{0}, subject.config.data.window}};
+  const auto [threads, cores] = workers_of(options, subject.config);
+  Outcome outcome{make_plan(run, rates, threads, cores), {}, budget, {}};
+  check_budget(outcome.plan, budget);
+  outcome.knobs = knobs_of(run, outcome.plan, options.max_context ? budget : 0);
+  if (options.max_context && outcome.longest_context() == 0) {
     throw Error(fmt::format("not even T = 1024 fits into {} a rank", human_bytes(budget)),
                 "give a larger --budget, more ranks, or memory.recompute = \"full\"");
   }
-
-  const std::optional<CorpusPlan> windows = windows_of(options, run, rates ? &*rates : nullptr, threads, cores);
-
+  outcome.windows = windows_of(options, run, rates, threads, cores);
   if (options.format == OutputFormat::json) {
-    nlohmann::ordered_json json = to_json(run, plan, knobs, rates ? &*rates : nullptr);
-    json["budget_bytes"] = budget;
-    json["fits"] = fits;
-    if (windows) json["corpus"] = to_json(*windows);
-    if (options.max_context) json["longest_context"] = knobs.front().longest_context;
-    fmt::print("{}\n", json.dump());
-    return;
-  }
-  fmt::print("plan of {}: {} parameters, T = {} in {} layout on {} rank{} (rings of {}), recompute {}{}\n\n",
-             options.config, human_count(double(parameter_count(gpt))), config.run.seq_len,
-             name_of(config.run.layout), config.run.ranks, config.run.ranks == 1 ? "" : "s", config.run.ring_size(),
-             name_of(config.memory.recompute),
-             automatic ? fmt::format(" in chunks of {} (MLP) and {} (head) tokens (chosen for the budget)",
-                                     config.memory.mlp_chunk, config.memory.head_chunk)
-                       : "");
-  fmt::print("{}\n", memory_text(run, plan, rates ? &*rates : nullptr));
-  fmt::print("budget {} a rank: {}\n\n", human_bytes(budget),
-             fits     ? "fits"
-             : memory ? fmt::format("does not fit; --set {} does", fmt::join(memory_changes(config, *memory), " --set "))
-                      : std::string("does not fit with any policy; more ranks on the ring make it smaller"));
-  fmt::print("{}\n\n", knobs_text(knobs));
-  if (options.max_context) {
-    fmt::print("longest context in that budget: T = {} (in steps of 1024)\n\n", knobs.front().longest_context);
-  }
-  fmt::print("{}\n", work_text(run, plan));
-  if (windows) fmt::print("\n{}\n", corpus_text(run, *windows, plan));
-  if (rates) {
-    fmt::print("\n{}\n\n{}\n", overlap_text(run, plan, *rates), timeline_text(run, plan, *rates));
+    print_json(options, subject, run, outcome, rates);
   } else {
-    fmt::print("\nno times: this machine is not calibrated for this many threads a rank; --calibrate takes about ten "
-               "seconds for a small model\n");
+    print_text(options, subject, run, outcome, rates);
   }
 }
 

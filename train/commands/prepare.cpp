@@ -1,6 +1,7 @@
 #include "train/commands/prepare.h"
 
 #include <fmt/core.h>
+#include <xxhash.h>
 
 #include <chrono>
 #include <filesystem>
@@ -8,6 +9,7 @@
 #include <iterator>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <unordered_set>
 
 #include "data/corpus.h"
 #include "data/corpus_writer.h"
@@ -27,7 +29,13 @@ std::string without_ending(const std::string& path) {
 }
 
 void check_options(const PrepareOptions& options) {
-  if (options.input.paths.empty()) throw UsageError("no input", "Name files or folders, or - .");
+  const bool has_task = !options.task.name.empty();
+  if (options.input.paths.empty() && !has_task) {
+    throw UsageError("no input", "Name files or folders, or - , or a task with --task.");
+  }
+  if (!options.input.paths.empty() && has_task) {
+    throw UsageError("a task is generated: it has no input", "Name files or folders, or --task, not both.");
+  }
   const auto ending = std::filesystem::path(options.output).extension();
   if (ending != ".h5" && ending != ".hdf5") {
     throw UsageError(fmt::format("the output \"{}\" does not end in .h5", options.output),
@@ -36,6 +44,9 @@ void check_options(const PrepareOptions& options) {
   if (!(options.validation_share >= 0 && options.validation_share < 1)) {
     throw UsageError(fmt::format("--validation {} is not a share", options.validation_share),
                      "Give a number from 0 to below 1, such as 0.1.");
+  }
+  if (has_task && options.samples < (options.validation_share > 0 ? 2 : 1)) {
+    throw UsageError(fmt::format("{} samples are too few", options.samples), "Choose --samples 1000 or so.");
   }
   if (options.split.empty() || options.split.size() >= size_t(kMaxNameBytes)) {
     throw UsageError("--split needs a short name", "Give train, validation or test.");
@@ -48,16 +59,19 @@ class Preparation {
   Preparation(const PrepareOptions& options, const PrepareProgress& progress)
       : options_(options),
         progress_(progress),
-        files_(list_source_files(options.input)),
+        files_(is_task() ? std::vector<SourceFile>{} : list_source_files(options.input)),
         total_bytes_(source_bytes(files_)),
-        tokens_(files_.front().format == InputFormat::tokens) {}
+        tokens_(!is_task() && files_.front().format == InputFormat::tokens) {}
 
   PrepareReport run() {
     const auto start = std::chrono::steady_clock::now();
-    tokenizer_ = tokens_ ? ids() : choose_tokenizer();
+    if (is_task()) make_task();
+    tokenizer_ = task_ ? task_->tokenizer() : tokens_ ? ids() : choose_tokenizer();
     check_disk();
     spool_ = std::make_unique<CorpusSpool>(folder_of(options_.output), *tokenizer_);
-    if (tokens_)
+    if (task_)
+      spool_samples();
+    else if (tokens_)
       spool_tokens();
     else
       spool_text();
@@ -70,12 +84,21 @@ class Preparation {
     report_.tokenizer_hash = tokenizer_->hash();
     report_.vocabulary = tokenizer_->vocabulary();
     report_.empty_documents = spool_->empty_documents();
+    report_.answer_tokens = spool_->answer_count();
     report_.seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     return report_;
   }
 
  private:
+  bool is_task() const { return !options_.task.name.empty(); }
+
+  void make_task() {
+    TaskOptions task = options_.task;
+    task.vocabulary = options_.vocabulary;
+    task_.emplace(task);
+  }
+
   int64_t gpt2_or_given() const {
     return options_.vocabulary > 0 ? options_.vocabulary : kGpt2Vocabulary;
   }
@@ -157,6 +180,29 @@ class Preparation {
                      {tokens, end});
   }
 
+  /// Samples that were there before are left out: none of the validation corpus was trained on.
+  void spool_samples() {
+    constexpr int64_t kMostRepeated = 1000;  // in a row
+    std::unordered_set<uint64_t> seen;
+    int64_t index = 0;
+    for (int64_t count = 0; count < options_.samples; ++count) {
+      TaskSample sample;
+      for (int64_t tries = 0;; ++tries) {
+        if (tries == kMostRepeated) {
+          throw Error(fmt::format("{} has hardly more than {} different samples of {} tokens",
+                                  options_.task.name, count, task_->options().seq_len),
+                      "Choose fewer --samples, a longer --seq-len or a larger --vocabulary.");
+        }
+        sample = task_->sample(index++);
+        const auto bytes = std::as_bytes(std::span(sample.tokens));
+        if (seen.insert(XXH3_64bits(bytes.data(), bytes.size())).second) break;
+      }
+      spool_->append(sample.tokens);
+      for (const auto& [place, distance] : sample.answers) spool_->add_answer(place, distance);
+      spool_->end_document("");
+    }
+  }
+
   void publish() {
     if (options_.validation_share > 0 && spool_->token_count() < 2) {
       throw Error("the input has one token: it cannot be split", "Give more text.");
@@ -170,7 +216,7 @@ class Preparation {
       pending.push_back(std::make_unique<PendingCorpus>(*spool_, parts[i], split, path));
       report_.files.push_back({path, split, "", parts[i].token_count, parts[i].document_count, 0});
     }
-    if (options_.tokenizer == "sentencepiece" && !tokens_) write_model();
+    if (options_.tokenizer == "sentencepiece" && !tokens_ && !task_) write_model();
     for (size_t i = pending.size(); i-- > 0;) {
       pending[i]->publish();
       const Corpus corpus = Corpus::open(report_.files[i].path);
@@ -191,6 +237,7 @@ class Preparation {
   std::vector<SourceFile> files_;
   int64_t total_bytes_;
   bool tokens_;
+  std::optional<Task> task_;
   std::unique_ptr<Tokenizer> tokenizer_;
   std::unique_ptr<CorpusSpool> spool_;
   PrepareReport report_;
@@ -213,9 +260,13 @@ std::string to_text(const PrepareReport& report) {
                     file.token_count, file.document_count, file.document_count == 1 ? "" : "s",
                     double(file.file_bytes) / 1e6, file.split, file.fingerprint.substr(0, 8));
   }
-  text +=
-      fmt::format("tokenizer {}, vocabulary {}, {:.3f} tokens per byte of input\n",
-                  report.tokenizer, report.vocabulary, double(tokens) / double(report.input_bytes));
+  text += fmt::format("tokenizer {}, vocabulary {}", report.tokenizer, report.vocabulary);
+  if (report.answer_tokens > 0) {
+    return text + fmt::format("\n{} tokens are answers: they alone are trained and scored\n",
+                              report.answer_tokens);
+  }
+  text += fmt::format(", {:.3f} tokens per byte of input\n",
+                      double(tokens) / double(report.input_bytes));
   if (!report.model_path.empty()) text += fmt::format("tokenizer model: {}\n", report.model_path);
   if (report.empty_documents > 0) {
     text += fmt::format("{} empty documents were left out\n", report.empty_documents);
@@ -243,6 +294,7 @@ std::string to_json(const PrepareReport& report) {
                                 {"vocabulary", report.vocabulary},
                                 {"input_bytes", report.input_bytes},
                                 {"empty_documents", report.empty_documents},
+                                {"answer_tokens", report.answer_tokens},
                                 {"seconds", report.seconds}};
   // a path need not be UTF-8
   return object.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);

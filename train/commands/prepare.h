@@ -6,12 +6,16 @@
 #include <vector>
 
 #include "data/documents.h"
+#include "data/tasks.h"
 
 namespace ringlet {
 
 /// What the command `prepare` is asked for.
 struct PrepareOptions {
   DocumentInput input;
+  /// In place of an input: a generated task (task.name empty: none), its vocabulary that of below.
+  TaskOptions task;
+  int64_t samples = 10'000;  // documents of the task, all different
   std::string output;  // a path ending in .h5
   /// byte, sentencepiece (trains a model on a sample of the input, kept beside the output as
   /// NAME.model), or the path of a .model file. Not used for token files.
@@ -39,10 +43,12 @@ struct PrepareReport {
   int64_t vocabulary = 0;
   int64_t input_bytes = 0;  // of text, or of token files
   int64_t empty_documents = 0;
+  int64_t answer_tokens = 0;  // of a task
   double seconds = 0;
 };
 
-/// Makes a corpus from text or tokens. Memory stays below 1 GiB whatever the size of the input. An
+/// Makes a corpus from text, tokens or a task. Memory stays below 1 GiB whatever the size of the input
+/// (of a task: 40 bytes a sample, to keep them different). An
 /// existing output is replaced at the very end, or left as it was. Throws Error for input that
 /// cannot be used, UsageError for options that cannot be.
 PrepareReport prepare(const PrepareOptions& options, const PrepareProgress& progress = {});

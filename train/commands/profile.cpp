@@ -19,6 +19,7 @@
 #include "train/profile/overlap.h"
 #include "train/profile/profile.h"
 #include "train/profile/trace_file.h"
+#include "train/stages.h"
 #include "train/world.h"
 
 namespace ringlet {
@@ -120,13 +121,14 @@ void print(const ProfileOptions& options, const Config& config, const std::strin
 }  // namespace
 
 void profile_command(const ProfileOptions& options) {
-  Config config = load_config(options.config, options.overrides);
+  Console console;
+  Config config = one_stage(load_config(options.config, options.overrides), options.stage,
+                            [&](const std::string& line) { console.say(line); });
   if (config.run.device == DeviceKind::cuda) {
     throw UsageError("profile does not see yet what GPUs do", "add --set run.device=cpu");
   }
   config.run.verify = Config::Run::kVerifyOff;  // a step that is recomputed is no step to measure
   const TraceFolder folder(options.output);
-  Console console;
   std::optional<ScratchFolder> scratch;
   if (std::error_code ignored; !fs::exists(config.data.corpus, ignored)) {
     scratch.emplace();

@@ -11,6 +11,7 @@ namespace ringlet {
 struct ProfileOptions {
   std::string config, output;  // paths; output: a folder that is not there yet
   std::vector<std::string> overrides;
+  int64_t stage = 0;  // of the config's; 0: the longest
   int64_t steps = 3, warmup = 2;
   OutputFormat format = OutputFormat::text;
 };

@@ -21,21 +21,34 @@ const char* name_of(ScaleMode mode) {
   return mode == ScaleMode::strong ? "strong" : mode == ScaleMode::weak ? "weak" : "max-context";
 }
 
+/// Cells take turns, so that a minute in which the machine is slow slows some steps of every cell, which a median leaves out,
+/// and not all steps of one.
+constexpr int64_t kVisits = 3;
+
+constexpr double kMemoryOfOneRank = 0.8;  // of the machine's, as of ranks that train
+
+int64_t visits_of(const ScaleOptions& options) { return options.mode == ScaleMode::max_context ? 1 : kVisits; }
+
 CellWork work_of(const ScaleOptions& options) {
-  CellWork work{.config = options.config, .overrides = options.overrides, .least_steps = options.steps};
+  CellWork work{.config = options.config, .overrides = options.overrides};
+  work.counts.least_steps = (options.steps + kVisits - 1) / kVisits;
   if (!options.budget.empty()) {
     work.overrides.push_back(fmt::format("memory.arena_bytes={}", int64_t(parse_bytes(options.budget))));
   }
   const Config config = load_config(work.config, work.overrides);
+  if (!config.stages.empty()) {
+    throw UsageError(
+        fmt::format("{} has stages, and scale measures lengths of its own", options.config),
+        "give it a config without [[stage]]; `ringlet plan " + options.config +
+            "` tells what each stage takes");
+  }
   if (config.run.device == DeviceKind::cuda) {
     throw UsageError("scale measures the CPU only", "add --set run.device=cpu; `ringlet train` tells the times of GPUs");
   }
   work.vocabulary = planned_vocabulary(config);
   if (options.mode == ScaleMode::max_context) {
     // One step that shows that it fits.
-    work.warmup_steps = 0;
-    work.least_steps = 1;
-    work.least_seconds = 0;
+    work.counts = {.warmup_steps = 0, .least_steps = 1, .least_seconds = 0};
   }
   return work;
 }
@@ -52,7 +65,7 @@ StudySettings settings_of(const ScaleOptions& options, const CellWork& work) {
           {"config", to_toml(config)},
           {"model", shape},
           {"vocabulary", std::to_string(work.vocabulary)},
-          {"steps", std::to_string(work.least_steps)},
+          {"steps", std::to_string(work.counts.least_steps * visits_of(options))},
           {"machine", fmt::format("{}, {} cores", processor_name(), usable_cores())}};
 }
 
@@ -108,23 +121,46 @@ void say_cell(Console& console, const Cell& cell) {
                           cell.step_ms_p10, cell.step_ms_p90, cell.steps, human_count(cell.tokens_per_second)));
 }
 
-/// False: it was asked to stop.
-bool measure(const CellWork& work, const std::vector<PlannedCell>& cells, CellsFile& file,
-             const std::filesystem::path& folder, Console& console) {
-  for (size_t i = 0; i < cells.size(); ++i) {
-    const Cell& cell = cells[i].cell;
+/// Cells on their way to a file.
+struct Measuring {
+  const CellWork& work;
+  const std::vector<PlannedCell>& cells;
+  int64_t visits;
+  CellsFile& file;
+  std::filesystem::path folder;
+  Console& console;
+};
+
+/// Visits every cell once that has not been visited so often. False: it was asked to stop.
+bool visit_all(const Measuring& measuring, int64_t earlier, OneRankGradient& one_rank) {
+  CellsFile& file = measuring.file;
+  for (size_t i = 0; i < measuring.cells.size(); ++i) {
+    const PlannedCell& planned = measuring.cells[i];
+    const Cell& cell = planned.cell;
     if (stop_requested()) return false;
+    const bool there = file.has(cell.seq_len, cell.ranks, earlier);
+    if (there && earlier > 0) continue;
+    const std::string turn = measuring.visits > 1 ? fmt::format(" ({} of {})", earlier + 1, measuring.visits) : "";
     const std::string expected =
         std::isfinite(cell.predicted_step_ms) ? fmt::format(", predicted {:.4g} ms a step", cell.predicted_step_ms) : "";
-    const bool there = file.has(cell.seq_len, cell.ranks);
-    console.say(fmt::format("[{}/{}] T = {} on {} rank{}{}", i + 1, cells.size(), length_text(double(cell.seq_len)),
-                            cell.ranks, cell.ranks == 1 ? "" : "s", there ? ": measured before" : expected));
+    measuring.console.say(fmt::format("[{}/{}] T = {} on {} rank{}{}{}", i + 1, measuring.cells.size(),
+                                      length_text(double(cell.seq_len)), cell.ranks, cell.ranks == 1 ? "" : "s", turn,
+                                      there ? ": measured before" : expected));
     if (there) continue;
+    const CellVisit visit{measuring.folder, stop_requested, earlier == 0 ? &one_rank : nullptr};
     const bool possible = cell.status == CellStatus::done;
-    const std::optional<Cell> measured = possible ? measure_cell(work, cells[i], folder, stop_requested) : cell;
+    const std::optional<Cell> measured = possible ? measure_cell(measuring.work, planned, visit) : cell;
     if (!measured) return false;
     file.append(*measured);
-    say_cell(console, *measured);
+    say_cell(measuring.console, *measured);
+  }
+  return true;
+}
+
+bool measure(const Measuring& measuring) {
+  OneRankGradient one_rank{.budget_bytes = kMemoryOfOneRank * double(physical_memory_bytes())};
+  for (int64_t earlier = 0; earlier < measuring.visits; ++earlier) {
+    if (!visit_all(measuring, earlier, one_rank)) return false;
   }
   return true;
 }
@@ -148,8 +184,8 @@ void scale_command(const ScaleOptions& options) {
   CellsFile file(folder, settings);
   install_signal_handlers();
   Console console;
-  const bool finished = measure(work, cells, file, folder, console);
-  const Study study = make_study({settings, file.cells()});
+  const bool finished = measure({work, cells, visits_of(options), file, folder, console});
+  const Study study = make_study({settings, file.visits()});
   write_study(study, folder);
   const bool any = std::ranges::any_of(study.cells, [](const Cell& cell) { return cell.status == CellStatus::done; });
   if (finished && !any) {

@@ -16,7 +16,7 @@ struct ScaleOptions {
   std::vector<std::string> lengths{"1k", "2k", "4k"};  // of all ranks (strong), of a rank (weak)
   std::vector<int64_t> ranks{1, 2, 4};
   ScaleMode mode = ScaleMode::strong;
-  int64_t steps = 5;   // measured in each cell, at least
+  int64_t steps = 9;   // measured in each cell, at least
   std::string budget;  // bytes of a rank; empty: the machine's
   std::string folder;
   OutputFormat format = OutputFormat::text;

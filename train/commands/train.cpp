@@ -1,9 +1,12 @@
 #include "train/commands/train.h"
 
-#include <fmt/core.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <algorithm>
 #include <functional>
 #include <optional>
+#include <set>
 
 #include "data/corpus.h"
 #include "kernels/cpu/cpu_backend.h"
@@ -14,17 +17,16 @@
 #include "train/rank_process.h"
 #include "train/resume.h"
 #include "train/signals.h"
-#include "train/trainer.h"
+#include "train/stage_training.h"
 #include "train/verify/verify_config.h"
 #include "train/world.h"
 
 namespace ringlet {
 namespace {
 
-/// The corpora of a run and the windows in them.
+/// The corpora of a run.
 struct RunData {
-  explicit RunData(const Config& config)
-      : corpus(Corpus::open(config.data.corpus)), windows(corpus, config.run.seq_len) {
+  explicit RunData(const Config& config) : corpus(Corpus::open(config.data.corpus)) {
     if (config.data.validation.empty()) return;
     validation.emplace(Corpus::open(config.data.validation));
     if (validation->tokenizer_hash() != corpus.tokenizer_hash()) {
@@ -32,30 +34,66 @@ struct RunData {
                       validation->tokenizer_name() + ") than data.corpus (" + corpus.tokenizer_name() + ")",
                   "prepare both with the same tokenizer, or with --validation in one go");
     }
-    if (config.train.eval_every > 0) validation_windows.emplace(*validation, config.run.seq_len);
   }
   Corpus corpus;
-  WindowReader windows;
   std::optional<Corpus> validation;
-  std::optional<WindowReader> validation_windows;
 };
 
-void say_start(Console& console, const Config& config, const RunData& data, const GptConfig& gpt,
-               const Devices& devices) {
+/// "4096 tokens a window", "1 window a step", "recompute none": of the stages in turn where these
+/// differ.
+std::string over_stages(const std::vector<StageParts>& stages,
+                        const std::function<std::string(const Config&)>& text) {
+  std::vector<std::string> texts;
+  for (const StageParts& stage : stages) texts.push_back(text(stage.config));
+  texts.erase(std::ranges::unique(texts).begin(), texts.end());
+  return fmt::format("{}", fmt::join(texts, ", then "));
+}
+
+/// Where only answers count, and what windows of that length do to them.
+void say_answers(Console& console, const Corpus& corpus, int64_t seq_len) {
+  const auto answers = corpus.answers();
+  if (answers.empty()) return;
+  console.say(fmt::format("only its {} answer tokens are trained and scored", answers.size()));
+  const auto offsets = corpus.document_offsets();
+  const auto cut = std::ranges::adjacent_find(
+      offsets, [&](int64_t start, int64_t end) { return end - start > seq_len; });
+  if (cut == offsets.end()) return;
+  console.say(fmt::format("warning: windows of {} tokens cut documents of {}: answers may lose what they are "
+                          "looked up in",
+                          seq_len, cut[1] - cut[0]));
+}
+
+void say_start(Console& console, const Config& config, const RunData& data,
+               const std::vector<StageParts>& stages, const Devices& devices) {
   const Config::Run& run = config.run;
+  const GptConfig& gpt = stages.front().gpt;
   console.say(fmt::format(
-      "run {}: {} parameters, {} layers, width {}, heads {}/{} of {}, rope base {:.4g}", run.path().string(),
-      human_count(double(parameter_count(gpt))), gpt.layers, gpt.width, gpt.heads.heads,
-      gpt.heads.kv_heads, gpt.heads.head_dim, gpt.rope_base));
+      "run {}: {} parameters, {} layers, width {}, heads {}/{} of {}, rope base {}",
+      run.path().string(), human_count(double(parameter_count(gpt))), gpt.layers, gpt.width,
+      gpt.heads.heads, gpt.heads.kv_heads, gpt.heads.head_dim,
+      over_stages(stages,
+                  [](const Config& one) { return fmt::format("{:.4g}", one.model.rope_base); })));
   console.say(fmt::format(
-      "{} tokens a window in {} layout on {} of {} rank{} ({}, {}), {} window{} a step, recompute {}",
-      run.seq_len, name_of(run.layout), run.ring_size() == run.ranks ? "one ring" : "rings", run.ring_size(),
-      run.ring_size() == 1 ? "" : "s", devices.name(), name_of(gpt.dtype), config.train.batch_windows,
-      config.train.batch_windows == 1 ? "" : "s", name_of(config.memory.recompute)));
+      "{} tokens a window in {} layout on {} of {} rank{} ({}, {}), {} a step, recompute {}",
+      over_stages(stages, [](const Config& one) { return fmt::format("{}", one.run.seq_len); }),
+      name_of(run.layout), run.ring_size() == run.ranks ? "one ring" : "rings", run.ring_size(),
+      run.ring_size() == 1 ? "" : "s", devices.name(), name_of(gpt.dtype),
+      over_stages(stages,
+                  [](const Config& one) {
+                    return fmt::format("{} window{}", one.train.batch_windows,
+                                       one.train.batch_windows == 1 ? "" : "s");
+                  }),
+      over_stages(stages,
+                  [](const Config& one) { return std::string(name_of(one.memory.recompute)); })));
+  std::vector<int64_t> windows;
+  for (const StageParts& stage : stages) windows.push_back(stage.windows.plan().window_count());
   console.say(fmt::format("corpus {}: {} tokens in {} documents, {} windows", data.corpus.path(),
                           human_count(double(data.corpus.token_count())),
                           human_count(double(data.corpus.document_count())),
-                          data.windows.plan().window_count()));
+                          fmt::join(windows, ", then ")));
+  int64_t shortest = run.seq_len;
+  for (const StageParts& stage : stages) shortest = std::min(shortest, stage.config.run.seq_len);
+  say_answers(console, data.corpus, shortest);
   if (!run.link.empty()) console.say("between the ranks an emulated link: " + run.link);
   const std::string warning = run.device == DeviceKind::cpu ? cpu_isa_warning() : "";
   if (!warning.empty()) console.say("warning: " + warning);
@@ -101,31 +139,100 @@ RunStart start_of(const RankProcess& process, bool resuming) {
   return resuming ? RunStart::resume : RunStart::fresh;
 }
 
-void predict(std::optional<Prediction>& prediction, const Config& config, const GptConfig& gpt,
-             const Devices& devices, Console& console) {
-  try {
-    prediction.emplace(config, gpt, devices);
-  } catch (const Error& error) {  // trains all the same
-    console.say(fmt::format("nothing is predicted: {}; {}", error.what(), error.advice));
+/// The longest stage comes last as a rule: that it does not fit must not be found out then.
+void check_memory(const std::vector<StageParts>& stages, const Devices& devices,
+                  const RankProcess& process) {
+  if (stages.size() == 1) return;
+  for (size_t i = 0; i < stages.size(); ++i) {
+    const Config& config = stages[i].config;
+    const bool alone = config.run.comm == CommKind::nccl;
+    int64_t bytes =
+        devices.share_bytes(alone ? 0 : process.rank, alone ? 1 : int(config.run.ranks));
+    if (config.memory.arena_bytes > 0) bytes = std::min(bytes, config.memory.arena_bytes);
+    const int64_t needed = peak_bytes({config, stages[i].gpt, Mask{{0}, config.data.window}});
+    if (needed <= bytes) continue;
+    throw Error(
+        fmt::format("stage {} (T = {}) needs {} a rank, and there are {}", i + 1,
+                    config.run.seq_len, human_bytes(double(needed)), human_bytes(double(bytes))),
+        fmt::format("more ranks on the ring, or memory.recompute = \"auto\"; `ringlet plan CONFIG "
+                    "--stage {}` "
+                    "tells what each setting buys",
+                    i + 1));
   }
 }
 
+/// Of each stage from the first that is trained on; absent where nothing could be predicted.
+using Predictions = std::vector<std::optional<Prediction>>;
+
+Predictions predict(const std::vector<StageParts>& stages, int64_t first_stage,
+                    const Devices& devices, Console& console) {
+  Predictions predictions(stages.size());
+  int64_t process_bytes = 0;
+  for (size_t i = size_t(first_stage - 1); i < stages.size(); ++i) {
+    try {
+      predictions[i].emplace(stages[i].config, stages[i].gpt, devices, process_bytes);
+      process_bytes = predictions[i]->process_bytes();
+    } catch (const Error& error) {  // trains all the same
+      console.say(fmt::format("nothing is predicted: {}; {}", error.what(), error.advice));
+    }
+  }
+  return predictions;
+}
+
+void say_prediction(const Predictions& predictions, int64_t stage, const Say& say) {
+  const std::optional<Prediction>& prediction = predictions[size_t(stage - 1)];
+  const std::string text = prediction ? prediction->text() : "";
+  if (!text.empty()) say(predictions.size() > 1 ? fmt::format("stage {}: {}", stage, text) : text);
+}
+
+/// The stages from the one that trains the next step; `common` has what all of them share.
+std::vector<TrainingRun> runs_of(const Config& config, const std::vector<StageParts>& stages,
+                                 int64_t first_stage, const Checkpoint* resume,
+                                 const std::function<TrainingRun(const StageParts&)>& common) {
+  std::vector<TrainingRun> runs;
+  for (int64_t number = first_stage; number <= std::ssize(stages); ++number) {
+    TrainingRun& run = runs.emplace_back(common(stages[size_t(number - 1)]));
+    run.resume = number == first_stage ? resume : nullptr;
+    run.whole = config.stages.empty() ? nullptr : &config;
+    run.stage = number;
+  }
+  return runs;
+}
+
+/// Verifies each policy that a stage runs with; the kernels and the ring are the same in all of
+/// them.
+void verify_stages(const std::vector<StageParts>& stages, const Devices& devices, const Say& say) {
+  std::set<Recompute> verified;
+  for (const StageParts& stage : stages) {
+    if (!verified.insert(stage.config.memory.recompute).second) continue;
+    say(verify_start(stage.config, real_parts(devices)));
+  }
+}
+
+/// The world is made once for all stages, with room for the longest of them.
+Config config_of_world(const Config& config) {
+  return stage_config(config, chosen_stage(config, 0));
+}
+
 /// The ranks of this process, to the end of the run.
-RunEnd train_ranks(const TrainingRun& run, const RankProcess& process) {
-  const Config& config = run.config;
-  const SequenceLayout layout =
-      make_layout(config.run.layout, config.run.seq_len, int(config.run.ring_size()));
+RunEnd train_ranks(const Config& config, std::span<const TrainingRun> stages,
+                   const RankProcess& process, const Predictions& predictions) {
   RunEnd end = RunEnd::finished;
   const RankMain rank_main = [&](RankContext context, Comm& world) {
-    Trainer trainer(run, context, world, layout);
-    const RunEnd rank_end = trainer.run();
+    const RunEnd rank_end =
+        train_stages(stages, context, world, [&](const TrainingRun& stage, const Trainer&) {
+          if (world.rank() == 0) say_prediction(predictions, stage.stage, stage.say);
+        });
     if (world.rank() == process.rank) end = rank_end;
   };
+  const Config world = config_of_world(config);
   if (config.run.comm == CommKind::threads) {
-    run_world(config, rank_main);
+    run_world(world, rank_main);
   } else {
-    const int64_t first_step = run.resume != nullptr ? run.resume->info().step : 0;
-    run_nccl_rank(config, process, agreement_of(config, run.corpus_fingerprint, first_step), rank_main);
+    const TrainingRun& first = stages.front();
+    const int64_t first_step = first.resume != nullptr ? first.resume->info().step : 0;
+    run_nccl_rank(world, process, agreement_of(config, first.corpus_fingerprint, first_step),
+                  rank_main);
   }
   return end;
 }
@@ -141,45 +248,53 @@ int train(const TrainOptions& options) {
   gpt.validate();
   const bool resuming = options.resume == ResumeChoice::newest;
   config = resolved_recompute(resuming ? with_earlier_memory(config, gpt) : config, gpt);
+  const std::vector<StageParts> stages =
+      parts_of_stages(config, data.corpus, data.validation ? &*data.validation : nullptr);
   Console console;
   const auto say = [&](const std::string& line) {
     if (process.leads()) console.say(line);
   };
   say_processes(say, configured, config, process);
   const Devices devices = devices_of(config.run, process);
+  check_memory(stages, devices, process);
   // First of all: a run whose ring is wrong leaves nothing behind.
-  if (config.run.verify != Config::Run::kVerifyOff && process.leads()) {
-    say(verify_start(config, real_parts(devices)));
-  }
+  if (config.run.verify != Config::Run::kVerifyOff && process.leads())
+    verify_stages(stages, devices, say);
   install_signal_handlers();
   RunFolder folder(config.run.path(), start_of(process, resuming));
   std::optional<Checkpoint> checkpoint;
   if (resuming) checkpoint = checkpoint_to_resume(folder, config, data.corpus, say);
-  std::optional<Prediction> prediction;
+  const int64_t first_stage = stage_at(config, checkpoint ? checkpoint->info().step + 1 : 1).number;
+  Predictions predictions(stages.size());
   if (process.leads()) {
     folder.write_config(to_toml(config));
-    say_start(console, config, data, gpt, devices);
-    predict(prediction, config, gpt, devices, console);
+    say_start(console, config, data, stages, devices);
+    predictions = predict(stages, first_stage, devices, console);
   }
-  const TrainingRun run{config,
-                        gpt,
-                        data.windows,
-                        data.validation_windows ? &*data.validation_windows : nullptr,
-                        checkpoint ? &*checkpoint : nullptr,
-                        &folder,
-                        data.corpus.fingerprint(),
-                        data.corpus.tokenizer_name(),
-                        data.corpus.tokenizer_hash(),
-                        stop_requested,
-                        [&](const MetricsRecord& record) {
-                          const bool shown = record.step % config.train.log_every == 0 ||
-                                             record.step == 1 || record.step == record.steps;
-                          if (shown) console.progress(record);
-                          if (prediction) prediction->add(record);
-                        },
-                        say};
-  const RunEnd end = train_ranks(run, process);
-  if (prediction && !prediction->text().empty()) say(prediction->text());
+  const auto report = [&](const MetricsRecord& record) {
+    const bool shown = record.step % config.train.log_every == 0 || record.step == 1 ||
+                       record.step == record.steps;
+    if (shown) console.progress(record);
+    if (auto& prediction = predictions[size_t(std::max<int64_t>(1, record.stage) - 1)])
+      prediction->add(record);
+  };
+  const auto common = [&](const StageParts& stage) {
+    return TrainingRun{stage.config,
+                       stage.gpt,
+                       stage.windows,
+                       stage.validation ? &*stage.validation : nullptr,
+                       nullptr,
+                       &folder,
+                       data.corpus.fingerprint(),
+                       data.corpus.tokenizer_name(),
+                       data.corpus.tokenizer_hash(),
+                       stop_requested,
+                       report,
+                       say};
+  };
+  const std::vector<TrainingRun> runs =
+      runs_of(config, stages, first_stage, checkpoint ? &*checkpoint : nullptr, common);
+  const RunEnd end = train_ranks(config, runs, process, predictions);
   return finish(say, end, config);
 }
 

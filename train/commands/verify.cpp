@@ -13,6 +13,7 @@
 #include "kernels/check.h"
 #include "train/console.h"
 #include "train/machine.h"
+#include "train/stages.h"
 #include "train/verify/verify_config.h"
 #include "train/world.h"
 
@@ -130,7 +131,10 @@ class Findings {
 };
 
 Config config_of(const VerifyOptions& options) {
-  if (!options.config.empty()) return load_config(options.config, options.overrides);
+  Console console;
+  const auto say = [&](const std::string& line) { console.say(line); };
+  if (!options.config.empty())
+    return one_stage(load_config(options.config, options.overrides), options.stage, say);
   return parse_config("", "the default config", options.overrides);
 }
 

@@ -13,6 +13,7 @@ enum class VerifyExtent : uint8_t { full, quick };
 struct VerifyOptions {
   std::string config;                  // absent: models of all kinds
   std::vector<std::string> overrides;  // key=value
+  int64_t stage = 0;                   // of the config's; 0: the longest
   std::vector<int64_t> ranks;          // ring sizes; empty: as the extent says
   std::vector<int64_t> lengths;        // likewise
   VerifyExtent extent = VerifyExtent::full;

@@ -10,6 +10,7 @@
 #include "train/console.h"
 #include "train/devices.h"
 #include "train/machine.h"
+#include "train/stages.h"
 #include "train/window_share.h"
 
 namespace ringlet {
@@ -227,18 +228,25 @@ double budget_bytes(const Config& config) {
 }
 
 Config resolved_recompute(const Config& config, const GptConfig& gpt) {
-  if (config.memory.recompute != Recompute::automatic) return config;
   Config resolved = config;
-  const DryRun run{resolved, gpt, Mask{{0}, config.data.window}};
-  const double budget = budget_bytes(config);
-  const std::optional<Config::Memory> memory = cheapest_memory(run, budget);
-  if (!memory) {
-    resolved.memory = smallest_memory(config.memory);
-    throw Error(fmt::format("no recompute policy fits {} a rank: \"full\" in chunks of {} tokens needs {}",
-                            human_bytes(budget), resolved.memory.mlp_chunk, human_bytes(double(peak_bytes(run)))),
-                "use more ranks or a shorter run.seq_len; `ringlet plan` tells what each setting buys");
+  for (int64_t number = 1; number <= stage_count(config); ++number) {
+    const Config alone = stage_config(config, number);
+    if (alone.memory.recompute != Recompute::automatic) continue;
+    const double budget = budget_bytes(alone);
+    if (const auto memory = cheapest_memory({alone, gpt, Mask{{0}, alone.data.window}}, budget)) {
+      set_memory(resolved, number, *memory);
+      continue;
+    }
+    Config smallest = alone;
+    smallest.memory = smallest_memory(alone.memory);
+    const DryRun run{smallest, gpt, Mask{{0}, alone.data.window}};
+    throw Error(
+        fmt::format(
+            "{}no recompute policy fits {} a rank: \"full\" in chunks of {} tokens needs {}",
+            config.stages.empty() ? "" : fmt::format("stage {}: ", number), human_bytes(budget),
+            smallest.memory.mlp_chunk, human_bytes(double(peak_bytes(run)))),
+        "use more ranks or a shorter run.seq_len; `ringlet plan` tells what each setting buys");
   }
-  resolved.memory = *memory;
   return resolved;
 }
 

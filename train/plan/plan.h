@@ -57,8 +57,8 @@ Config::Memory smallest_memory(Config::Memory configured);
 /// The bytes that a config gives each rank: memory.arena_bytes, or four fifths of the machine's memory, shared out.
 double budget_bytes(const Config& config);
 
-/// The config with the cheapest memory settings in place of recompute "auto". Throws Error that says how much is missing when
-/// none fits.
+/// The config with the cheapest memory settings in place of recompute "auto", for each stage.
+/// Throws Error that says how much is missing when none fits.
 Config resolved_recompute(const Config& config, const GptConfig& gpt);
 
 /// What one setting in place of the config's own would change.

@@ -13,16 +13,22 @@ namespace ringlet {
 class Prediction {
  public:
   /// Runs the config's step dry; with times where this machine is calibrated.
-  Prediction(const Config& config, const GptConfig& gpt, const Devices& devices);
+  /// process_bytes_before: what the process has grown to in stages before; its memory never
+  /// shrinks.
+  Prediction(const Config& config, const GptConfig& gpt, const Devices& devices,
+             int64_t process_bytes_before = 0);
   /// A step was trained. One that is verified (run.verify) does more than was predicted, and does not count.
   void add(const MetricsRecord& record);
-  /// Predicted beside measured: memory of each arena, messages, time, memory of the process. Empty before the second step.
+  /// Predicted beside measured, up to now: memory of each arena, messages, time, memory of the
+  /// process. Empty before the second step.
   std::string text() const;
+  /// Memory of the process; 0: not known.
+  int64_t process_bytes() const { return process_bytes_; }
 
  private:
   const Config& config_;
   Plan plan_;
-  double foreign_bytes_ = 0;  // 0: not known
+  int64_t process_bytes_ = 0;
   std::vector<double> step_ms_;
   MetricsRecord last_;
 };

@@ -58,10 +58,20 @@ void HtmlPage::table(const std::vector<std::vector<std::string>>& rows) {
 
 void HtmlPage::figure(const Plot& plot, std::string_view name, std::string_view caption) {
   if (!has_points(plot)) return;
-  pictures_.push_back({std::string(name), to_svg(plot)});
-  heading(plot.title);
-  body_ += fmt::format("<figure>\n{}</figure>\n<p class=\"caption\">{}</p>\n", pictures_.back().svg, escaped(caption));
+  add_picture({std::string(name), to_svg(plot)}, plot.title, caption);
   table(table_of(plot));
+}
+
+void HtmlPage::figure(const HeatMap& map, std::string_view name, std::string_view caption) {
+  if (!has_cells(map)) return;
+  add_picture({std::string(name), to_svg(map)}, map.title, caption);
+  table(table_of(map));
+}
+
+void HtmlPage::add_picture(Picture picture, std::string_view title, std::string_view caption) {
+  heading(title);
+  body_ += fmt::format("<figure>\n{}</figure>\n<p class=\"caption\">{}</p>\n", picture.svg, escaped(caption));
+  pictures_.push_back(std::move(picture));
 }
 
 void HtmlPage::write(const std::filesystem::path& path) const {

@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "train/report/heat_map.h"
 #include "train/report/plot.h"
 
 namespace ringlet {
@@ -22,6 +23,7 @@ class HtmlPage {
   /// The plot, what it shows in a sentence, and a table of its numbers. `name` is that of its file. Nothing when the plot
   /// has no point.
   void figure(const Plot& plot, std::string_view name, std::string_view caption);
+  void figure(const HeatMap& map, std::string_view name, std::string_view caption);
 
   /// Writes the page, and each plot beside it as STEM_NAME.svg. Readers see the old files or the new ones.
   void write(const std::filesystem::path& path) const;
@@ -30,6 +32,7 @@ class HtmlPage {
   struct Picture {
     std::string name, svg;
   };
+  void add_picture(Picture picture, std::string_view title, std::string_view caption);
   std::string title_, body_;
   std::vector<Picture> pictures_;
 };

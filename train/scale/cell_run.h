@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "train/config.h"
+#include "train/scale/cell_training.h"
 #include "train/scale/cells.h"
 
 namespace ringlet {
@@ -14,9 +15,7 @@ struct CellWork {
   std::filesystem::path config;
   std::vector<std::string> overrides;
   int64_t vocabulary = 0;
-  int64_t warmup_steps = 2;
-  int64_t least_steps = 5;    // measured; more where steps are short, up to 20 times as many,
-  double least_seconds = 2;   // until they took so long
+  StepCounts counts{};  // of each visit
 };
 
 /// A cell before it is measured: predictions, or why it is impossible.
@@ -34,9 +33,24 @@ Config cell_config(const CellWork& work, int64_t seq_len, int64_t ranks);
 /// the memory budget does not allow makes an impossible cell, not an error.
 PlannedCell plan_cell(const CellWork& work, int64_t seq_len, int64_t ranks);
 
-/// Trains the cell's steps, as `ringlet train` would, on a made-up text of one document, which lies in `folder` as long as
-/// this takes. An error makes a failed cell. Absent when `stop` asked to end before all steps were done.
-std::optional<Cell> measure_cell(const CellWork& work, const PlannedCell& planned, const std::filesystem::path& folder,
-                                 const std::function<bool()>& stop);
+/// The gradient of the first step on one rank, kept for the next cells of that length.
+struct OneRankGradient {
+  double budget_bytes = 0;  // what one rank may take
+  int64_t seq_len = 0;      // 0: none is known
+  Values values{};
+};
+
+/// A visit of a cell. The text lies in `folder` as long as this takes.
+struct CellVisit {
+  std::filesystem::path folder;
+  std::function<bool()> stop{};           // asked after each step; may be absent
+  OneRankGradient* one_rank = nullptr;    // absent: the gradient is not compared
+};
+
+/// Trains the cell's steps, as `ringlet train` would, on a made-up text of one document; compares the gradient of the first
+/// with one rank's, which it computes first where `one_rank` is of another length: one step on all cores. Where its budget
+/// is too small for that, gradient_note says so. An error makes a failed cell. Absent when `stop` asked to end before
+/// all steps were done.
+std::optional<Cell> measure_cell(const CellWork& work, const PlannedCell& planned, const CellVisit& visit);
 
 }  // namespace ringlet

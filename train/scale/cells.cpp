@@ -1,24 +1,21 @@
 #include "train/scale/cells.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
-#include <fstream>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "kernels/check.h"
+#include "train/quantile.h"
 
 namespace ringlet {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr const char* kFormat = "ringlet_study";
-constexpr int kVersion = 1;
+constexpr LogKind kCellsLog{.file = "cells.jsonl", .format = "ringlet_study", .version = 2,  // 1: a line was a whole cell
+                            .maker = "`ringlet scale CONFIG.toml -o DIR`", .entry = "a cell"};
 constexpr std::array kStatuses{"done", "impossible", "failed"};
 
 Cell cell_from(const Json& json) {
@@ -30,11 +27,15 @@ Cell cell_from(const Json& json) {
   if (status == kStatuses.end()) throw Error("a status that is not known");
   cell.status = CellStatus(status - kStatuses.begin());
   cell.reason = json.at("reason");
+  cell.peak_moment = json.at("peak_moment");
+  cell.gradient_note = json.at("gradient_note");
+  cell.step_samples_ms = json.at("step_samples_ms").get<std::vector<double>>();
   for (const CellField& field : cell_fields()) {
     const Json& value = json.at(field.name);
     if (!value.is_null()) cell.*field.value = value;
   }
-  const bool measured = cell.step_ms > 0 && cell.peak_bytes > 0 && cell.cores > 0 && cell.ring >= 1;
+  const bool measured = cell.step_ms > 0 && !cell.step_samples_ms.empty() && cell.peak_bytes > 0 &&
+                        cell.cores > 0 && cell.ring >= 1;
   if (cell.seq_len < 1 || cell.ranks < 1 || (std::isfinite(cell.ring) && cell.ring < 1) ||
       (cell.status == CellStatus::done && !measured)) {
     throw Error("a cell without its numbers");
@@ -42,63 +43,55 @@ Cell cell_from(const Json& json) {
   return cell;
 }
 
-/// What two settings differ in: of a text of several lines the first line that does.
-std::string difference(const std::string& old_text, const std::string& new_text) {
-  std::istringstream old_lines(old_text), new_lines(new_text);
-  std::string before, now;
-  do {
-    if (!std::getline(old_lines, before)) before = "nothing";
-    if (!std::getline(new_lines, now)) now = "nothing";
-  } while (before == now && before != "nothing");
-  return fmt::format("\"{}\" there, \"{}\" here", before, now);
-}
-
-void check_same(const StudySettings& old_settings, const StudySettings& settings, const std::filesystem::path& folder) {
-  for (const auto& [name, text] : settings) {
-    const auto old = old_settings.find(name);
-    const std::string old_text = old == old_settings.end() ? "" : old->second;
-    if (old_text == text) continue;
-    throw Error(fmt::format("{} holds a study with another {}: {}", folder.string(), name, difference(old_text, text)),
-                "give the same settings to go on with it, or another folder with -o");
+/// The visits of one cell as one.
+Cell merged(const std::vector<Cell>& visits) {
+  const auto lost = std::ranges::find_if(visits, [](const Cell& cell) { return cell.status != CellStatus::done; });
+  if (lost != visits.end()) return *lost;
+  Cell cell = visits.front();
+  for (const CellField& field : cell_fields()) {
+    std::vector<double> known;
+    for (const Cell& visit : visits) {
+      if (std::isfinite(visit.*field.value)) known.push_back(visit.*field.value);
+    }
+    cell.*field.value = median(known);
   }
-}
-
-/// The folder as it may be written to: absent, empty, or a study's.
-std::filesystem::path accepted(std::filesystem::path folder) {
-  std::error_code ignored;
-  const bool study = std::filesystem::exists(cells_path(folder), ignored);
-  // Its lock is all that a study leaves that was killed before its first line.
-  for (const auto& entry : std::filesystem::directory_iterator(folder, ignored)) {
-    if (study || entry.path().filename() == "lock") continue;
-    throw Error(fmt::format("{} is not a study's folder: it holds {}", folder.string(), entry.path().filename().string()),
-                "give a new folder with -o");
+  for (size_t i = 1; i < visits.size(); ++i) {
+    const std::vector<double>& more = visits[i].step_samples_ms;
+    cell.step_samples_ms.insert(cell.step_samples_ms.end(), more.begin(), more.end());
+    if (cell.gradient_note.empty()) cell.gradient_note = visits[i].gradient_note;
   }
-  create_folders(folder);
-  return folder;
-}
-
-void write_line(const Descriptor& file, const Json& json, const std::filesystem::path& path) {
-  const std::string line = json.dump() + '\n';
-  write_all(file.get(), std::as_bytes(std::span(line)), path);
-  if (::fsync(file.get()) != 0) fail_on_file("write to disk", path, errno);
-}
-
-/// The length of a file up to its last whole line.
-int64_t whole_bytes(const std::filesystem::path& path) {
-  std::ifstream stream(path, std::ios::binary);
-  const std::string text((std::istreambuf_iterator<char>(stream)), {});
-  return int64_t(text.rfind('\n') + 1);
-}
-
-std::string csv_text(const std::string& text) {
-  std::string quoted = "\"";
-  for (const char c : text) quoted += c == '"' ? "\"\"" : std::string(1, c);
-  return quoted + '"';
+  derive_speed(cell);
+  return cell;
 }
 
 }  // namespace
 
 const char* name_of(CellStatus status) { return kStatuses[size_t(status)]; }
+
+void derive_speed(Cell& cell) {
+  cell.steps = double(cell.step_samples_ms.size());
+  cell.step_ms = quantile(cell.step_samples_ms, 0.5);
+  cell.step_ms_p10 = quantile(cell.step_samples_ms, 0.1);
+  cell.step_ms_p90 = quantile(cell.step_samples_ms, 0.9);
+  cell.tokens_per_second = 1e3 * cell.tokens_per_step / cell.step_ms;
+  cell.tokens_per_second_per_rank = cell.tokens_per_second / double(cell.ranks);
+  const double step_peak_flops = 1e6 * cell.peak_gflops * cell.step_ms;
+  cell.mfu_percent = 100 * cell.model_flops / step_peak_flops;
+  cell.mfu_palm_percent = 100 * cell.palm_flops / step_peak_flops;
+  cell.hfu_percent = 100 * cell.executed_flops / step_peak_flops;
+}
+
+std::vector<Cell> merge_visits(std::span<const Cell> visits) {
+  std::vector<Cell> cells;
+  for (const Cell& first : visits) {
+    const auto same = [&](const Cell& other) { return other.seq_len == first.seq_len && other.ranks == first.ranks; };
+    if (std::ranges::any_of(cells, same)) continue;
+    std::vector<Cell> own;
+    std::ranges::copy_if(visits, std::back_inserter(own), same);
+    cells.push_back(merged(own));
+  }
+  return cells;
+}
 
 std::span<const CellField> cell_fields() {
   static constexpr std::array kFields{
@@ -134,13 +127,16 @@ std::span<const CellField> cell_fields() {
       CellField{"palm_flops", &Cell::palm_flops},
       CellField{"executed_flops", &Cell::executed_flops},
       CellField{"peak_gflops", &Cell::peak_gflops},
+      CellField{"gradient_error", &Cell::gradient_error},
+      CellField{"gradient_tolerance", &Cell::gradient_tolerance},
   };
   return kFields;
 }
 
 Json to_json(const Cell& cell) {
   Json json{{"seq_len", cell.seq_len}, {"ranks", cell.ranks}, {"layout", cell.layout},
-            {"status", name_of(cell.status)}, {"reason", cell.reason}};
+            {"status", name_of(cell.status)}, {"reason", cell.reason}, {"peak_moment", cell.peak_moment},
+            {"gradient_note", cell.gradient_note}, {"step_samples_ms", cell.step_samples_ms}};
   for (const CellField& field : cell_fields()) {
     const double value = cell.*field.value;
     json[field.name] = std::isfinite(value) ? Json(value) : Json();
@@ -148,63 +144,41 @@ Json to_json(const Cell& cell) {
   return json;
 }
 
-std::filesystem::path cells_path(const std::filesystem::path& folder) { return folder / "cells.jsonl"; }
+std::filesystem::path cells_path(const std::filesystem::path& folder) { return folder / kCellsLog.file; }
 
 CellsOfStudy read_cells(const std::filesystem::path& folder) {
-  const std::filesystem::path path = cells_path(folder);
-  std::ifstream lines(path);
-  if (!lines) throw Error(folder.string() + " holds no study", "`ringlet scale CONFIG.toml -o DIR` makes one");
   CellsOfStudy study;
-  int number = 0;
-  for (std::string line; std::getline(lines, line) && !lines.eof();) {  // eof: its newline is not there
-    ++number;
-    try {
-      const Json json = Json::parse(line);
-      if (number > 1) {
-        study.cells.push_back(cell_from(json));
-      } else {
-        if (json.at(kFormat) != kVersion) throw Error("another version");
-        study.settings = json.at("settings").get<StudySettings>();
-      }
-    } catch (const std::exception&) {
-      throw Error(fmt::format("line {} of {} is not {}", number, path.string(), number == 1 ? "a study's head" : "a cell"),
-                  number == 1 ? "give a study's folder, or a new one" : "delete that line: its cell is measured anew");
-    }
-  }
+  study.settings = read_log(folder, kCellsLog, [&](const Json& line) { study.visits.push_back(cell_from(line)); });
   return study;
 }
 
-CellsFile::CellsFile(std::filesystem::path folder, const StudySettings& settings)
-    : folder_(accepted(std::move(folder))),
-      lock_(folder_ / "lock", "measures in " + folder_.string()),
-      file_(cells_path(folder_), O_WRONLY | O_CREAT | O_APPEND) {
-  const std::filesystem::path path = cells_path(folder_);
-  CellsOfStudy study = read_cells(folder_);
-  if (!study.settings.empty()) check_same(study.settings, settings, folder_);
-  if (::ftruncate(file_.get(), whole_bytes(path)) != 0) fail_on_file("write", path, errno);
-  if (study.settings.empty()) {
-    write_line(file_, Json{{kFormat, kVersion}, {"settings", settings}}, path);
-    sync_folder(folder_);
+CellsFile::CellsFile(const std::filesystem::path& folder, const StudySettings& settings)
+    : log_(folder, kCellsLog, settings, [this](const Json& line) { visits_.push_back(cell_from(line)); }) {}
+
+
+bool CellsFile::has(int64_t seq_len, int64_t ranks, int64_t earlier) const {
+  int64_t visits = 0;
+  for (const Cell& visit : visits_) {
+    if (visit.seq_len != seq_len || visit.ranks != ranks) continue;
+    if (visit.status != CellStatus::done || ++visits > earlier) return true;
   }
-  cells_ = std::move(study.cells);
+  return false;
 }
 
-bool CellsFile::has(int64_t seq_len, int64_t ranks) const {
-  return std::ranges::any_of(cells_, [&](const Cell& cell) { return cell.seq_len == seq_len && cell.ranks == ranks; });
-}
-
-void CellsFile::append(const Cell& cell) {
-  write_line(file_, to_json(cell), cells_path(folder_));
-  cells_.push_back(cell);
+void CellsFile::append(const Cell& visit) {
+  log_.append(to_json(visit));
+  visits_.push_back(visit);
 }
 
 std::string to_csv(std::span<const Cell> cells) {
-  std::string text = "seq_len,ranks,layout,status,reason";
+  std::string text = "seq_len,ranks,layout,status,reason,peak_moment,gradient_note";
   for (const CellField& field : cell_fields()) text += std::string(",") + field.name;
   text += '\n';
   for (const Cell& cell : cells) {
-    text += fmt::format("{},{},{},{},{}", cell.seq_len, cell.ranks, cell.layout, name_of(cell.status),
-                        cell.reason.empty() ? "" : csv_text(cell.reason));
+    text += fmt::format("{},{},{},{}", cell.seq_len, cell.ranks, cell.layout, name_of(cell.status));
+    for (const std::string& words : {cell.reason, cell.peak_moment, cell.gradient_note}) {
+      text += ',' + (words.empty() ? "" : csv_text(words));
+    }
     for (const CellField& field : cell_fields()) {
       const double value = cell.*field.value;
       text += std::isfinite(value) ? fmt::format(",{}", value) : ",";

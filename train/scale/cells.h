@@ -2,25 +2,27 @@
 
 #include <cmath>
 #include <filesystem>
-#include <map>
 #include <nlohmann/json_fwd.hpp>
 #include <span>
 #include <string>
 #include <vector>
 
-#include "train/run_folder.h"
+#include "train/settings_log.h"
 
 namespace ringlet {
 
 enum class CellStatus : uint8_t { done, impossible, failed };
 const char* name_of(CellStatus status);
 
-/// A length on a number of ranks: what was predicted and what was measured. NaN: not known.
+/// A length on a number of ranks: what was predicted and what was measured, in one visit or all of them. NaN: not known.
 struct Cell {
   int64_t seq_len = 0, ranks = 0;
   std::string layout;
   CellStatus status = CellStatus::done;
   std::string reason;  // of a cell that was not measured, one line
+  std::string peak_moment;    // in which the fullest rank is fullest, as the plan tells
+  std::string gradient_note;  // which parameter gradient_error is of, or why there is none
+  std::vector<double> step_samples_ms;  // each measured step
 
   double ring = NAN, tokens_per_rank = NAN;  // of the fullest rank, of a window
   double threads_per_rank = NAN, cores = NAN;  // cores: those that compute, ranks * threads or all there are
@@ -36,7 +38,16 @@ struct Cell {
   double sent_bytes = NAN, predicted_sent_bytes = NAN;     // in a step, by the rank that sends most
   double model_flops = NAN, palm_flops = NAN, executed_flops = NAN;  // of a step (train/plan/plan.h)
   double peak_gflops = NAN;                                // fused multiply-adds of these cores, before and after
+  // Of the first step, beside one rank's with the same weights and windows: the parameter that is off most, in L2.
+  double gradient_error = NAN, gradient_tolerance = NAN;
 };
+
+/// What follows from the samples: step_ms with its quantiles, tokens per second, utilisation.
+void derive_speed(Cell& cell);
+
+/// Visits of cells, each cell's made one, in the order of its first: all samples together, of other numbers the median. A
+/// visit that failed makes a failed cell.
+std::vector<Cell> merge_visits(std::span<const Cell> visits);
 
 /// The numbers of a cell by name, in the order of the columns of cells.csv.
 struct CellField {
@@ -48,12 +59,9 @@ std::span<const CellField> cell_fields();
 /// Every key always; what is not known is null.
 nlohmann::ordered_json to_json(const Cell& cell);
 
-/// What the cells of a study share: "mode", "config", "steps", ..., each as text.
-using StudySettings = std::map<std::string, std::string>;
-
 struct CellsOfStudy {
   StudySettings settings;
-  std::vector<Cell> cells;
+  std::vector<Cell> visits;
 };
 
 /// The file that makes a folder a study's.
@@ -62,22 +70,20 @@ std::filesystem::path cells_path(const std::filesystem::path& folder);
 /// Reads a study's cells; a last line that was cut off by a kill does not count. Throws Error that names the line.
 CellsOfStudy read_cells(const std::filesystem::path& folder);
 
-/// DIR/cells.jsonl under write: the settings, then a line for each cell, durable when append() returns. Nobody else writes
-/// to the folder as long as this lives.
+/// DIR/cells.jsonl under write: the settings, then a line for each visit of a cell (train/settings_log.h).
 class CellsFile {
  public:
   /// Goes on with the study that is there. Throws Error when the folder holds something else, or a study with other
   /// settings (says which).
-  CellsFile(std::filesystem::path folder, const StudySettings& settings);
-  const std::vector<Cell>& cells() const { return cells_; }
-  bool has(int64_t seq_len, int64_t ranks) const;
-  void append(const Cell& cell);
+  CellsFile(const std::filesystem::path& folder, const StudySettings& settings);
+  const std::vector<Cell>& visits() const { return visits_; }
+  /// Were there more visits of this cell than `earlier`, or did one end without numbers?
+  bool has(int64_t seq_len, int64_t ranks, int64_t earlier) const;
+  void append(const Cell& visit);
 
  private:
-  std::filesystem::path folder_;
-  FileLock lock_;
-  std::vector<Cell> cells_;
-  Descriptor file_;
+  std::vector<Cell> visits_;
+  SettingsLog log_;
 };
 
 /// cells.csv: a heading and a line for each cell.

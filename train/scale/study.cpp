@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <span>
 #include <tuple>
 
 #include "train/console.h"
@@ -40,6 +41,19 @@ void compare(Cell& cell, const std::vector<Cell>& cells) {
   cell.ideal_percent = 100 * ideal_ms / (cell.attention_ms + cell.ring_wait_ms);
 }
 
+/// cells: of one number of ranks and one moment, by length.
+MemoryFit memory_fit(std::span<const Cell* const> cells) {
+  MemoryFit result{cells.front()->peak_moment};
+  std::vector<double> shares, bytes;
+  for (const Cell* cell : cells) {
+    result.lengths.push_back(double(cell->seq_len));
+    shares.push_back(double(cell->seq_len) / cell->ring);
+    bytes.push_back(cell->peak_bytes);
+  }
+  result.fit = fit_polynomial(shares, bytes, 2);
+  return result;
+}
+
 FitsOfRanks fits_of(int64_t ranks, const std::vector<Cell>& cells) {
   std::vector<const Cell*> along;
   for (const Cell& cell : cells) {
@@ -47,15 +61,16 @@ FitsOfRanks fits_of(int64_t ranks, const std::vector<Cell>& cells) {
   }
   std::ranges::sort(along, {}, [](const Cell* cell) { return cell->seq_len; });
   FitsOfRanks fits{ranks};
-  std::vector<double> ms, shares, bytes;
+  std::vector<double> ms;
   for (const Cell* cell : along) {
     fits.lengths.push_back(double(cell->seq_len));
-    shares.push_back(double(cell->seq_len) / cell->ring);
     ms.push_back(cell->step_ms);
-    bytes.push_back(cell->peak_bytes);
   }
   fits.time = fit_polynomial(fits.lengths, ms, 3);
-  fits.memory = fit_polynomial(shares, bytes, 2);
+  for (size_t first = 0, next = 0; first < along.size(); first = next) {
+    while (next < along.size() && along[next]->peak_moment == along[first]->peak_moment) ++next;
+    fits.memory.push_back(memory_fit(std::span(along).subspan(first, next - first)));
+  }
   return fits;
 }
 
@@ -65,6 +80,20 @@ std::string count_text(double value) { return std::isfinite(value) ? human_count
 
 /// Four digits or so.
 std::string ms_text(double ms) { return number(ms, ms >= 1000 ? 0 : ms >= 10 ? 1 : 2); }
+
+std::string gradient_text(const Cell& cell) {
+  if (cell.gradient_note.empty()) return "-";
+  return std::isfinite(cell.gradient_error) ? fmt::format("{:.0e}", cell.gradient_error) : "none";
+}
+
+/// What the column of gradients cannot say.
+std::string gradient_remark(const Cell& cell) {
+  if (cell.gradient_note.empty() || cell.gradient_error <= cell.gradient_tolerance) return {};
+  const std::string where = fmt::format("T = {} on {} ranks: gradient ", length_text(double(cell.seq_len)), cell.ranks);
+  if (std::isnan(cell.gradient_tolerance)) return where + cell.gradient_note + '\n';
+  return where + fmt::format("WRONG, off by {:.1e} of {:.0e} allowed in {}: see `ringlet verify`\n",
+                             cell.gradient_error, cell.gradient_tolerance, cell.gradient_note);
+}
 
 std::string time_table(const std::vector<Cell>& cells) {
   std::vector<std::vector<std::string>> table{{"T", "ranks", "a rank", "step ms", "p10-p90", "n", "predicted", "tokens/s",
@@ -82,7 +111,8 @@ std::string time_table(const std::vector<Cell>& cells) {
 
 std::string scaling_table(const std::vector<Cell>& cells) {
   std::vector<std::vector<std::string>> table{{"T", "ranks", "strong %", "weak %", "ideal %", "exposed ms", "bubble %",
-                                               "imbalance", "peak a rank", "predicted", "sent a step", "predicted"}};
+                                               "imbalance", "peak a rank", "planned", "sent a step", "planned",
+                                               "gradient"}};
   for (const Cell& cell : cells) {
     if (!is_measured(cell)) continue;
     const auto same = [](double measured, double predicted) {
@@ -92,16 +122,16 @@ std::string scaling_table(const std::vector<Cell>& cells) {
                      number(cell.weak_percent, 0), number(cell.ideal_percent, 0), ms_text(cell.exposed_ms),
                      number(cell.bubble_percent, 1), number(cell.imbalance, 2), bytes_text(cell.peak_bytes),
                      same(cell.peak_bytes, cell.predicted_peak_bytes), bytes_text(cell.sent_bytes),
-                     same(cell.sent_bytes, cell.predicted_sent_bytes)});
+                     same(cell.sent_bytes, cell.predicted_sent_bytes), gradient_text(cell)});
   }
   return format_table(table);
 }
 
-std::string residuals_text(const FitsOfRanks& fits, const PolynomialFit& fit) {
+std::string residuals_text(const std::vector<double>& lengths, const PolynomialFit& fit) {
   if (fit.residuals.size() == fit.coefficients.size()) return "; through all points";
   std::string text = "\n    off by";
   for (size_t i = 0; i < fit.residuals.size(); ++i) {
-    text += fmt::format("{} {:+.1f} % at {}", i == 0 ? "" : ",", 100 * fit.residuals[i], length_text(fits.lengths[i]));
+    text += fmt::format("{} {:+.1f} % at {}", i == 0 ? "" : ",", 100 * fit.residuals[i], length_text(lengths[i]));
   }
   return text;
 }
@@ -141,7 +171,7 @@ std::string Study::title() const {
 }
 
 Study make_study(CellsOfStudy read) {
-  Study study{std::move(read.settings), std::move(read.cells), {}};
+  Study study{std::move(read.settings), merge_visits(read.visits), {}};
   const bool weak = study.mode() == "weak";
   std::ranges::sort(study.cells, {}, [&](const Cell& cell) {
     const auto ring = std::isfinite(cell.ring) ? int64_t(cell.ring) : cell.ranks;
@@ -162,14 +192,22 @@ std::string time_fit_text(const FitsOfRanks& fits) {
   const std::vector<double>& k = fits.time.coefficients;
   if (k.empty()) return fmt::format("R = {}: fewer than 3 lengths", fits.ranks);
   return fmt::format("R = {}: a = {:.4g} ms, b = {:.4g} us, c = {:.4g} ns{}{}", fits.ranks, k[0], 1e3 * k[1], 1e6 * k[2],
-                     doubts_text(fits.time), residuals_text(fits, fits.time));
+                     doubts_text(fits.time), residuals_text(fits.lengths, fits.time));
 }
 
 std::string memory_fit_text(const FitsOfRanks& fits) {
-  const std::vector<double>& k = fits.memory.coefficients;
-  if (k.empty()) return fmt::format("R = {}: fewer than 2 lengths", fits.ranks);
-  return fmt::format("R = {}: a = {}, b = {:.0f} B{}{}", fits.ranks, human_bytes(k[0]), k[1],
-                     doubts_text(fits.memory), residuals_text(fits, fits.memory));
+  std::string text;
+  for (const MemoryFit& memory : fits.memory) {
+    const double shortest = memory.lengths.front(), longest = memory.lengths.back();
+    const std::string range = shortest == longest ? length_text(shortest)
+                                                  : length_text(shortest) + " to " + length_text(longest);
+    text += fmt::format("{}R = {}, {}, fullest in {}: ", text.empty() ? "" : "\n  ", fits.ranks, range, memory.moment);
+    const std::vector<double>& k = memory.fit.coefficients;
+    text += k.empty() ? "one length"
+                      : fmt::format("a = {}, b = {:.0f} B{}{}", human_bytes(k[0]), k[1], doubts_text(memory.fit),
+                                    residuals_text(memory.lengths, memory.fit));
+  }
+  return text;
 }
 
 std::string to_text(const Study& study) {
@@ -181,14 +219,16 @@ std::string to_text(const Study& study) {
     text += fmt::format("T = {} on {} rank{}: {}: {}\n", length_text(double(cell.seq_len)), cell.ranks,
                         cell.ranks == 1 ? "" : "s", name_of(cell.status), cell.reason);
   }
+  for (const Cell& cell : study.cells) text += gradient_remark(cell);
   text += "\nstep ms = a + b T + c T^2, least relative squares\n";
   for (const FitsOfRanks& fits : study.fits) text += "  " + time_fit_text(fits) + '\n';
-  text += "peak bytes = a + b T / ring\n";
+  text += "peak bytes = a + b T / ring, a line for each moment in which memory is fullest\n";
   for (const FitsOfRanks& fits : study.fits) text += "  " + memory_fit_text(fits) + '\n';
   text +=
       "\nMFU: 6 N T + 12 L d a visible pair over the FMA peak of the cores, measured before and after; 12LdT: every pair\n"
       "counted; HFU: what runs. strong, weak: model FLOP/s a core beside the fewest ranks of the same T, of the same tokens\n"
-      "a rank. ideal: one rank's attention time over the cores, over attention and waits for the ring. =: to the byte.\n";
+      "a rank. ideal: one rank's attention time over the cores, over attention and waits for the ring. =: to the byte.\n"
+      "gradient: of the first step, of the parameter that is off most, beside one rank's; relative, in L2.\n";
   if (!predicted) text += "Times are predicted once `ringlet plan CONFIG --ranks R --calibrate` has run here.\n";
   return text;
 }
@@ -199,8 +239,14 @@ nlohmann::ordered_json to_json(const Study& study) {
   for (const Cell& cell : study.cells) json["cells"].push_back(to_json(cell));
   json["fits"] = nlohmann::ordered_json::array();
   for (const FitsOfRanks& fits : study.fits) {
+    nlohmann::ordered_json lines = nlohmann::ordered_json::array();
+    for (const MemoryFit& memory : fits.memory) {
+      nlohmann::ordered_json line{{"moment", memory.moment}, {"lengths", memory.lengths}};
+      line.update(fit_json(memory.fit));
+      lines.push_back(std::move(line));
+    }
     json["fits"].push_back({{"ranks", fits.ranks}, {"lengths", fits.lengths}, {"time_ms", fit_json(fits.time)},
-                            {"memory_bytes", fit_json(fits.memory)}});
+                            {"memory_bytes", std::move(lines)}});
   }
   return json;
 }

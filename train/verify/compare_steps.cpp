@@ -23,6 +23,19 @@ Deviation none_of(const char* quantity, const std::vector<std::string>& lines) {
   return {quantity, lines.empty() ? "" : lines.front(), double(lines.size()), 0.5};
 }
 
+void take_worse(Deviation& worst, double error, const std::string& where) {
+  const Deviation here{worst.quantity, where, error, worst.tolerance};
+  if (worse(here, worst)) worst = here;
+}
+
+/// The row of a parameter that differs most.
+std::string element_of(const ParameterShape& shape, const std::vector<double>& actual,
+                       const std::vector<double>& expected) {
+  if (shape.shape.size() != 2) return shape.name;
+  const RowError row = worst_row(actual, expected, shape.shape[1]);
+  return fmt::format("{}, row {}", shape.name, row.row);
+}
+
 class Comparison {
  public:
   Comparison(const VerifyProblem& problem, const RingSetup& setup, const RingStep& actual,
@@ -148,23 +161,9 @@ class Comparison {
   }
 
   void compare_gradients() {
-    double whole = 0;
-    for (const auto& [name, values] : expected_.gradients) whole = std::hypot(whole, norm_of(values));
-    Deviation error{"gradient", "", 0, tolerances_.gradient};
-    Deviation angle{"gradient's direction", "", 0, tolerances_.cosine};
-    for (const ParameterShape& shape : parameter_shapes(problem_.gpt)) {
-      const std::vector<double>& actual = actual_.gradients.at(shape.name);
-      const std::vector<double>& expected = expected_.gradients.at(shape.name);
-      const double norm = norm_of(expected), actual_norm = norm_of(actual);
-      take_worse(error, distance(actual, expected) / std::max(norm, kVanishing * whole),
-                 element_of(shape, actual, expected));
-      if (norm < kVanishing * whole) continue;
-      double product = 0;
-      for (size_t i = 0; i < expected.size(); ++i) product += actual[i] * expected[i];
-      take_worse(angle, 1 - product / (norm * actual_norm), shape.name);
-    }
-    keep(error);
-    keep(angle);
+    GradientDeviations worst = gradient_deviations(problem_.gpt, actual_.gradients, expected_.gradients);
+    keep(std::move(worst.error));
+    keep(std::move(worst.direction));
   }
 
   void compare_weights() {
@@ -182,19 +181,6 @@ class Comparison {
     keep(error);
   }
 
-  static void take_worse(Deviation& worst, double error, const std::string& where) {
-    const Deviation here{worst.quantity, where, error, worst.tolerance};
-    if (worse(here, worst)) worst = here;
-  }
-
-  /// The row of a parameter that differs most.
-  static std::string element_of(const ParameterShape& shape, const std::vector<double>& actual,
-                                const std::vector<double>& expected) {
-    if (shape.shape.size() != 2) return shape.name;
-    const RowError row = worst_row(actual, expected, shape.shape[1]);
-    return fmt::format("{}, row {}", shape.name, row.row);
-  }
-
   const VerifyProblem& problem_;
   const RingSetup& setup_;
   const SequenceLayout layout_;
@@ -208,6 +194,25 @@ class Comparison {
 }  // namespace
 
 Tolerances tolerances_of(Dtype dtype) { return dtype == Dtype::bf16 ? kBf16 : Tolerances{}; }
+
+GradientDeviations gradient_deviations(const GptConfig& gpt, const Values& actual, const Values& expected) {
+  const Tolerances tolerances = tolerances_of(gpt.dtype);
+  double whole = 0;
+  for (const auto& [name, values] : expected) whole = std::hypot(whole, norm_of(values));
+  GradientDeviations worst{{"gradient", "", 0, tolerances.gradient},
+                           {"gradient's direction", "", 0, tolerances.cosine}};
+  for (const ParameterShape& shape : parameter_shapes(gpt)) {
+    const std::vector<double>&is = actual.at(shape.name), &should = expected.at(shape.name);
+    const double norm = norm_of(should);
+    take_worse(worst.error, distance(is, should) / std::max(norm, kVanishing * whole),
+               element_of(shape, is, should));
+    if (norm < kVanishing * whole) continue;
+    double product = 0;
+    for (size_t i = 0; i < should.size(); ++i) product += is[i] * should[i];
+    take_worse(worst.direction, 1 - product / (norm * norm_of(is)), shape.name);
+  }
+  return worst;
+}
 
 std::vector<Deviation> deviations(const VerifyProblem& problem, const RingSetup& setup,
                                   const RingStep& actual, const StepValues& expected) {

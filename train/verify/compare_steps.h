@@ -23,6 +23,13 @@ struct Tolerances {
 /// Of the model's dtype.
 Tolerances tolerances_of(Dtype dtype);
 
+/// The parameters whose gradients are off most: in L2, relative to the gradient (to a share of the whole model's where it
+/// vanishes), and in direction.
+struct GradientDeviations {
+  Deviation error, direction;
+};
+GradientDeviations gradient_deviations(const GptConfig& gpt, const Values& actual, const Values& expected);
+
 /// Compares a step on the ring with what it should be, in the order of the computation: the first one that
 /// has not passed is where to look. Quantities that were not watched are left out.
 std::vector<Deviation> deviations(const VerifyProblem& problem, const RingSetup& setup,

@@ -160,21 +160,14 @@ class RankStep {
           add_losses(losses, batch, rank_.pieces(), bins);
         });
     if (context_.ring.rank() == 0) own_samples = samples.deviations();  // equal on the ring
-    put_shards(&ShardedAdamW::Segment::gradient, values.gradients);
+    put_shards(optimizer_, context_.device, &ShardedAdamW::Segment::gradient, values.gradients);
     sum_over_world(rank_, {&squares, 1});
     const double loss = mean_over_world(bins).mean();
     step.update(squares, problem_.clip_norm, problem_.optimizer);
-    put_shards(&ShardedAdamW::Segment::weights, values.next_weights);
+    put_shards(optimizer_, context_.device, &ShardedAdamW::Segment::weights, values.next_weights);
     if (world_.rank() != 0) return;
     values.train_loss = loss;
     values.gradient_norm = std::sqrt(squares);
-  }
-
-  void put_shards(Tensor ShardedAdamW::Segment::*shard, Values& whole) const {
-    for (const ShardedAdamW::Segment& segment : optimizer_.segments()) {
-      const std::vector<float> own = host_values(context_.device, segment.*shard);
-      std::ranges::copy(own, whole.at(segment.parameter->name).begin() + segment.first_element);
-    }
   }
 
   const VerifyProblem& problem_;
@@ -202,10 +195,7 @@ StepValues room_for(const VerifyProblem& problem, Watch watch) {
     window.eval_losses = window.losses;
     resize_for(problem.gpt, problem.length(), window);
   }
-  for (const ParameterShape& shape : parameter_shapes(problem.gpt)) {
-    values.gradients[shape.name].assign(size_t(shape.size()), 0);
-    values.next_weights[shape.name].assign(size_t(shape.size()), 0);
-  }
+  values.gradients = values.next_weights = room_for_parameters(problem.gpt);
   return values;
 }
 
@@ -243,6 +233,19 @@ RingParts real_parts(const Devices& devices) {
     return devices.make(rank, kMostRanksOfDevice, arena_bytes, trace);
   };
   return parts;
+}
+
+Values room_for_parameters(const GptConfig& gpt) {
+  Values values;
+  for (const ParameterShape& shape : parameter_shapes(gpt)) values[shape.name].assign(size_t(shape.size()), 0);
+  return values;
+}
+
+void put_shards(const ShardedAdamW& optimizer, Backend& device, Tensor ShardedAdamW::Segment::*shard, Values& whole) {
+  for (const ShardedAdamW::Segment& segment : optimizer.segments()) {
+    const std::vector<float> own = host_values(device, segment.*shard);
+    std::ranges::copy(own, whole.at(segment.parameter->name).begin() + segment.first_element);
+  }
 }
 
 RingStep ring_step(const VerifyProblem& problem, const RingSetup& setup, const RingParts& parts,

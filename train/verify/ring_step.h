@@ -53,6 +53,11 @@ struct RingStep {
   std::vector<std::string> strays;   // parameters whose weights differ between ranks after the step, one line each
 };
 
+/// Zeros for every element of every parameter.
+Values room_for_parameters(const GptConfig& gpt);
+/// Writes what this rank owns of them into `whole`, which ranks may share. Waits for the device.
+void put_shards(const ShardedAdamW& optimizer, Backend& device, Tensor ShardedAdamW::Segment::*shard, Values& whole);
+
 /// One optimizer step of the problem on threads, through the trainer's own step, model, ring and optimizer.
 RingStep ring_step(const VerifyProblem& problem, const RingSetup& setup, const RingParts& parts,
                    Watch watch);
