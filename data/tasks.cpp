@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <limits>
@@ -265,6 +266,9 @@ std::string read_haystack(const TaskOptions& task, int64_t needed_bytes) {
   if (task.text.empty()) {
     throw UsageError("passkey hides a number in a text, and has none",
                      "Name a long text with --text FILE.");
+  }
+  if (std::error_code ignored; !std::filesystem::is_regular_file(task.text, ignored)) {
+    throw Error(fmt::format("cannot read {}: it is no file", task.text), "--text takes the path of a text file.");
   }
   std::ifstream file(task.text, std::ios::binary);
   const std::string text(std::istreambuf_iterator<char>(file), {});

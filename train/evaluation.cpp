@@ -140,7 +140,7 @@ Evaluation evaluate(const ModelRank& rank, const WindowReader& reader, int64_t w
   Evaluation result{PositionBins::from_flat(rank.layout.length, flat), {}};
   if (right.empty()) return result;
   // part by part, in little memory
-  constexpr size_t kPart = 16384;
+  constexpr size_t kPart = 1024;
   for (size_t first = 0; first < right.size(); first += kPart) {
     sum_over_world(rank, std::span(right).subspan(first, std::min(kPart, right.size() - first)));
   }

@@ -21,6 +21,7 @@ class JsonLine {
   void put(const char* key, int64_t value) { json_[key] = value; }
   void put(const char* key, double value) { json_[key] = finite(key, value); }
   /// The mean of a part of the tokens: null, and nothing is wrong, where none of them counts.
+  void put_mean(const char* key, double mean, bool of_any) { json_[key] = of_any ? finite(key, mean) : Json(); }
   void put_part(const char* key, double part, double whole) {
     json_[key] = no_tokens(part, whole) ? Json() : finite(key, part);
   }
@@ -48,9 +49,9 @@ class JsonLine {
 
   void put(const std::optional<AnswerScores>& scores) {
     if (!scores) return;
-    put("answer_accuracy", scores->answers().mean);
+    put_mean("answer_accuracy", scores->answers().mean, scores->answers().count > 0);
     put("answers", scores->answers().count);
-    put("answer_token_accuracy", scores->tokens().mean);
+    put_mean("answer_token_accuracy", scores->tokens().mean, scores->tokens().count > 0);
     put("accuracy_by_distance", scores->by_distance());
   }
 
@@ -105,9 +106,11 @@ std::string to_json_line(const MetricsRecord& record) {
   line.put("step", record.step);
   line.put("steps", record.steps);
   line.put_stage(record.stage, record.seq_len);
-  line.put("loss", record.loss);
-  line.put_part("loss_first_quarter", record.loss_first_quarter, record.loss);
-  line.put_part("loss_last_quarter", record.loss_last_quarter, record.loss);
+  const bool any = std::isfinite(record.loss) || record.loss_by_position.empty() ||
+                   std::ranges::any_of(record.loss_by_position, [](const auto& bin) { return bin.loss.count > 0; });
+  line.put_mean("loss", record.loss, any);
+  line.put_part("loss_first_quarter", record.loss_first_quarter, any ? record.loss : 0);
+  line.put_part("loss_last_quarter", record.loss_last_quarter, any ? record.loss : 0);
   line.put(record.in_context_score);
   line.put("learning_rate", record.learning_rate);
   line.put("gradient_norm", record.gradient_norm);
@@ -132,11 +135,12 @@ std::string to_json_line(const EvalRecord& record) {
   JsonLine line;
   line.put("step", record.step);
   line.put_stage(record.stage, record.seq_len);
-  line.put("eval_loss", bins.mean());
-  line.put("eval_standard_error", bins.standard_error());
+  const bool any = bins.count() > 0;
+  line.put_mean("eval_loss", bins.mean(), any);
+  line.put_mean("eval_standard_error", bins.standard_error(), any);
   line.put("eval_tokens", bins.count());
-  line.put_part("loss_first_quarter", bins.first_quarter(), bins.mean());
-  line.put_part("loss_last_quarter", bins.last_quarter(), bins.mean());
+  line.put_part("loss_first_quarter", bins.first_quarter(), any ? bins.mean() : 0);
+  line.put_part("loss_last_quarter", bins.last_quarter(), any ? bins.mean() : 0);
   line.put(bins.in_context_score());
   line.put(record.answers);
   line.put("loss_by_position", bins.by_position());

@@ -195,6 +195,7 @@ MetricsRecord Trainer::train_step() {
 
 bool Trainer::apply_update(const StepSums& sums) {
   if (!sums.finite()) return false;  // decided from sums, so all ranks agree
+  if (sums.loss_by_position.count() == 0) return true;  // nothing was asked: nothing is learned, and nothing decays
   ++updates_;
   const Config::Train& train = config_.train;
   train_step_.update(sums.gradient_squares, train.clip_norm,

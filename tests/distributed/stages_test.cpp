@@ -120,6 +120,8 @@ TEST_F(StagesTest, OnAnotherWorldTheyGoOnWithTheSameDataAndState) {
   const Trained whole = train_case(config(1, 1));
   for (const int64_t step : {3, 4, 6}) {
     const Trained resumed = interrupted(config(1, 1), config(4, 2), step);
+    ASSERT_FALSE(resumed.records.empty());
+    EXPECT_EQ(resumed.records.back().step, 10);
     for (const MetricsRecord& record : resumed.records) {
       const MetricsRecord& expected = whole.records[size_t(record.step - 1)];
       EXPECT_NEAR(record.loss, expected.loss, 1e-4 * expected.loss) << record.step;

@@ -82,6 +82,9 @@ std::optional<VariantRun> make_run(const StudyRequest& request, const PlannedRun
     const auto say = [&](const std::string& line) { console.say(line); };
     const Checkpoint checkpoint = checkpoint_of(config.run.path(), say);
     put(run, evaluate_variant(checkpoint, config, Corpus::open(config.data.validation), text));
+    if (run.all.token_count() == 0) {
+      throw Error(fmt::format("none of the {} validation tokens that are scored is an answer", text.tokens()));
+    }
     put(run, read_run(config.run.path()));
     run.steps = double(checkpoint.info().step);
     run.tokens = double(checkpoint.info().tokens);

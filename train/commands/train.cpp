@@ -91,7 +91,7 @@ void say_start(Console& console, const Config& config, const RunData& data,
                           human_count(double(data.corpus.token_count())),
                           human_count(double(data.corpus.document_count())),
                           fmt::join(windows, ", then ")));
-  int64_t shortest = run.seq_len;
+  int64_t shortest = stages.front().config.run.seq_len;
   for (const StageParts& stage : stages) shortest = std::min(shortest, stage.config.run.seq_len);
   say_answers(console, data.corpus, shortest);
   if (!run.link.empty()) console.say("between the ranks an emulated link: " + run.link);
@@ -140,10 +140,10 @@ RunStart start_of(const RankProcess& process, bool resuming) {
 }
 
 /// The longest stage comes last as a rule: that it does not fit must not be found out then.
-void check_memory(const std::vector<StageParts>& stages, const Devices& devices,
+void check_memory(const std::vector<StageParts>& stages, int64_t first_stage, const Devices& devices,
                   const RankProcess& process) {
   if (stages.size() == 1) return;
-  for (size_t i = 0; i < stages.size(); ++i) {
+  for (size_t i = size_t(first_stage - 1); i < stages.size(); ++i) {
     const Config& config = stages[i].config;
     const bool alone = config.run.comm == CommKind::nccl;
     int64_t bytes =
@@ -256,7 +256,7 @@ int train(const TrainOptions& options) {
   };
   say_processes(say, configured, config, process);
   const Devices devices = devices_of(config.run, process);
-  check_memory(stages, devices, process);
+  if (!resuming) check_memory(stages, 1, devices, process);
   // First of all: a run whose ring is wrong leaves nothing behind.
   if (config.run.verify != Config::Run::kVerifyOff && process.leads())
     verify_stages(stages, devices, say);
@@ -265,6 +265,7 @@ int train(const TrainOptions& options) {
   std::optional<Checkpoint> checkpoint;
   if (resuming) checkpoint = checkpoint_to_resume(folder, config, data.corpus, say);
   const int64_t first_stage = stage_at(config, checkpoint ? checkpoint->info().step + 1 : 1).number;
+  if (resuming) check_memory(stages, first_stage, devices, process);
   Predictions predictions(stages.size());
   if (process.leads()) {
     folder.write_config(to_toml(config));

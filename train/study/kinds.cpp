@@ -17,7 +17,9 @@ constexpr int64_t kShortestLength = 16;
 
 Variants context_variants(const Config& base, StudySize size) {
   const std::vector<int64_t> lengths = context_lengths(base.run.seq_len, size);
-  const int64_t step_tokens = std::max(base.train.batch_windows * base.run.seq_len, lengths.back());
+  // Whole windows of every length: the shorter ones divide the longest.
+  const int64_t longest = lengths.back(), asked = base.train.batch_windows * base.run.seq_len;
+  const int64_t step_tokens = (asked + longest - 1) / longest * longest;
   const int64_t evaluated_tokens = base.train.eval_windows * base.run.seq_len;
   // A step of the longest windows may hold more tokens than the config's; the tokens in all stay
   // the same.
@@ -118,7 +120,8 @@ const StudyKind& study_named(std::string_view name) {
 std::vector<int64_t> context_lengths(int64_t seq_len, StudySize size) {
   std::vector<int64_t> lengths;
   for (const int64_t divisor : {8, 4, 2, 1}) {
-    if (seq_len / divisor >= kShortestLength || divisor == 1) lengths.push_back(seq_len / divisor);
+    const bool whole = seq_len % divisor == 0 && seq_len / divisor >= kShortestLength;
+    if (whole || divisor == 1) lengths.push_back(seq_len / divisor);
   }
   if (size == StudySize::large) lengths.insert(lengths.end(), {2 * seq_len, 4 * seq_len});
   return lengths;

@@ -48,6 +48,10 @@ Config base_config(const StudyRequest& request, std::vector<std::string>& overri
     throw UsageError("a study trains its ranks as threads of one process",
                      "set run.comm to \"threads\"");
   }
+  if (!config.stages.empty()) {
+    throw UsageError(request.config.string() + " has stages, and a study trains variants of one length",
+                     "give it a config without [[stage]]");
+  }
   const bool large = request.size == StudySize::large;
   // The study of contexts has longer windows of its own.
   if (large && std::string_view(request.kind->name) != "context") {
