@@ -52,7 +52,7 @@ struct Evaluation {
 /// Loss by position and distance of the first `window_count` windows of a corpus, shared out over the rings, and which of its
 /// answers are right. Collective; all ranks get the same sums.
 Evaluation evaluate(const ModelRank& rank, const WindowReader& reader, int64_t window_count,
-                      MaskRule rule, int64_t sliding_window);
+                    MaskRule rule, int64_t sliding_window);
 
 /// What evaluate() measured, in bits per byte of text: the loss of all tokens, ends of documents too, over the bytes of
 /// those that are predicted (of a document all but its first token). Absent where the ids' text is not known, or

@@ -20,8 +20,9 @@ class JsonLine {
  public:
   void put(const char* key, int64_t value) { json_[key] = value; }
   void put(const char* key, double value) { json_[key] = finite(key, value); }
-  /// The mean of a part of the tokens: null, and nothing is wrong, where none of them counts.
+  /// A mean: null, and nothing is wrong, of nothing at all.
   void put_mean(const char* key, double mean, bool of_any) { json_[key] = of_any ? finite(key, mean) : Json(); }
+  /// The mean of a part of the tokens: null, and nothing is wrong, where none of them counts.
   void put_part(const char* key, double part, double whole) {
     json_[key] = no_tokens(part, whole) ? Json() : finite(key, part);
   }
