@@ -2,6 +2,7 @@
 
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -63,6 +64,7 @@ rlim_t address_space_bytes() {
 }
 
 void limit_child(int64_t cpu_seconds) {
+  prctl(PR_SET_PDEATHSIG, SIGKILL);  // nobody waits for it then, and it may hang
   // A stop that was meant for the parent is not a damaged file; the limits end the child anyway.
   for (const int signal_number : {SIGINT, SIGTERM}) signal(signal_number, SIG_IGN);
   for (const int signal_number : {SIGSEGV, SIGBUS, SIGFPE, SIGABRT, SIGXCPU}) {
