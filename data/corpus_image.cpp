@@ -41,6 +41,8 @@ Hdf5Handle ImageStructure::open(const std::string& path, unsigned mode) {
   const Hdf5Handle creation(H5Pcreate(H5P_FILE_CREATE), H5Pclose, "write", path);
   // all attributes in the header, none in a heap of their own
   check_hdf5(H5Pset_attr_phase_change(creation, 32, 0), "write", path);
+  // no times: equal corpora are equal files
+  check_hdf5(H5Pset_obj_track_times(creation, false), "write", path);
   return {H5Fcreate(path.c_str(), mode, creation, access), H5Fclose, "write", path};
 }
 
@@ -51,6 +53,7 @@ DatasetFacts ImageStructure::add_dataset(const char* name, hid_t type, int64_t c
   // allocated at once, so that its place is known before its values are
   check_hdf5(H5Pset_alloc_time(creation, H5D_ALLOC_TIME_EARLY), "write", path_);
   check_hdf5(H5Pset_fill_time(creation, H5D_FILL_TIME_NEVER), "write", path_);
+  check_hdf5(H5Pset_obj_track_times(creation, false), "write", path_);
   const Hdf5Handle dataset(H5Dcreate2(id_, name, type, space, H5P_DEFAULT, creation, H5P_DEFAULT),
                            H5Dclose, "write", path_);
   return {count, int64_t(H5Dget_offset(dataset)), int64_t(H5Tget_size(type)), false};

@@ -3,11 +3,13 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 
 #include "kernels/arena.h"
 #include "kernels/event.h"
 #include "kernels/tensor.h"
+#include "kernels/work_clock.h"
 
 namespace ringlet {
 
@@ -91,6 +93,8 @@ class Backend {
   }
   /// The host waits until the compute queue is empty.
   virtual void synchronize() = 0;
+  /// Tells when this device does its work; must die before it. Absent: a call that has come back is done.
+  virtual std::unique_ptr<WorkClock> make_work_clock() { return nullptr; }
 
   // ---- memory ------------------------------------------------------------------------------------------
   /// Host bytes to a contiguous tensor of the same size; they may be reused when the call returns.

@@ -71,7 +71,7 @@ struct NcclOptions {
 };
 
 /// Counts up whenever something that the program and the module share changes its shape or meaning.
-constexpr int32_t kCudaInterfaceVersion = 4;
+constexpr int32_t kCudaInterfaceVersion = 5;
 
 /// What the module offers. The version stays first in every version: it is read before the rest.
 struct CudaInterface {

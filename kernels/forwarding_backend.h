@@ -18,6 +18,7 @@ class ForwardingBackend : public Backend {
   Arena& arena() override { return inner_.arena(); }
   Event record() override { return inner_.record(); }
   void synchronize() override { inner_.synchronize(); }
+  std::unique_ptr<WorkClock> make_work_clock() override { return inner_.make_work_clock(); }
   void upload(std::span<const std::byte> host, const Tensor& to) override { inner_.upload(host, to); }
   void read(const Tensor& from, std::span<std::byte> host) override { inner_.read(from, host); }
   void fill(float value, const Tensor& to) override { inner_.fill(value, to); }

@@ -11,6 +11,8 @@ namespace ringlet {
 class OpObserver {
  public:
   virtual ~OpObserver() = default;
+  /// A call is about to be made.
+  virtual void before_call(const OpCall&) {}
   /// A call came back after `took`: on a synchronous device its time.
   virtual void on_call(const OpCall& call, std::chrono::nanoseconds took) = 0;
   /// The compute queue was told to wait for `event`.
@@ -64,6 +66,7 @@ class ObservedBackend final : public ForwardingBackend {
  private:
   template <class Run>
   void observe(const OpCall& call, const Run& run) {
+    observer_.before_call(call);
     const auto start = std::chrono::steady_clock::now();
     run();
     if (timing_ == OpTiming::work) synchronize();

@@ -166,6 +166,7 @@ void add_profile(CLI::App& main, ProfileOptions& options) {
                  "Tokens of a window, over the whole ring; 16k is 16,384");
   add_key(app, "--link", "run.link", options.overrides,
           "Emulate a link between the ranks, as in 1GB/s,50us");
+  add_key(app, "--device", "run.device", options.overrides, "What computes: cpu or cuda");
   add_json(app, options.format);
   app.footer(
       "Trains as `ringlet train` does, on the config's corpus, or on made-up text where there is "
@@ -214,11 +215,9 @@ void add_study(CLI::App& main, StudyOptions& options) {
   app.footer(studies_text() +
              "\nEach variant is a run of `ringlet train` in FOLDER/runs, and is scored on the same "
              "validation tokens at its end.\n"
-             "Ctrl-C or SIGTERM saves; the same command then goes on within that run, and repeats "
-             "none that is done. Runs that\n"
-             "failed are kept with their reason: without its line in variants.jsonl a run is made "
-             "anew. study.csv, study.json and\n"
-             "report.html have everything. The error of a result is that of the text, and with "
+             "Ctrl-C or SIGTERM saves; the same command then goes on within that run, repeats none "
+             "that is done, and tries again\n"
+             "what failed. study.csv, study.json and report.html have everything. The error of a result is that of the text, and with "
              "--seeds that of the training too.");
 }
 

@@ -11,6 +11,7 @@
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/norm.h"
 #include "kernels/cuda/rope.h"
+#include "kernels/cuda/stream_clock.h"
 #include "kernels/cuda/stream_timeline.h"
 #include "kernels/cuda/swiglu.h"
 #include "kernels/op_shapes.h"
@@ -91,6 +92,7 @@ class CudaBackend final : public Backend {
   void synchronize() override {
     wait_until_idle(stream_.get(), [this] { trace_.sign_of_life(); });
   }
+  std::unique_ptr<WorkClock> make_work_clock() override { return std::make_unique<StreamClock>(stream(), trace_); }
 
   void upload(std::span<const std::byte> host, const Tensor& to) override {
     shapes::upload(host, to);

@@ -5,10 +5,12 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "kernels/check.h"
 #include "tests/data/data_support.h"
@@ -100,6 +102,7 @@ TEST_F(PrepareTest, ATaskIsGeneratedAndItsValidationIsNew) {
     EXPECT_EQ(std::ranges::find(trained, text), trained.end()) << text;
   }
   const std::string bytes = read_file(folder_.file("c.validation.h5"));
+  std::this_thread::sleep_for(std::chrono::milliseconds(1100));  // times in a file are of whole seconds
   prepare(wanted);
   EXPECT_TRUE(read_file(folder_.file("c.validation.h5")) == bytes) << "not the same again";
 }

@@ -4,8 +4,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "kernels/check.h"
 #include "tests/support/program.h"
@@ -17,7 +19,10 @@
 namespace ringlet::test {
 namespace {
 
+using namespace std::chrono_literals;
+
 using Json = nlohmann::json;
+constexpr SharedPlaces kRoomy{2, 2, "thread", "core"}, kCrowded{4, 2, "thread", "core"};
 
 /// Some measured steps, as objects and as the files that were written.
 struct Measured {
@@ -246,23 +251,104 @@ TEST_F(ProfileTest, AnEmulatedLinkTellsWhenItsMessagesTravel) {
   }
   const Overlap overlap = overlap_of(measured.profile.recording, Mask{});
   for (const RankOverlap& rank : overlap.ranks) EXPECT_GT(rank.exposed_ms - rank.late_ms, 0.5 * rank.exposed_ms);
-  EXPECT_THAT(largest_waste(overlap, 2, 2), testing::AnyOf(testing::HasSubstr("messages of hop"),
-                                                         testing::HasSubstr("sums of gradients")));
+  EXPECT_THAT(largest_waste(overlap, kRoomy),
+              testing::AnyOf(testing::HasSubstr("messages of hop"), testing::HasSubstr("sums of gradients")));
+}
+
+/// A device whose work begins 5 ms after each call was made, at the earliest, and takes 20 ms.
+class SlowClock final : public WorkClock {
+ public:
+  void begin(const char* name) override { names.push_back(name); }
+  void end() override {
+    const Time begin = std::max(Clock::now(), done_) + 5ms;
+    done_ = begin + 20ms;
+    stretches_.push_back({begin, done_});
+  }
+  std::vector<Stretch> take() override {
+    std::this_thread::sleep_until(done_);
+    return std::exchange(stretches_, {});
+  }
+  std::vector<std::string> names;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  Time done_{};
+  std::vector<Stretch> stretches_;
+};
+
+// What is recorded of a device that works behind the host's back is when it worked.
+TEST(RankRecorder, AClockTellsWhenCallsWereDone) {
+  Trace trace;
+  std::vector<std::byte> memory(1000);
+  Arena arena(memory.data(), 1000);
+  SlowClock clock;
+  RankRecorder recorder(trace, arena, &clock);
+  const auto call = [&](Op op) {
+    const OpCall one{.op = op};
+    recorder.before_call(one);
+    recorder.on_call(one, 0ns);
+  };
+  const auto wait = [&] {
+    std::this_thread::sleep_for(100ms);  // longer than all that was asked takes
+    trace.add_exposed_wait(30ms);
+    recorder.on_wait({});
+  };
+  recorder.begin_step(1);  // a step before, so that places in the lists are not those in the step
+  trace.enter_step(1, "data");
+  call(Op::fill);
+  recorder.end_step();
+  call(Op::fill);  // of no step
+  const size_t before = recorder.operations.size();
+  recorder.begin_step(2);
+  trace.enter_step(2, "data");
+  std::this_thread::sleep_for(50ms);  // for the loader
+  call(Op::upload);
+  trace.enter_phase("forward");
+  call(Op::attention_forward);
+  trace.enter_phase("backward");
+  wait();
+  call(Op::attention_backward);
+  wait();
+  recorder.end_step();
+  recorder.begin_step(3);
+  recorder.end_step();
+
+  ASSERT_EQ(clock.names.size(), before + 3);
+  EXPECT_EQ(clock.names.back(), "attention_backward");
+  const std::span operations = std::span(recorder.operations).subspan(before);
+  ASSERT_EQ(operations.size(), 3u);
+  for (const RankRecorder::Operation& operation : operations) EXPECT_EQ(operation.end_ns - operation.begin_ns, 20'000'000);
+  EXPECT_EQ(operations[1].begin_ns - operations[0].end_ns, 5'000'000);  // called while the device was busy
+  ASSERT_EQ(recorder.waits.size(), 2u);
+  EXPECT_GE(recorder.waits[0].begin_ns, operations[1].end_ns);
+  EXPECT_LE(recorder.waits[0].end_ns, operations[2].begin_ns);
+  EXPECT_GE(recorder.waits[1].begin_ns, operations[2].end_ns);
+  for (const RankRecorder::Wait& one : recorder.waits) EXPECT_NEAR(double(one.end_ns - one.begin_ns), 30e6, 1e6);
+  const std::span phases = std::span(recorder.phases).subspan(1);
+  ASSERT_EQ(phases.size(), 3u);
+  EXPECT_GE(operations[0].begin_ns - phases[0].begin_ns, 50'000'000);  // when the host came to it, an idle device
+  EXPECT_EQ(phases[1].begin_ns, operations[0].end_ns);                 // a busy one
+  EXPECT_STREQ(phases[2].name, "backward");
+  EXPECT_GE(phases[2].begin_ns, operations[1].end_ns);
+  EXPECT_LE(phases[2].begin_ns, recorder.waits[0].begin_ns);
+  ASSERT_EQ(recorder.steps.size(), 3u);
+  EXPECT_GE(recorder.steps[1].end_ns, recorder.waits[1].end_ns);
+  EXPECT_GT(recorder.steps[2].end_ns, recorder.steps[2].begin_ns);
 }
 
 TEST_F(ProfileTest, TheLargestWasteIsNamedWithItsAdvice) {
   Overlap overlap;
   overlap.ranks = {{.step_ms = 100, .compute_ms = 60, .exposed_ms = 20, .late_ms = 2, .loader_ms = 15}};
   overlap.hops = {{.phase = "forward", .hop = 1, .exposed_ms = 4}, {.phase = "backward", .hop = 2, .exposed_ms = 14}};
-  EXPECT_THAT(largest_waste(overlap, 4, 2), testing::HasSubstr("the loader: 15.00 ms, 15.0 % of a step"));
+  EXPECT_THAT(largest_waste(overlap, kCrowded), testing::HasSubstr("the loader: 15.00 ms, 15.0 % of a step"));
   overlap.hops[1].exposed_ms = 16;
-  EXPECT_THAT(largest_waste(overlap, 4, 2), testing::HasSubstr("hop 2 of the backward pass"));
+  EXPECT_THAT(largest_waste(overlap, kCrowded), testing::HasSubstr("hop 2 of the backward pass"));
   overlap.hops[1].late_ms = 16;
   overlap.ranks[0].late_ms = 18;
-  EXPECT_THAT(largest_waste(overlap, 4, 2), testing::HasSubstr("4 threads share 2 cores"));
-  EXPECT_THAT(largest_waste(overlap, 2, 2), testing::HasSubstr("work is even"));
+  EXPECT_THAT(largest_waste(overlap, kCrowded), testing::HasSubstr("4 threads share 2 cores"));
+  EXPECT_THAT(largest_waste(overlap, kRoomy), testing::HasSubstr("work is even"));
   overlap.imbalance = 1.3;
-  EXPECT_THAT(largest_waste(overlap, 2, 2), testing::HasSubstr("zigzag"));
+  EXPECT_THAT(largest_waste(overlap, kRoomy), testing::HasSubstr("zigzag"));
 }
 
 TEST_F(ProfileTest, TheCommandProfilesMadeUpTextAndRefusesAFolderThatExists) {

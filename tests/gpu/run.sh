@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks and measures the CUDA backend on a machine with a GPU. Needs no compiler there: build elsewhere, and
 # carry the folder that cmake --install makes.
-#   tests/gpu/run.sh OUT [tests|sanitizer|verify|offload|nccl|bench|steps|peers ...]      without names: all of them
+#   tests/gpu/run.sh OUT [tests|sanitizer|verify|offload|use|profile|scale|nccl|bench|steps|peers ...]      without names: all of them
 #   tests/gpu/run.sh OUT long                                          one step of 1,048,576 tokens
 #   tests/gpu/run.sh OUT quick                                         tests, verify, offload and a short bench
 # Programs (ringlet, libringlet_cuda.so, cuda_tests, cuda_training_tests, gpu_bench) are looked for in
@@ -14,7 +14,7 @@ set -uo pipefail
 out=$(realpath -m "$1")
 shift
 cd "$(dirname "$0")/../.." || exit
-parts=${*:-tests sanitizer verify offload nccl bench steps peers}
+parts=${*:-tests sanitizer verify offload use profile scale nccl bench steps peers}
 bench_options=
 if [ "$parts" = quick ]; then parts="tests verify offload bench" bench_options=--quick; fi
 mkdir -p "$out"
@@ -196,6 +196,47 @@ run_offload() {
   return $failed
 }
 
+# A trained model scored and sampled on the GPU and on the processor: f32 losses agree to 1e-4, greedy text is the same.
+run_use() {
+  local folder=$out/use device failed=0
+  rm -rf "$folder"
+  mkdir -p "$folder"
+  "$ringlet" prepare README.md -o "$folder/corpus.h5" --validation 0.1 || return 1
+  timeout 60 "$ringlet" train configs/tiny.toml --device cuda --name run --set "run.folder=$folder" \
+    --set "data.corpus=$folder/corpus.h5" --set "data.validation=$folder/corpus.validation.h5" --steps 60 || return 1
+  for device in cpu cuda; do
+    timeout 60 "$ringlet" eval "$folder/run" --device $device --json >"$folder/eval-$device.json" &&
+      timeout 60 "$ringlet" generate "$folder/run" --device $device --prompt "The ring" --temperature 0 --tokens 64 \
+        >"$folder/text-$device" || failed=1
+  done
+  cmp "$folder/text-cpu" "$folder/text-cuda" || failed=1
+  python3 - "$folder"/eval-*.json <<'END' || failed=1
+import json, sys
+losses = [json.load(open(path))["loss"] for path in sys.argv[1:]]
+print("losses of cpu and cuda:", *losses)
+sys.exit(abs(losses[0] - losses[1]) > 1e-4 * losses[0])
+END
+  return $failed
+}
+
+# Where the time of a step goes, of one rank and of eight that share the GPU. The tables stand in the log.
+run_profile() {
+  local ranks failed=0
+  for ranks in 1 8; do
+    rm -rf "$out/profile-$ranks"
+    timeout 100 "$ringlet" profile configs/gpu-124m.toml --seq-len 32768 --ranks $ranks --steps 3 \
+      -o "$out/profile-$ranks" || failed=1
+    rm -rf "$out/profile-$ranks/perfetto"  # large, and the same again
+  done
+  return $failed
+}
+
+# Times and memory by length and ranks, of ranks that share the GPU.
+run_scale() {
+  rm -rf "$out/scale"
+  timeout 180 "$ringlet" scale configs/gpu-124m.toml --seq-len 8k,16k --ranks 1,2,4 -o "$out/scale"
+}
+
 # One process a GPU: what it trains, how it goes on, and how it ends where it cannot.
 train_tiny() { # comm, ranks, option...
   timeout 60 "$ringlet" train configs/tiny.toml --device cuda --comm "$1" --ranks "$2" --name "${NAME:-$1-$2}" \
@@ -274,7 +315,7 @@ run_steps() {
 }
 run_long() { train_steps 1048576 50304 selective 1; }
 sanitizer=$(PATH=$PATH:/usr/local/cuda/bin command -v compute-sanitizer)
-export -f start_shards run_tests run_sanitizer run_verify run_offload
+export -f start_shards run_tests run_sanitizer run_verify run_offload run_use run_profile run_scale
 export -f train_steps run_steps run_long
 export -f run_nccl train_tiny train_processes expect_end same_losses
 export out tests training_tests ringlet sanitizer
@@ -290,6 +331,12 @@ for name in $parts; do
       else missing verify "ringlet was not built"; fi ;;
     offload) if [ -n "$ringlet" ]; then part offload 200 bash -c run_offload; cat "$out/offload.log"
       else missing offload "ringlet was not built"; fi ;;
+    use) if [ -n "$ringlet" ]; then part use 240 bash -c run_use; cat "$out/use.log"
+      else missing use "ringlet was not built"; fi ;;
+    profile) if [ -n "$ringlet" ]; then part profile 210 bash -c run_profile; cat "$out/profile.log"
+      else missing profile "ringlet was not built"; fi ;;
+    scale) if [ -n "$ringlet" ]; then part scale 190 bash -c run_scale; cat "$out/scale.log"
+      else missing scale "ringlet was not built"; fi ;;
     nccl) if [ -z "$ringlet" ]; then missing nccl "ringlet was not built"
       elif grep -q 'libnccl.so.2: not found' "$out/machine.txt"; then missing nccl "NCCL is not installed"
       else part nccl 240 bash -c run_nccl; tail -n 40 "$out/nccl.log"; fi ;;

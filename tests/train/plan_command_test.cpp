@@ -12,6 +12,7 @@
 #include "tests/support/training_case.h"
 #include "train/console.h"
 #include "train/plan/calibration.h"
+#include "train/plan/device_profiles.h"
 #include "train/units.h"
 
 namespace ringlet::test {
@@ -43,6 +44,12 @@ TEST(PlanCommand, TellsMemoryTrafficAndWorkAndTimesOnceCalibrated) {
   EXPECT_EQ(sum, json["memory"][0]["peak_bytes"]);
   EXPECT_GT(json["traffic"][1]["ring_bytes"], 0);
   EXPECT_FALSE(json.contains("step_seconds"));
+  int64_t in_bf16 = 0;
+  for (const auto& knob : json["knobs"]) {
+    if (knob["name"] == "dtype bf16") in_bf16 = knob["peak_bytes"];
+  }
+  EXPECT_GT(in_bf16, sum / 2);
+  EXPECT_LT(in_bf16, sum);
   EXPECT_THAT(plan("").output, HasSubstr("--calibrate"));
 
   ASSERT_EQ(plan("--calibrate --json").exit_code, 0);
@@ -191,6 +198,29 @@ TEST(PlanCommand, PlansTheStageThatNeedsMost) {
   const ProgramResult text = run({"--budget", std::to_string(all_recomputed)});
   EXPECT_THAT(text.output, HasSubstr("what follows is of stage 2, which needs most memory"));
   EXPECT_THAT(text.output, HasSubstr("does not fit; --set stage.2.recompute=full"));
+  // The stage that is asked for has to fit, and no other.
+  const std::vector<std::string> short_first{"--set", "stage.1.seq_len=64"};
+  const auto with = [](std::vector<std::string> words, const std::vector<std::string>& more) {
+    words.insert(words.end(), more.begin(), more.end());
+    return words;
+  };
+  const auto shortest =
+      nlohmann::json::parse(run(with({"--stage", "1", "--json"}, short_first)).output);
+  const std::vector<std::string> tight =
+      with({"--set", "memory.recompute=auto", "--budget",
+            std::to_string(shortest["memory"][0]["peak_bytes"].get<int64_t>())},
+           short_first);
+  const ProgramResult one = run(with({"--stage", "1"}, tight));
+  EXPECT_EQ(one.exit_code, 0) << one.errors;
+  EXPECT_THAT(one.output, HasSubstr("a rank: fits"));
+  EXPECT_THAT(run(tight).errors, HasSubstr("stage 2: no recompute policy fits"));
+  EXPECT_THAT(run(with({"--stage", "1"}, tight)).output, HasSubstr("stage 2 does not fit into"));
+  const auto tuned = nlohmann::json::parse(
+      run({"--tune", "--stage", "2", "--device", "h200", "--link", "1MB/s,5us", "--ranks", "2", "--json"}).output);
+  std::string settings;
+  for (const auto& setting : tuned["settings"]) settings += setting["set"].dump();
+  EXPECT_THAT(settings, HasSubstr("\"stage.2.seq_len=6000\""));
+  EXPECT_THAT(settings, HasSubstr("\"run.layout="));
   EXPECT_THAT(run({"--stage", "4"}).errors,
               HasSubstr("there is no stage 4: the config has 3\n  choose a --stage from 1 to 3"));
   const ProgramResult scale =
@@ -221,6 +251,17 @@ TEST(Rates, AMeasuredSizeSpeaksAloneAndOthersStandBetween) {
   EXPECT_EQ(rates.seconds(Op::add, {1, 1, 1}, 1), 0);
   rates.put(Op::copy, {{1000, 10, 1}, 1000, 2});  // measured again
   EXPECT_EQ(rates.samples(Op::copy).size(), 2u);
+}
+
+TEST(DeviceProfiles, APeakIsOfTheVeryGpu) {
+  EXPECT_EQ(published_peak_flops("NVIDIA H200"), 989e12);
+  EXPECT_EQ(published_peak_flops("NVIDIA H100 80GB HBM3"), 989e12);
+  EXPECT_EQ(published_peak_flops("NVIDIA A100-SXM4-80GB"), 312e12);
+  EXPECT_EQ(published_peak_flops("NVIDIA A100 80GB PCIe"), 312e12);
+  for (const char* other : {"NVIDIA H100 PCIe", "NVIDIA H100 NVL", "NVIDIA H200 NVL", "NVIDIA RTX A1000", "NVIDIA GH200 480GB",
+                            "NVIDIA H100 80GB HBM3 MIG 1g.10gb", "NVIDIA L4", ""}) {
+    EXPECT_EQ(published_peak_flops(other), 0) << other;
+  }
 }
 
 TEST(Links, AreReadInEveryUnit) {

@@ -83,7 +83,7 @@ class ScaleGradient : public testing::Test {
     EXPECT_THAT(cell.gradient_note, testing::AnyOf(HasSubstr("blocks."), HasSubstr("embedding"), HasSubstr("norm")));
   }
   TemporaryFolder folder_;
-  OneRankGradient one_rank_{.budget_bytes = 1e9};
+  OneRankGradient one_rank_{.host_bytes = 1e9};
 };
 
 TEST_F(ScaleGradient, IsThatOfOneRankMeasuredOrNot) {
@@ -114,7 +114,7 @@ TEST_F(ScaleGradient, ThatIsWrongIsSaid) {
 }
 
 TEST_F(ScaleGradient, ThatOneRankHasNoMemoryForIsNotComparedAndSaysSo) {
-  one_rank_.budget_bytes = 1e5;
+  one_rank_.host_bytes = 1e5;
   const Cell cell = measured(tiny_work(), 64, 2);
   EXPECT_TRUE(std::isnan(cell.gradient_error));
   EXPECT_THAT(to_text(make_study({{{"mode", "strong"}}, {cell}})),

@@ -161,7 +161,7 @@ TEST_F(StudyTest, WhatCannotBeTrainedKeepsItsReason) {
 // finished variant is repeated.
 TEST_F(StudyTest, GoesOnInsideTheRunThatWasCut) {
   {
-    Program killed(RINGLET_PROGRAM, arguments("document-mask", {"--steps", "100"}), folder);
+    Program killed(RINGLET_PROGRAM, arguments("document-mask", {"--steps", "400"}), folder);
     wait_for_step("causal", 12);
     killed.send(SIGKILL);
     EXPECT_EQ(killed.finish().exit_code, 128 + SIGKILL);
@@ -169,7 +169,7 @@ TEST_F(StudyTest, GoesOnInsideTheRunThatWasCut) {
   EXPECT_EQ(lines().size(), 1u);
   ProgramResult stopped;
   {
-    Program program(RINGLET_PROGRAM, arguments("document-mask", {"--steps", "100"}), folder);
+    Program program(RINGLET_PROGRAM, arguments("document-mask", {"--steps", "400"}), folder);
     wait_for_step("document", 5);
     program.send(SIGTERM);
     stopped = program.finish();
@@ -180,7 +180,7 @@ TEST_F(StudyTest, GoesOnInsideTheRunThatWasCut) {
   EXPECT_THAT(stopped.output, HasSubstr("only causal is trained"));
   const std::vector<std::string> first = lines();
   ASSERT_EQ(first.size(), 2u);
-  const ProgramResult last = study("document-mask", {"--steps", "100"});
+  const ProgramResult last = study("document-mask", {"--steps", "400"});
   ASSERT_EQ(last.exit_code, 0) << last.errors;
   EXPECT_THAT(last.errors, HasSubstr("causal, seed 1: done before"));
   EXPECT_THAT(last.errors, HasSubstr("resuming"));
@@ -189,8 +189,8 @@ TEST_F(StudyTest, GoesOnInsideTheRunThatWasCut) {
   EXPECT_EQ(lines()[1], first[1]);
   for (const char* variant : {"causal", "document"}) {
     const std::vector<int64_t> steps = steps_of(variant);
-    ASSERT_EQ(steps.size(), 100u) << variant;
-    for (int64_t i = 0; i < 100; ++i) EXPECT_EQ(steps[size_t(i)], i + 1) << variant;
+    ASSERT_EQ(steps.size(), 400u) << variant;
+    for (int64_t i = 0; i < 400; ++i) EXPECT_EQ(steps[size_t(i)], i + 1) << variant;
   }
   for (const char* name : {"study.csv", "study.json", "report.html", "report_variants_position.svg",
                            "report_runs_history_1.svg", "report_variants_difference.svg"}) {
@@ -199,7 +199,7 @@ TEST_F(StudyTest, GoesOnInsideTheRunThatWasCut) {
   // Other settings are refused, and the report can be drawn again.
   const ProgramResult other = study("document-mask", {"--steps", "3"});
   EXPECT_EQ(other.exit_code, 1);
-  EXPECT_THAT(other.errors, HasSubstr("another config: \"steps = 100\" there, \"steps = 3\" here"));
+  EXPECT_THAT(other.errors, HasSubstr("another config: \"steps = 400\" there, \"steps = 3\" here"));
   const ProgramResult page =
       run_program(RINGLET_PROGRAM, {"report", "s", "-o", "again.html"}, folder);
   EXPECT_EQ(page.exit_code, 0) << page.errors;

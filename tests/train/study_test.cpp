@@ -178,10 +178,23 @@ TEST(VariantsFile, GoesOnBehindTheLastWholeLine) {
   EXPECT_EQ(to_json(read.runs[0]), to_json(made_up("1_rank", 1, 2)));
   {
     VariantsFile file(path, settings);
-    EXPECT_TRUE(file.has("1_rank", 1));
-    EXPECT_FALSE(file.has("1_rank", 2));
-    EXPECT_FALSE(file.has("2_zigzag", 1));
+    EXPECT_TRUE(file.is_settled("1_rank", 1));
+    EXPECT_FALSE(file.is_settled("1_rank", 2));
+    EXPECT_FALSE(file.is_settled("2_zigzag", 1));
   }
+  {
+    VariantsFile file(path, settings);
+    VariantRun failed = made_up("2_zigzag", 1, 2);
+    failed.status = RunStatus::failed;
+    file.append(failed);
+    EXPECT_FALSE(file.is_settled("2_zigzag", 1));
+    file.append(made_up("2_zigzag", 1, 3));
+    EXPECT_TRUE(file.is_settled("2_zigzag", 1));
+  }
+  const RunsOfStudy again = read_variants(path);
+  ASSERT_EQ(again.runs.size(), 2u);
+  EXPECT_EQ(to_json(again.runs[1]), to_json(made_up("2_zigzag", 1, 3)));
+  EXPECT_THROW(read_study(path), Error);  // without its first seed
   try {
     VariantsFile file(path, {{"study", "ring"}, {"config", "a = 1\nb = 3\n"}});
     ADD_FAILURE() << "other settings were taken";

@@ -114,8 +114,8 @@ std::optional<CorpusPlan> windows_of(const PlanOptions& options, const DryRun& r
   return plan_windows(run, corpus, options.windows, rates, threads, cores);
 }
 
-/// Ranks the settings of the config for a link, and measures the best of them.
-void tune_command(const PlanOptions& options, Config config, const GptConfig& gpt) {
+/// Ranks the settings of a config for a link, and measures the best of them. stage: of which the config is; 0: of none.
+void tune_command(const PlanOptions& options, Config config, int64_t stage, const GptConfig& gpt) {
   const std::optional<Rates> rates = rates_for(options, config, gpt);
   const bool here = options.device == "this";
   const auto [threads, cores] = workers_of(options, config);
@@ -130,12 +130,17 @@ void tune_command(const PlanOptions& options, Config config, const GptConfig& gp
   }
   if (!options.link.empty()) config.run.link = options.link;
   const double budget = budget_of(options, config, rates);
-  const Tuning tuning = tune(config, gpt, *rates, budget, threads, cores);
+  Tuning tuning = tune(config, gpt, *rates, budget, threads, cores);
   if (!tuning.settings.front().fits) {
     const auto least = std::ranges::min_element(tuning.settings, {}, &TunedSetting::peak_bytes);
     throw Error(fmt::format("none of {} settings fits into {} a rank: the smallest needs {}", tuning.settings.size(),
                             human_bytes(budget), human_bytes(double(least->peak_bytes))),
                 "give a larger --budget, more --ranks or a shorter --seq-len");
+  }
+  for (TunedSetting& setting : tuning.settings) {
+    for (std::string& change : setting.set) {
+      if (stage > 0) change = setting_of_stage(change, stage);
+    }
   }
   const bool json = options.format == OutputFormat::json;
   if (!json) fmt::print("{}\n", tuning_text(tuning, *rates));
@@ -164,7 +169,7 @@ Subject subject_of(const PlanOptions& options, const Config& asked, const GptCon
   Config whole = asked;
   if (chooses_memory(whole)) {
     whole.memory.arena_bytes = std::max<int64_t>(1, int64_t(budget_bytes));
-    whole = resolved_recompute(whole, gpt);
+    whole = resolved_recompute(whole, gpt, options.stage);
   }
   Subject subject;
   if (!whole.stages.empty()) {
@@ -203,7 +208,12 @@ void print_text(const PlanOptions& options, const Subject& subject, const DryRun
   const Plan& plan = outcome.plan;
   if (subject.number > 0) {
     const StageChoice choice = options.stage > 0 ? StageChoice::named : StageChoice::fullest;
-    fmt::print("{}\n\n", needs_text(subject.stages, subject.number, choice));
+    fmt::print("{}\n", needs_text(subject.stages, subject.number, choice));
+    for (const StageNeeds& stage : subject.stages) {
+      if (stage.number == subject.number || double(stage.peak_bytes) <= outcome.budget_bytes) continue;
+      fmt::print("stage {} does not fit into {}\n", stage.number, human_bytes(outcome.budget_bytes));
+    }
+    fmt::print("\n");
   }
   fmt::print(
       "plan of {}{}: {} parameters, T = {} in {} layout on {} rank{} (rings of {}), recompute "
@@ -261,14 +271,16 @@ void plan_command(const PlanOptions& options) {
   std::vector<std::string> overrides = options.overrides;
   if (!options.corpus.empty()) overrides.push_back("data.corpus=" + options.corpus);
   const Config asked = load_config(options.config, overrides);
-  const Config longest = stage_config(asked, chosen_stage(asked, options.stage));
+  const int64_t stage = chosen_stage(asked, options.stage);
+  const Config longest = stage_config(asked, stage);
   const GptConfig gpt =
       longest.gpt(options.vocabulary > 0 ? options.vocabulary : planned_vocabulary(asked));
   gpt.validate();
   if (options.tune) {
     return tune_command(
         options,
-        one_stage(asked, options.stage, [](const std::string& line) { Console().say(line); }), gpt);
+        one_stage(asked, options.stage, [](const std::string& line) { Console().say(line); }),
+        asked.stages.empty() ? 0 : stage, gpt);
   }
   const std::optional<Rates> found = rates_for(options, longest, gpt);
   const Rates* const rates = found ? &*found : nullptr;

@@ -13,6 +13,7 @@
 #include "kernels/random.h"
 #include "train/commands/prepare.h"
 #include "train/console.h"
+#include "train/devices.h"
 #include "train/files.h"
 #include "train/machine.h"
 #include "train/plan/plan.h"
@@ -88,24 +89,29 @@ class TraceFolder {
   fs::path path_;
 };
 
-std::string heading(const ProfileOptions& options, const Config& config, const std::string& text) {
+std::string heading(const ProfileOptions& options, const Config& config, const std::string& text, const Devices& devices) {
   const Config::Run& run = config.run;
-  const int threads = threads_per_rank(run);
-  return fmt::format("{}: {} step{} after {} of warm-up on {}; T = {} in {} layout on {} rank{} (rings of {}), {} "
-                     "thread{} a rank, {} cores{}",
+  const bool gpus = devices.kind() == DeviceKind::cuda;
+  return fmt::format("{}: {} step{} after {} of warm-up on {}; T = {} in {} layout on {} rank{} (rings of {}), {}{}{}",
                      options.config, options.steps, options.steps == 1 ? "" : "s", options.warmup, text, run.seq_len,
-                     name_of(run.layout), run.ranks, run.ranks == 1 ? "" : "s", run.ring_size(), threads,
-                     threads == 1 ? "" : "s", usable_cores(), run.link.empty() ? "" : ", emulated link " + run.link);
+                     name_of(run.layout), run.ranks, run.ranks == 1 ? "" : "s", run.ring_size(), devices.name(),
+                     gpus ? "" : fmt::format(", {} cores", usable_cores()),
+                     run.link.empty() ? "" : ", emulated link " + run.link);
 }
 
-void print(const ProfileOptions& options, const Config& config, const std::string& text, const Overlap& overlap) {
-  const int threads = threads_per_rank(config.run) * int(config.run.ranks), cores = usable_cores();
-  const std::string waste = largest_waste(overlap, threads, cores);
+void print(const ProfileOptions& options, const Config& config, const std::string& text, const Devices& devices,
+           const Overlap& overlap) {
+  const bool gpus = devices.kind() == DeviceKind::cuda;
+  const SharedPlaces places{devices.threads_per_rank() * int(config.run.ranks), devices.worker_count(),
+                            gpus ? "rank" : "thread", gpus ? "GPU" : "core"};
+  const std::string waste = largest_waste(overlap, places);
   if (options.format == OutputFormat::json) {
     nlohmann::ordered_json json{{"config", options.config}, {"text", text}, {"steps", options.steps},
                                 {"seq_len", config.run.seq_len}, {"layout", name_of(config.run.layout)},
-                                {"ring", config.run.ring_size()}, {"threads", threads}, {"cores", cores},
+                                {"ring", config.run.ring_size()}, {"device", devices.name()},
                                 {"folder", options.output}};
+    if (!gpus) json["threads"] = places.users;
+    json[gpus ? "gpus" : "cores"] = places.places;
     json.update(to_json(overlap));
     json["largest_waste"] = waste;
     fmt::print("{}\n", json.dump());
@@ -113,7 +119,7 @@ void print(const ProfileOptions& options, const Config& config, const std::strin
   }
   fmt::print("{}\n\nEach hop, a step, mean over the ranks (compute, and what is sent off beside it)\n{}\n"
              "Each rank, a step\n{}{}\n{}\n\n",
-             heading(options, config, text), overlap_table(overlap), rank_table(overlap), slowdown_line(overlap), waste);
+             heading(options, config, text, devices), overlap_table(overlap), rank_table(overlap), slowdown_line(overlap), waste);
   fmt::print("{}/rank_*.json is for Holistic Trace Analysis, {}/perfetto/all_ranks.json for ui.perfetto.dev\n",
              options.output, options.output);
 }
@@ -124,8 +130,8 @@ void profile_command(const ProfileOptions& options) {
   Console console;
   Config config = one_stage(load_config(options.config, options.overrides), options.stage,
                             [&](const std::string& line) { console.say(line); });
-  if (config.run.device == DeviceKind::cuda) {
-    throw UsageError("profile does not see yet what GPUs do", "add --set run.device=cpu");
+  if (config.run.comm != CommKind::threads) {
+    throw UsageError("profile runs its ranks as threads of one process", "add --set run.comm=threads");
   }
   config.run.verify = Config::Run::kVerifyOff;  // a step that is recomputed is no step to measure
   const TraceFolder folder(options.output);
@@ -147,7 +153,8 @@ void profile_command(const ProfileOptions& options) {
   if (scratch || config.data.mask == MaskRule::causal) mask = Mask{{0}, config.data.window};
   Overlap overlap = overlap_of(profile.recording, mask);
   if (!config.run.link.empty()) overlap.slowdown.reset();  // what is emulated moves nothing beside the compute
-  print(options, config, scratch ? "made-up text" : config.data.corpus, overlap);
+  const Devices devices(config.run.device, threads_per_rank(config.run));
+  print(options, config, scratch ? "made-up text" : config.data.corpus, devices, overlap);
   if (largest > kLargestViewedBytes) {
     console.say(fmt::format("warning: a trace has {}, more than viewers take; profile fewer --steps",
                             human_bytes(double(largest))));

@@ -7,6 +7,7 @@
 
 #include "kernels/check.h"
 #include "train/console.h"
+#include "train/devices.h"
 #include "train/machine.h"
 #include "train/plan/plan.h"
 #include "train/report/study_report.h"
@@ -42,15 +43,21 @@ CellWork work_of(const ScaleOptions& options) {
         "give it a config without [[stage]]; `ringlet plan " + options.config +
             "` tells what each stage takes");
   }
-  if (config.run.device == DeviceKind::cuda) {
-    throw UsageError("scale measures the CPU only", "add --set run.device=cpu; `ringlet train` tells the times of GPUs");
+  if (config.run.comm != CommKind::threads) {
+    throw UsageError("scale runs its ranks as threads of one process", "add --set run.comm=threads");
   }
+  if (config.run.device == DeviceKind::cuda) Devices{config.run.device};  // says what is wrong where there is none
   work.vocabulary = planned_vocabulary(config);
   if (options.mode == ScaleMode::max_context) {
     // One step that shows that it fits.
     work.counts = {.warmup_steps = 0, .least_steps = 1, .least_seconds = 0};
   }
   return work;
+}
+
+std::string machine_of(const Config& config) {
+  if (config.run.device == DeviceKind::cuda) return Devices(DeviceKind::cuda).name();
+  return fmt::format("{}, {} cores", processor_name(), usable_cores());
 }
 
 StudySettings settings_of(const ScaleOptions& options, const CellWork& work) {
@@ -66,7 +73,7 @@ StudySettings settings_of(const ScaleOptions& options, const CellWork& work) {
           {"model", shape},
           {"vocabulary", std::to_string(work.vocabulary)},
           {"steps", std::to_string(work.counts.least_steps * visits_of(options))},
-          {"machine", fmt::format("{}, {} cores", processor_name(), usable_cores())}};
+          {"machine", machine_of(config)}};
 }
 
 /// The longest T in the budget of a rank; 1,024 where not even that fits, which its plan will say.
@@ -158,7 +165,7 @@ bool visit_all(const Measuring& measuring, int64_t earlier, OneRankGradient& one
 }
 
 bool measure(const Measuring& measuring) {
-  OneRankGradient one_rank{.budget_bytes = kMemoryOfOneRank * double(physical_memory_bytes())};
+  OneRankGradient one_rank{.host_bytes = kMemoryOfOneRank * double(physical_memory_bytes())};
   for (int64_t earlier = 0; earlier < measuring.visits; ++earlier) {
     if (!visit_all(measuring, earlier, one_rank)) return false;
   }

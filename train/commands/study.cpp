@@ -110,10 +110,10 @@ bool make_runs(const StudyRequest& request, const StudyPlan& plan, VariantsFile&
   for (size_t i = 0; i < plan.runs.size(); ++i) {
     if (stop_requested()) return false;
     const PlannedRun& planned = plan.runs[i];
-    const bool there = file.has(planned.variant.name, planned.seed);
+    const bool settled = file.is_settled(planned.variant.name, planned.seed);
     console.say(fmt::format("[{}/{}] {}, seed {}{}", i + 1, plan.runs.size(), planned.variant.name,
-                            planned.seed, there ? ": done before" : ""));
-    if (there) continue;
+                            planned.seed, settled ? ": done before" : ""));
+    if (settled) continue;
     const bool possible = planned.facts.status == RunStatus::done;
     const std::optional<VariantRun> run =
         possible ? make_run(request, planned, plan.text, console) : planned.facts;

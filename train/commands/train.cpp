@@ -50,8 +50,13 @@ std::string over_stages(const std::vector<StageParts>& stages,
 }
 
 /// Where only answers count, and what windows of that length do to them.
-void say_answers(Console& console, const Corpus& corpus, int64_t seq_len) {
+void say_answers(Console& console, const RunData& data, int64_t seq_len) {
+  const Corpus& corpus = data.corpus;
   const auto answers = corpus.answers();
+  if (data.validation && answers.empty() != data.validation->answers().empty()) {
+    console.say(fmt::format("warning: only {} has answers: evaluation scores other tokens than training",
+                            answers.empty() ? "data.validation" : "data.corpus"));
+  }
   if (answers.empty()) return;
   console.say(fmt::format("only its {} answer tokens are trained and scored", answers.size()));
   const auto offsets = corpus.document_offsets();
@@ -93,7 +98,7 @@ void say_start(Console& console, const Config& config, const RunData& data,
                           fmt::join(windows, ", then ")));
   int64_t shortest = stages.front().config.run.seq_len;
   for (const StageParts& stage : stages) shortest = std::min(shortest, stage.config.run.seq_len);
-  say_answers(console, data.corpus, shortest);
+  say_answers(console, data, shortest);
   if (!run.link.empty()) console.say("between the ranks an emulated link: " + run.link);
   const std::string warning = run.device == DeviceKind::cpu ? cpu_isa_warning() : "";
   if (!warning.empty()) console.say("warning: " + warning);

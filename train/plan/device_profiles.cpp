@@ -11,22 +11,22 @@ namespace ringlet {
 namespace {
 
 struct Profile {
-  const char *name, *device, *source;
+  const char *name, *model, *device, *source;
   double memory_bytes, peak_flops;
   double matmul_flops, forward_flops, backward_flops, bytes_per_second;
   const char* link;
 };
 
 const std::array kProfiles{
-    Profile{"h200", "NVIDIA H200 (bf16)",
+    Profile{"h200", "H200", "NVIDIA H200 (bf16)",
             "products 770 TFLOP/s and copies 4.3 TB/s measured on one H200; attention 688 / 581 TFLOP/s: cuDNN 9.19, head_dim "
             "128, T = 32k (cudnn-frontend's benchmark tables); an upper bound for other kernels",
             143'771.0 * 1024 * 1024, 989e12, 770e12, 688e12, 581e12, 4.3e12, "nvlink4"},
-    Profile{"h100", "NVIDIA H100 SXM (bf16)",
+    Profile{"h100", "H100", "NVIDIA H100 SXM (bf16)",
             "peak and bandwidth: NVIDIA's data sheet; products and attention: as on an H200, attention forward 4 % faster, "
             "backward 3.5 % slower (flash-attention issue 1438)",
             80e9, 989e12, 770e12, 715e12, 561e12, 3.35e12, "nvlink4"},
-    Profile{"a100", "NVIDIA A100 80 GB (bf16)",
+    Profile{"a100", "A100", "NVIDIA A100 80 GB (bf16)",
             "peak and bandwidth: NVIDIA's data sheet; products at 80 % of it; attention: flash-attention of zhuzilin's "
             "ring-flash-attention tables (forward + backward 182 TFLOP/s)",
             80e9, 312e12, 250e12, 205e12, 174e12, 2.0e12, "nvlink3"},
@@ -49,6 +49,19 @@ double bytes_per_element(Op op) {
 }
 
 }  // namespace
+
+double published_peak_flops(std::string_view gpu) {
+  // Boards on PCIe and halves of pairs are slower, but for the A100; a part of a GPU is.
+  if (gpu.find("MIG") != std::string_view::npos || gpu.find("NVL") != std::string_view::npos) return 0;
+  for (const Profile& profile : kProfiles) {
+    const size_t begin = gpu.find(profile.model), end = begin + std::string_view(profile.model).size();
+    if (begin == std::string_view::npos || (begin > 0 && gpu[begin - 1] != ' ')) continue;
+    if (end < gpu.size() && gpu[end] != ' ' && gpu[end] != '-') continue;
+    const bool slower = std::string_view(profile.name) != "a100" && gpu.find("PCIe") != std::string_view::npos;
+    return slower ? 0 : profile.peak_flops;
+  }
+  return 0;
+}
 
 Rates rates_of_device(std::string_view name) {
   const auto found = std::ranges::find(kProfiles, name, &Profile::name);

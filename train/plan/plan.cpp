@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <functional>
 #include <set>
 
 #include "train/console.h"
@@ -227,7 +228,7 @@ double budget_bytes(const Config& config) {
   return 0.8 * double(physical_memory_bytes()) / double(config.run.ranks);
 }
 
-Config resolved_recompute(const Config& config, const GptConfig& gpt) {
+Config resolved_recompute(const Config& config, const GptConfig& gpt, int64_t only_stage) {
   Config resolved = config;
   for (int64_t number = 1; number <= stage_count(config); ++number) {
     const Config alone = stage_config(config, number);
@@ -235,6 +236,10 @@ Config resolved_recompute(const Config& config, const GptConfig& gpt) {
     const double budget = budget_bytes(alone);
     if (const auto memory = cheapest_memory({alone, gpt, Mask{{0}, alone.data.window}}, budget)) {
       set_memory(resolved, number, *memory);
+      continue;
+    }
+    if (only_stage > 0 && number != only_stage) {
+      set_memory(resolved, number, smallest_memory(alone.memory));
       continue;
     }
     Config smallest = alone;
@@ -250,56 +255,78 @@ Config resolved_recompute(const Config& config, const GptConfig& gpt) {
   return resolved;
 }
 
-std::vector<Knob> knobs_of(const DryRun& run, const Plan& plan, double budget_bytes) {
-  std::vector<Knob> knobs;
-  const auto add = [&](std::string name, const Config& config, const GptConfig& gpt) {
-    const DryRun changed{config, gpt, run.mask};
-    const Plan now = plan.every_rank ? make_plan(changed) : plan_of_rank(changed, plan.fullest().rank);
+namespace {
+
+/// Plans of a config with one setting changed.
+class KnobList {
+ public:
+  KnobList(const DryRun& run, const Plan& plan, double budget_bytes) : run_(run), plan_(plan), budget_bytes_(budget_bytes) {}
+
+  void add(std::string name, const std::function<void(Config&, GptConfig&)>& change) {
+    Config config = run_.config;
+    GptConfig gpt = run_.gpt;
+    change(config, gpt);
+    const DryRun changed{config, gpt, run_.mask};
+    const Plan now = plan_.every_rank ? make_plan(changed) : plan_of_rank(changed, plan_.fullest().rank);
     Knob knob{std::move(name), now.fullest().peak_bytes, now.flops.executed};
     knob.sent_bytes = now.most_sent_bytes();
-    if (budget_bytes > 0) knob.longest_context = longest_context(changed, budget_bytes);
+    if (budget_bytes_ > 0) knob.longest_context = longest_context(changed, budget_bytes_);
     knobs.push_back(std::move(knob));
-  };
-  const Config& config = run.config;
-  add("as configured", config, run.gpt);
+  }
+  std::vector<Knob> knobs;
+
+ private:
+  const DryRun& run_;
+  const Plan& plan_;
+  const double budget_bytes_;
+};
+
+void add_memory_knobs(KnobList& list, const Config& config) {
+  const Config::Memory& memory = config.memory;
   for (const Recompute policy : {Recompute::none, Recompute::selective, Recompute::full}) {
-    if (policy == config.memory.recompute) continue;
-    Config changed = config;
-    changed.memory.recompute = policy;
-    add(fmt::format("recompute {}", name_of(policy)), changed, run.gpt);
+    if (policy == memory.recompute) continue;
+    list.add(fmt::format("recompute {}", name_of(policy)), [&](Config& to, GptConfig&) { to.memory.recompute = policy; });
   }
-  if (config.memory.offload.empty()) {
-    Config changed = config;
+  if (memory.offload.empty()) {
     const bool on_gpus = config.run.device == DeviceKind::cuda;
-    changed.memory.offload = on_gpus ? Config::Memory::kHost : "a folder";
-    add(on_gpus ? "offload to the host" : "offload to a file", changed, run.gpt);
+    list.add(on_gpus ? "offload to the host" : "offload to a file",
+             [&](Config& to, GptConfig&) { to.memory.offload = on_gpus ? Config::Memory::kHost : "a folder"; });
   }
-  {
-    Config changed = config;
-    changed.memory.zero_stage = 3 - config.memory.zero_stage;
-    add(fmt::format("ZeRO-{}", changed.memory.zero_stage), changed, run.gpt);
-  }
+  const int64_t stage = 3 - memory.zero_stage;
+  list.add(fmt::format("ZeRO-{}", stage), [&](Config& to, GptConfig&) { to.memory.zero_stage = stage; });
   for (const auto& [name, chunk] : {std::pair{"head chunk", &Config::Memory::head_chunk},
                                     std::pair{"mlp chunk", &Config::Memory::mlp_chunk}}) {
-    for (const bool half : {true, false}) {
-      Config changed = config;
-      int64_t& tokens = changed.memory.*chunk;
-      tokens = half ? std::max<int64_t>(1, tokens / 4) : tokens * 4;
-      add(fmt::format("{} {}", name, tokens), changed, run.gpt);
+    for (const int64_t tokens : {std::max<int64_t>(1, memory.*chunk / 4), memory.*chunk * 4}) {
+      list.add(fmt::format("{} {}", name, tokens), [&](Config& to, GptConfig&) { to.memory.*chunk = tokens; });
     }
   }
-  if (config.run.ranks <= kEveryRank / 2) {
-    Config changed = config;
-    changed.run.ranks *= 2;
-    changed.run.ring = 2 * config.run.ring_size();
-    add(fmt::format("ring {} on {} ranks", changed.run.ring, changed.run.ranks), changed, run.gpt);
+}
+
+void add_run_knobs(KnobList& list, const DryRun& run) {
+  const Config::Run& now = run.config.run;
+  if (now.ranks <= kEveryRank / 2) {
+    list.add(fmt::format("ring {} on {} ranks", 2 * now.ring_size(), 2 * now.ranks), [&](Config& to, GptConfig&) {
+      to.run.ranks = 2 * now.ranks;
+      to.run.ring = 2 * now.ring_size();
+    });
   }
-  if (run.gpt.heads.kv_heads % 2 == 0) {
-    GptConfig gpt = run.gpt;
-    gpt.heads.kv_heads /= 2;
-    add(fmt::format("{} KV heads (another model)", gpt.heads.kv_heads), config, gpt);
+  const Dtype other = run.gpt.dtype == Dtype::bf16 ? Dtype::f32 : Dtype::bf16;
+  list.add(fmt::format("dtype {}", name_of(other)), [&](Config&, GptConfig& to) { to.dtype = other; });
+  const int64_t kv_heads = run.gpt.heads.kv_heads;
+  if (kv_heads % 2 == 0) {
+    list.add(fmt::format("{} KV heads (another model)", kv_heads / 2),
+             [&](Config&, GptConfig& to) { to.heads.kv_heads = kv_heads / 2; });
   }
-  return knobs;
+}
+
+}  // namespace
+
+std::vector<Knob> knobs_of(const DryRun& run, const Plan& plan, double budget_bytes) {
+  KnobList list(run, plan, budget_bytes);
+  list.add("as configured", [](Config&, GptConfig&) {});
+  add_memory_knobs(list, run.config);
+  add_run_knobs(list, run);
+  return std::move(list.knobs);
 }
 
 HideThreshold hide_threshold(const HeadShape& shape, const Rates& rates, int64_t rows) {

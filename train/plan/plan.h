@@ -58,8 +58,9 @@ Config::Memory smallest_memory(Config::Memory configured);
 double budget_bytes(const Config& config);
 
 /// The config with the cheapest memory settings in place of recompute "auto", for each stage.
-/// Throws Error that says how much is missing when none fits.
-Config resolved_recompute(const Config& config, const GptConfig& gpt);
+/// Throws Error that says how much is missing when none fits; where `only_stage` is not 0, of that
+/// stage only: another one that does not fit gets what needs least.
+Config resolved_recompute(const Config& config, const GptConfig& gpt, int64_t only_stage = 0);
 
 /// What one setting in place of the config's own would change.
 struct Knob {

@@ -49,8 +49,14 @@ struct Overlap {
 /// mask: of every window, where all have the same; absent: attention does not count as equal work.
 Overlap overlap_of(const Recording& recording, const std::optional<Mask>& mask);
 
-/// The largest waste and what can be done, one sentence each. threads: of all ranks together.
-std::string largest_waste(const Overlap& overlap, int threads, int cores);
+/// What computes, and on how many places: 4 "thread"s of all ranks on 2 "core"s, ranks on GPUs.
+struct SharedPlaces {
+  int users = 0, places = 0;
+  const char *user = "thread", *place = "core";
+};
+
+/// The largest waste and what can be done, one sentence each.
+std::string largest_waste(const Overlap& overlap, const SharedPlaces& places);
 
 std::string overlap_table(const Overlap& overlap);  // of hops; of many layers their sums
 std::string rank_table(const Overlap& overlap);

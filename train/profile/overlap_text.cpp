@@ -56,20 +56,21 @@ Waste exposed_hop(const Overlap& overlap) {
   return worst;
 }
 
-Waste late_ranks(const Overlap& overlap, int threads, int cores) {
+Waste late_ranks(const Overlap& overlap, const SharedPlaces& places) {
   double late_ms = 0;
   for (const RankOverlap& rank : overlap.ranks) late_ms += rank.late_ms / double(overlap.ranks.size());
   const std::string what = fmt::format("waiting for ranks that were late (the largest compute is {:.2f} times the mean)",
                                        overlap.imbalance);
-  if (threads > cores) {
+  if (places.users > places.places) {
     return {late_ms, what,
-            fmt::format("{} threads share {} core{}: on as many cores as threads the ranks would not queue for them.", threads,
-                        cores, cores == 1 ? "" : "s")};
+            fmt::format("{0} {1}s share {2} {3}{4}: on as many {3}s as {1}s the ranks would not queue for them.", places.users,
+                        places.user, places.places, places.place, places.places == 1 ? "" : "s")};
   }
   return {late_ms, what,
           overlap.imbalance > kEvenWork
               ? "run.layout = \"zigzag\" or \"striped\" shares causal work out evenly."
-              : "The ranks' work is even: look for other programs that take their cores, and for slow cores."};
+              : fmt::format("The ranks' work is even: look for other programs that take their {0}s, and for slow {0}s.",
+                        places.place)};
 }
 
 nlohmann::ordered_json number_or_null(const std::optional<double>& value) {
@@ -78,7 +79,7 @@ nlohmann::ordered_json number_or_null(const std::optional<double>& value) {
 
 }  // namespace
 
-std::string largest_waste(const Overlap& overlap, int threads, int cores) {
+std::string largest_waste(const Overlap& overlap, const SharedPlaces& places) {
   double step_ms = 0, loader_ms = 0, other_ms = 0;
   for (const RankOverlap& rank : overlap.ranks) {
     const double share = 1 / double(overlap.ranks.size());
@@ -87,11 +88,11 @@ std::string largest_waste(const Overlap& overlap, int threads, int cores) {
     other_ms += share * rank.other_ms();
   }
   const std::vector<Waste> all{
-      exposed_hop(overlap), late_ranks(overlap, threads, cores),
+      exposed_hop(overlap), late_ranks(overlap, places),
       {loader_ms, "waiting for the loader", "Keep the corpus on a faster disk, or in memory."},
       {overlap.collective_exposed_ms - overlap.collective_late_ms, "waiting for the sums of gradients and the gathering of weights",
        "More windows a step (train.batch_windows) share them out."},
-      {other_ms, "time between the operations, on the host",
+      {other_ms, "time between the operations",
        "Larger operations (memory.head_chunk, memory.mlp_chunk, more tokens a rank) make it matter less."}};
   const Waste& worst = *std::ranges::max_element(all, {}, &Waste::ms);
   return fmt::format("The largest waste is {}: {:.2f} ms, {:.1f} % of a step. {}", worst.what, worst.ms,

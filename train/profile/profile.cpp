@@ -15,7 +15,8 @@ Profile record_profile(const Config& config, const GptConfig& gpt, const WindowR
   const int64_t growth = (steps.measured + steps.warmup - 1) / steps.warmup;
   const auto rank_main = [&](RankContext context, Comm& world) {
     auto& recorder = recorders[size_t(world.rank())];
-    recorder = std::make_unique<RankRecorder>(context.trace, context.device.arena());
+    const std::unique_ptr<WorkClock> clock = context.device.make_work_clock();
+    recorder = std::make_unique<RankRecorder>(context.trace, context.device.arena(), clock.get());
     ObservedBackend device(context.device, *recorder);
     RecordingComm recorded_ring(context.ring, *recorder), recorded_world(world, *recorder);
     Trainer trainer(run, {device, recorded_ring, context.trace, context.offload}, recorded_world, layout);

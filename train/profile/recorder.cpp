@@ -1,6 +1,9 @@
 #include "train/profile/recorder.h"
 
 #include <algorithm>
+#include <span>
+
+#include "kernels/check.h"
 
 namespace ringlet {
 namespace {
@@ -21,13 +24,51 @@ void forget(std::vector<Record>& records, int64_t times) {
 }  // namespace
 
 void RankRecorder::begin_step(int64_t number) {
+  if (clock_ != nullptr) clock_->take();  // of no step
+  first_of_step_ = {operations.size(), waits.size(), phases.size()};
   last_end_ns_ = now_ns();
   steps.push_back({number, last_end_ns_, 0});
   phase_ = nullptr;
   exposed_ = trace_.exposed_wait();
 }
 
-void RankRecorder::end_step() { steps.back().end_ns = now_ns(); }
+void RankRecorder::end_step() {
+  if (clock_ != nullptr) return put_device_times();
+  steps.back().end_ns = now_ns();
+}
+
+/// In place of the times at which the step's calls were made. Calls and waits stay in their order; a phase begins when the
+/// host came to it, but not before the device had done what stands before it.
+void RankRecorder::put_device_times() {
+  const int64_t asked_ns = now_ns();
+  const std::vector<WorkClock::Stretch> stretches = clock_->take();
+  const std::span<Operation> calls = std::span(operations).subspan(first_of_step_.operation);
+  CHECK(stretches.size() == calls.size(), stretches.size(), " stretches of work for ", calls.size(), " calls");
+  int64_t done_ns = steps.back().begin_ns;
+  size_t wait = first_of_step_.wait, next_phase = first_of_step_.phase;
+  const char* phase = nullptr;
+  const auto put = [&](const Trace::Place& place, int64_t& begin_ns, int64_t& end_ns) {
+    begin_ns = std::max(begin_ns, done_ns);
+    if (place.phase != phase) {
+      phase = place.phase;
+      int64_t& entered_ns = phases[next_phase++].begin_ns;
+      entered_ns = std::clamp(entered_ns, done_ns, begin_ns);
+    }
+    end_ns = done_ns = std::max(begin_ns, end_ns);
+  };
+  for (size_t i = 0; i < calls.size(); ++i) {
+    const int64_t begin_ns = to_ns(stretches[i].begin);
+    for (; wait < waits.size() && waits[wait].next_operation <= first_of_step_.operation + i; ++wait) {
+      waits[wait].end_ns = std::min(waits[wait].end_ns, std::max(begin_ns, waits[wait].begin_ns));
+      put(waits[wait].place, waits[wait].begin_ns, waits[wait].end_ns);
+    }
+    calls[i].begin_ns = begin_ns;
+    calls[i].end_ns = to_ns(stretches[i].end);
+    put(calls[i].place, calls[i].begin_ns, calls[i].end_ns);
+  }
+  for (; wait < waits.size(); ++wait) put(waits[wait].place, waits[wait].begin_ns, waits[wait].end_ns);
+  steps.back().end_ns = std::max(asked_ns, done_ns + 1);
+}
 
 void RankRecorder::restart(int64_t times) {
   forget(operations, times);
@@ -47,7 +88,12 @@ Trace::Place RankRecorder::enter_place(int64_t begin_ns) {
   return place;
 }
 
+void RankRecorder::before_call(const OpCall& call) {
+  if (clock_ != nullptr) clock_->begin(name_of(call.op));
+}
+
 void RankRecorder::on_call(const OpCall& call, std::chrono::nanoseconds took) {
+  if (clock_ != nullptr) clock_->end();
   const int64_t end_ns = now_ns();
   const int64_t begin_ns = std::max(last_end_ns_, end_ns - took.count());
   operations.push_back({enter_place(begin_ns), begin_ns, end_ns, call, arena_.used_bytes()});
@@ -60,7 +106,7 @@ void RankRecorder::on_wait(Event event) {
   exposed_ = exposed;
   const int64_t end_ns = now_ns();
   const int64_t begin_ns = std::max(last_end_ns_, end_ns - took.count());
-  waits.push_back({enter_place(begin_ns), begin_ns, end_ns, event});
+  waits.push_back({enter_place(begin_ns), begin_ns, end_ns, event, operations.size()});
   last_end_ns_ = end_ns;
 }
 

@@ -31,6 +31,7 @@ class RankRecorder final : public OpObserver {
     Trace::Place place;
     int64_t begin_ns = 0, end_ns = 0;
     Event event;
+    size_t next_operation = 0;  // the first one behind it
   };
   struct Post {  // asked of a Comm
     Trace::Place place;
@@ -52,14 +53,17 @@ class RankRecorder final : public OpObserver {
     int64_t number = 0, begin_ns = 0, end_ns = 0;
   };
 
-  /// Both must outlive the recorder.
-  RankRecorder(const Trace& trace, Arena& arena) : trace_(trace), arena_(arena) {}
+  /// clock: of a device whose calls come back before they are done; else absent. All must outlive the last step.
+  RankRecorder(const Trace& trace, Arena& arena, WorkClock* clock = nullptr)
+      : trace_(trace), arena_(arena), clock_(clock) {}
 
+  /// With a clock both wait for the device.
   void begin_step(int64_t number);
   void end_step();
   /// Forgets what was recorded, and has room for `times` as much.
   void restart(int64_t times);
 
+  void before_call(const OpCall& call) override;
   void on_call(const OpCall& call, std::chrono::nanoseconds took) override;
   void on_wait(Event event) override;
   void on_exchange(Event event, int ring_size, std::span<const Message> sends, std::span<const Message> receives);
@@ -74,9 +78,14 @@ class RankRecorder final : public OpObserver {
 
  private:
   Trace::Place enter_place(int64_t begin_ns);
+  void put_device_times();
 
   const Trace& trace_;
   Arena& arena_;
+  WorkClock* const clock_;
+  struct {
+    size_t operation = 0, wait = 0, phase = 0;
+  } first_of_step_;
   const char* phase_ = nullptr;
   int64_t last_end_ns_ = 0;
   std::chrono::nanoseconds exposed_{0};

@@ -160,7 +160,7 @@ void add_study(HtmlPage& page, const Study& study, std::string_view prefix) {
   add(speed_plot(study), "speed", "Measured.");
   add(memory_plot(study), "memory", "Points: high-water mark of the arena. Dashed: predicted by the plan. The table: bytes.");
   add(efficiency_plot(study), "efficiency",
-      "Model FLOP/s of a core beside the fewest ranks; ranks that share cores are measured by the cores.");
+      "Model FLOP/s of a core (or GPU) beside the fewest ranks; ranks that share cores are measured by the cores.");
   add(bubble_plot(study), "bubble",
       "Share of a step in which a rank stands still for messages, mean of the ranks. Dashed: predicted by the plan. On "
       "machines with fewer cores than threads a rank also waits for a core.");

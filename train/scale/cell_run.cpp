@@ -7,7 +7,9 @@
 #include "kernels/cpu/fma_peak.h"
 #include "train/console.h"
 #include "train/machine.h"
+#include "train/devices.h"
 #include "train/plan/calibration.h"
+#include "train/plan/device_profiles.h"
 #include "train/plan/plan.h"
 #include "train/quantile.h"
 #include "train/units.h"
@@ -20,30 +22,30 @@ namespace {
 constexpr int kPeakSamples = 5;
 constexpr double kBytesOfComparison = 16;  // two gradients in double, of each weight
 
-int cores_of(const Config::Run& run) {
-  return int(std::min<int64_t>(usable_cores(), run.ranks * threads_per_rank(run)));
-}
-
-double measured_peak_gflops(int cores) {
+/// Of the processor's cores at this moment; GPUs have had theirs since the plan.
+double peak_gflops_of(const PlannedCell& planned) {
+  if (planned.config.run.device == DeviceKind::cuda) return planned.cell.peak_gflops;
+  const int cores = int(planned.cell.cores);
   std::vector<double> samples;
   for (int i = 0; i < kPeakSamples; ++i) samples.push_back(cpu::fma_peak_gflops(cores));
   return quantile(samples, 0.5);
 }
 
-void fill_in(Cell& cell, const Measured& measured, double peak_gflops) {
+void fill_in(Cell& cell, const PlannedCell& planned, const Measured& measured, double peak_gflops) {
   cell.step_samples_ms = measured.step_ms;
   cell.peak_gflops = peak_gflops;
   derive_speed(cell);
   cell.exposed_ms = median(measured.exposed_ms);
   cell.bubble_percent = median(measured.bubble_percent);
-  cell.imbalance = median(measured.imbalance);
+  // Of a GPU the host's thread says nothing.
+  if (planned.config.run.device == DeviceKind::cpu) cell.imbalance = median(measured.imbalance);
   cell.attention_ms = mean(measured.attention_ms);
   cell.ring_wait_ms = mean(measured.ring_wait_ms);
   cell.peak_bytes = double(*std::ranges::max_element(measured.peak_bytes));
   cell.sent_bytes = double(*std::ranges::max_element(measured.sent_bytes));
 }
 
-/// The cell's step on one rank with all cores. Its policy and chunks are the cell's.
+/// The cell's step on one rank with all cores, or on one GPU. Its policy and chunks are the cell's.
 Config one_rank_config(Config config) {
   config.run.ranks = 1;
   config.run.ring = 0;
@@ -54,12 +56,16 @@ Config one_rank_config(Config config) {
 }
 
 /// Empty: one rank can tell the gradient.
-std::string why_not_on_one_rank(const Config& config, const GptConfig& gpt, double budget_bytes) {
+std::string why_not_on_one_rank(const Config& config, const GptConfig& gpt, double host_bytes) {
   const DryRun run{config, gpt, Mask{{0}, config.data.window}};
-  const double needed = double(peak_bytes(run)) + kBytesOfComparison * double(parameter_count(gpt));
-  if (needed <= budget_bytes) return {};
-  return fmt::format("not compared: one rank would need {}, {} are there", human_bytes(needed),
-                     human_bytes(budget_bytes));
+  const bool gpu = config.run.device == DeviceKind::cuda;
+  const double tensors = double(peak_bytes(run)), compared = kBytesOfComparison * double(parameter_count(gpt));
+  const double needed = gpu ? compared : tensors + compared;
+  const auto too_much = [](double bytes, double there) {
+    return fmt::format("not compared: one rank would need {}, {} are there", human_bytes(bytes), human_bytes(there));
+  };
+  if (gpu && tensors > budget_bytes(config)) return too_much(tensors, budget_bytes(config));
+  return needed <= host_bytes ? std::string() : too_much(needed, host_bytes);
 }
 
 /// Takes the time of one step on all cores where `known` is not of this length. An error on the way leaves the cell as
@@ -74,7 +80,7 @@ void compare_gradient(const PlannedCell& planned, const MadeUpText& text, Measur
   if (known.seq_len != cell.seq_len) {
     known.seq_len = 0;
     const Config alone = one_rank_config(planned.config);
-    cell.gradient_note = why_not_on_one_rank(alone, planned.gpt, known.budget_bytes);
+    cell.gradient_note = why_not_on_one_rank(alone, planned.gpt, known.host_bytes);
     if (!cell.gradient_note.empty()) return;
     const StepCounts one_step{.warmup_steps = 0, .least_steps = 1, .least_seconds = 0};
     known.values = train_steps(alone, planned.gpt, text, one_step, {}, KeepGradient::of_first_step).gradient;
@@ -88,10 +94,9 @@ void compare_gradient(const PlannedCell& planned, const MadeUpText& text, Measur
   cell.gradient_note = fmt::format("not compared: {}", error.what());
 }
 
-void predict(PlannedCell& planned) {
+void predict(PlannedCell& planned, const Devices& devices) {
   const Config& config = planned.config;
   Cell& cell = planned.cell;
-  const Devices devices(config.run.device, threads_per_rank(config.run));
   std::optional<Rates> rates;
   try {
     rates = load_rates(devices.rates_name());
@@ -143,8 +148,13 @@ PlannedCell plan_cell(const CellWork& work, int64_t seq_len, int64_t ranks) {
     const Config::Run& run = planned.config.run;
     cell.layout = name_of(run.layout);
     cell.ring = double(run.ring_size());
-    cell.threads_per_rank = threads_per_rank(run);
-    cell.cores = cores_of(run);
+    const Devices devices(run.device, threads_per_rank(run));
+    cell.threads_per_rank = devices.threads_per_rank();
+    cell.cores = double(std::min<int64_t>(devices.worker_count(), run.ranks * devices.threads_per_rank()));
+    if (run.device == DeviceKind::cuda && planned.gpt.dtype == Dtype::bf16) {
+      const double flops = published_peak_flops(devices.rates_name());
+      if (flops > 0) cell.peak_gflops = 1e-9 * flops * cell.cores;
+    }
     const SequenceLayout layout = make_layout(run.layout, seq_len, int(run.ring_size()));
     cell.tokens_per_rank = double(layout.max_rows());
     for (int rank = 0; rank < layout.ring_size(); ++rank) {
@@ -152,7 +162,7 @@ PlannedCell plan_cell(const CellWork& work, int64_t seq_len, int64_t ranks) {
       return impossible(fmt::format("rank {} of the ring would hold 0 of {} tokens", rank, seq_len));
     }
     planned.config = resolved_recompute(planned.config, planned.gpt);
-    predict(planned);
+    predict(planned, devices);
   } catch (const Error& error) {
     return impossible(error.what());
   }
@@ -168,11 +178,11 @@ std::optional<Cell> measure_cell(const CellWork& work, const PlannedCell& planne
   Cell cell = planned.cell;
   try {
     const MadeUpText text(visit.folder, cell.seq_len, work.vocabulary);
-    const double peak_before = measured_peak_gflops(int(cell.cores));
+    const double peak_before = peak_gflops_of(planned);
     const KeepGradient keep = visit.one_rank == nullptr ? KeepGradient::no : KeepGradient::of_first_step;
     Measured measured = train_steps(planned.config, planned.gpt, text, work.counts, visit.stop, keep);
     if (measured.stopped) return {};
-    fill_in(cell, measured, (peak_before + measured_peak_gflops(int(cell.cores))) / 2);
+    fill_in(cell, planned, measured, (peak_before + peak_gflops_of(planned)) / 2);
     if (visit.one_rank != nullptr) compare_gradient(planned, text, std::move(measured), *visit.one_rank, cell);
   } catch (const Error& error) {
     cell.status = CellStatus::failed;

@@ -35,7 +35,7 @@ PlannedCell plan_cell(const CellWork& work, int64_t seq_len, int64_t ranks);
 
 /// The gradient of the first step on one rank, kept for the next cells of that length.
 struct OneRankGradient {
-  double budget_bytes = 0;  // what one rank may take
+  double host_bytes = 0;    // what one rank may take of the host's memory
   int64_t seq_len = 0;      // 0: none is known
   Values values{};
 };
@@ -48,7 +48,7 @@ struct CellVisit {
 };
 
 /// Trains the cell's steps, as `ringlet train` would, on a made-up text of one document; compares the gradient of the first
-/// with one rank's, which it computes first where `one_rank` is of another length: one step on all cores. Where its budget
+/// with one rank's, which it computes first where `one_rank` is of another length: one step on all cores, or on one GPU. Where its budget
 /// is too small for that, gradient_note says so. An error makes a failed cell. Absent when `stop` asked to end before
 /// all steps were done.
 std::optional<Cell> measure_cell(const CellWork& work, const PlannedCell& planned, const CellVisit& visit);

@@ -17,9 +17,15 @@ constexpr int64_t kMostTimes = 20;  // as many steps as asked for
 /// Time in attention and in waits for messages of the ring, of one rank.
 class AttentionClock : public OpObserver {
  public:
-  explicit AttentionClock(const Trace& trace) : trace_(trace), waited_before_(trace.exposed_wait()) {}
+  AttentionClock(const Trace& trace, std::unique_ptr<WorkClock> device)
+      : trace_(trace), device_(std::move(device)), waited_before_(trace.exposed_wait()) {}
+  void before_call(const OpCall& call) override {
+    if (device_ && is_attention(call.op)) device_->begin(name_of(call.op));
+  }
   void on_call(const OpCall& call, std::chrono::nanoseconds took) override {
-    if (is_attention(call.op)) attention_ += took;
+    if (!is_attention(call.op)) return;
+    if (device_) device_->end();
+    else attention_ += took;
   }
   void on_wait(Event) override {
     const std::chrono::nanoseconds waited = trace_.exposed_wait();
@@ -28,6 +34,9 @@ class AttentionClock : public OpObserver {
   }
   /// Ends a step.
   void lap() {
+    if (device_) {
+      for (const auto& [begin, end] : device_->take()) attention_ += end - begin;
+    }
     attention_ms.push_back(1e-6 * double(attention_.count()));
     ring_wait_ms.push_back(1e-6 * double(ring_wait_.count()));
     attention_ = ring_wait_ = {};
@@ -36,6 +45,7 @@ class AttentionClock : public OpObserver {
 
  private:
   const Trace& trace_;
+  const std::unique_ptr<WorkClock> device_;  // absent: calls that have come back are done
   std::chrono::nanoseconds attention_{}, ring_wait_{}, waited_before_{};
 };
 
@@ -88,11 +98,14 @@ Measured train_steps(const Config& config, const GptConfig& gpt, const MadeUpTex
   if (keep == KeepGradient::of_first_step) measured.gradient = room_for_parameters(gpt);
   bool last = false;  // written by rank 0 before a barrier, read by all behind it
   run_world(config, [&](RankContext context, Comm& world) {
-    AttentionClock clock(context.trace);
+    AttentionClock clock(context.trace, context.device.make_work_clock());
     ObservedBackend device(context.device, clock);
     Trainer trainer(run, {device, context.ring, context.trace, context.offload}, world, layout);
     for (int64_t step = 0; !last; ++step) {
-      const MetricsRecord record = trainer.train_step();
+      const auto begin = std::chrono::steady_clock::now();
+      MetricsRecord record = trainer.train_step();
+      context.device.synchronize();  // with the optimizer's work, which a GPU does behind the step's last sums
+      record.step_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
       clock.lap();
       if (step == 0 && keep == KeepGradient::of_first_step) {
         put_shards(trainer.optimizer(), context.device, &ShardedAdamW::Segment::gradient, measured.gradient);

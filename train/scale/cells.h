@@ -25,19 +25,19 @@ struct Cell {
   std::vector<double> step_samples_ms;  // each measured step
 
   double ring = NAN, tokens_per_rank = NAN;  // of the fullest rank, of a window
-  double threads_per_rank = NAN, cores = NAN;  // cores: those that compute, ranks * threads or all there are
+  double threads_per_rank = NAN, cores = NAN;  // cores (or GPUs): those that compute, ranks * threads or all there are
   double tokens_per_step = NAN, steps = NAN;   // steps: measured
   double step_ms = NAN, step_ms_p10 = NAN, step_ms_p90 = NAN, predicted_step_ms = NAN;
   double tokens_per_second = NAN, tokens_per_second_per_rank = NAN;
   double mfu_percent = NAN, mfu_palm_percent = NAN, hfu_percent = NAN;
   double strong_percent = NAN, weak_percent = NAN, ideal_percent = NAN;  // see derive()
   double exposed_ms = NAN, bubble_percent = NAN, predicted_bubble_percent = NAN;  // means over the ranks
-  double imbalance = NAN;                                  // largest compute time of a rank over the mean
+  double imbalance = NAN;                                  // largest compute time of a rank over the mean; CPU only
   double attention_ms = NAN, ring_wait_ms = NAN;           // of a step, means over the ranks
   double peak_bytes = NAN, predicted_peak_bytes = NAN;     // of the fullest arena
   double sent_bytes = NAN, predicted_sent_bytes = NAN;     // in a step, by the rank that sends most
   double model_flops = NAN, palm_flops = NAN, executed_flops = NAN;  // of a step (train/plan/plan.h)
-  double peak_gflops = NAN;                                // fused multiply-adds of these cores, before and after
+  double peak_gflops = NAN;  // fused multiply-adds of these cores, before and after; published, of these GPUs in bf16
   // Of the first step, beside one rank's with the same weights and windows: the parameter that is off most, in L2.
   double gradient_error = NAN, gradient_tolerance = NAN;
 };

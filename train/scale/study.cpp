@@ -225,9 +225,10 @@ std::string to_text(const Study& study) {
   text += "peak bytes = a + b T / ring, a line for each moment in which memory is fullest\n";
   for (const FitsOfRanks& fits : study.fits) text += "  " + memory_fit_text(fits) + '\n';
   text +=
-      "\nMFU: 6 N T + 12 L d a visible pair over the FMA peak of the cores, measured before and after; 12LdT: every pair\n"
-      "counted; HFU: what runs. strong, weak: model FLOP/s a core beside the fewest ranks of the same T, of the same tokens\n"
-      "a rank. ideal: one rank's attention time over the cores, over attention and waits for the ring. =: to the byte.\n"
+      "\nMFU: 6 N T + 12 L d a visible pair over the FMA peak of the cores, measured before and after, or the published bf16\n"
+      "peak of the GPUs; 12LdT: every pair counted; HFU: what runs. strong, weak: model FLOP/s a core beside the fewest ranks\n"
+      "of the same T, of the same tokens a rank. ideal: one rank's attention time over the cores, over attention and waits\n"
+      "for the ring. =: to the byte.\n"
       "gradient: of the first step, of the parameter that is off most, beside one rank's; relative, in L2.\n";
   if (!predicted) text += "Times are predicted once `ringlet plan CONFIG --ranks R --calibrate` has run here.\n";
   return text;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
@@ -91,6 +92,14 @@ void compare_steps(VariantRun& run, const RunMetrics& own, const RunMetrics& ref
   }
 }
 
+int64_t first_seed_of(const StudySettings& settings, const std::filesystem::path& folder) {
+  const std::string text = setting(settings, "first_seed");
+  int64_t seed = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seed);
+  if (error == std::errc() && end == text.data() + text.size()) return seed;
+  throw Error(fmt::format("{} has no first seed", variants_path(folder).string()), "give a study's folder, or a new one");
+}
+
 std::optional<RunMetrics> metrics_of(const std::filesystem::path& folder) {
   try {
     return read_run(folder);
@@ -136,7 +145,7 @@ StudyResult read_study(const std::filesystem::path& folder) {
   RunsOfStudy read = read_variants(folder);
   if (read.settings.empty())
     throw Error(folder.string() + " holds a study that never began", "start it again");
-  const int64_t first_seed = std::stoll(setting(read.settings, "first_seed"));
+  const int64_t first_seed = first_seed_of(read.settings, folder);
   const std::string reference = setting(read.settings, "reference");
   std::vector<RunMetrics> metrics;
   for (VariantRun& run : read.runs) {

@@ -93,6 +93,15 @@ VariantRun run_from(const Json& json) {
   return run;
 }
 
+/// A run that failed is tried again, and the last line of it counts.
+void put_run(std::vector<VariantRun>& runs, VariantRun run) {
+  const auto earlier = std::ranges::find_if(runs, [&](const VariantRun& other) {
+    return other.variant == run.variant && other.seed == run.seed;
+  });
+  if (earlier != runs.end()) runs.erase(earlier);
+  runs.push_back(std::move(run));
+}
+
 }  // namespace
 
 const char* name_of(RunStatus status) { return kRunStatuses[size_t(status)]; }
@@ -167,22 +176,23 @@ std::filesystem::path variants_path(const std::filesystem::path& folder) {
 RunsOfStudy read_variants(const std::filesystem::path& folder) {
   RunsOfStudy study;
   study.settings = read_log(folder, kVariantsLog,
-                            [&](const Json& line) { study.runs.push_back(run_from(line)); });
+                            [&](const Json& line) { put_run(study.runs, run_from(line)); });
   return study;
 }
 
 VariantsFile::VariantsFile(const std::filesystem::path& folder, const StudySettings& settings)
     : log_(folder, kVariantsLog, settings,
-           [this](const Json& line) { runs_.push_back(run_from(line)); }) {}
+           [this](const Json& line) { put_run(runs_, run_from(line)); }) {}
 
-bool VariantsFile::has(const std::string& variant, int64_t seed) const {
-  return std::ranges::any_of(
-      runs_, [&](const VariantRun& run) { return run.variant == variant && run.seed == seed; });
+bool VariantsFile::is_settled(const std::string& variant, int64_t seed) const {
+  return std::ranges::any_of(runs_, [&](const VariantRun& run) {
+    return run.variant == variant && run.seed == seed && run.status != RunStatus::failed;
+  });
 }
 
 void VariantsFile::append(const VariantRun& run) {
   log_.append(to_json(run));
-  runs_.push_back(run);
+  put_run(runs_, run);
 }
 
 }  // namespace ringlet

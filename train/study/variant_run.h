@@ -75,7 +75,8 @@ RunsOfStudy read_variants(const std::filesystem::path& folder);
 class VariantsFile {
  public:
   VariantsFile(const std::filesystem::path& folder, const StudySettings& settings);
-  bool has(const std::string& variant, int64_t seed) const;
+  /// Is it done, or impossible? What failed is tried again.
+  bool is_settled(const std::string& variant, int64_t seed) const;
   void append(const VariantRun& run);
 
  private:
