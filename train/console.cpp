@@ -78,7 +78,10 @@ std::string progress_text(const MetricsRecord& record, double eta_seconds) {
       record.loss,
       quarters_text(record.loss, record.loss_first_quarter, record.loss_last_quarter, 2),
       record.learning_rate, record.gradient_norm, human_count(record.tokens_per_second));
-  if (eta_seconds >= 0) text += " ETA " + human_seconds(eta_seconds);
+  if (eta_seconds >= 0) {
+    text += record.stage > 0 ? fmt::format(" ETA of stage {} ", record.stage) : " ETA ";
+    text += human_seconds(eta_seconds);
+  }
   return text;
 }
 
@@ -90,9 +93,12 @@ Console::~Console() {
 }
 
 void Console::progress(const MetricsRecord& record) {
+  if (record.stage != stage_) mean_step_ms_ = 0;  // another length, another time
+  stage_ = record.stage;
   mean_step_ms_ = mean_step_ms_ == 0 ? record.step_ms
                                      : (1 - kNewest) * mean_step_ms_ + kNewest * record.step_ms;
-  const double eta_seconds = double(record.steps - record.step) * mean_step_ms_ / 1000;
+  const int64_t end = record.stage > 0 ? record.stage_end : record.steps;
+  const double eta_seconds = double(end - record.step) * mean_step_ms_ / 1000;
   live_ = progress_text(record, eta_seconds);
   if (terminal_) return draw();
   fmt::print(stream_, "{}\n", live_);

@@ -20,7 +20,7 @@ std::string human_seconds(double seconds);
 std::string format_table(const std::vector<std::vector<std::string>>& rows);
 
 /// "[12/1000] loss 1.913 (first 1/4 2.31, last 1/4 1.78) lr 1e-03 norm 0.52 41.2k tokens/s ETA
-/// 3m12s"; eta_seconds below zero: not known yet.
+/// 3m12s", of the stage where there are some; eta_seconds below zero: not known yet.
 std::string progress_text(const MetricsRecord& record, double eta_seconds);
 
 /// Where rank 0 tells the user how things go: one live line on a terminal, plain lines elsewhere.
@@ -43,7 +43,8 @@ class Console {
 
   std::FILE* const stream_;
   const bool terminal_;
-  double mean_step_ms_ = 0;
+  double mean_step_ms_ = 0;  // of the stage
+  int64_t stage_ = 0;
   std::string live_;
 };
 

@@ -14,6 +14,7 @@ namespace ringlet {
 struct MetricsRecord {
   int64_t step = 0, steps = 0;  // of `steps` in all
   int64_t stage = 0, seq_len = 0;  // stage from 1, and its length; 0, 0: of a run without stages
+  int64_t stage_end = 0;           // its last step; not in the JSON
   double loss = 0;              // nats per token, mean over all scored tokens of the step
   double loss_first_quarter = 0, loss_last_quarter = 0;
   std::vector<PositionBins::Bin> loss_by_position, loss_by_distance;

@@ -217,6 +217,7 @@ MetricsRecord Trainer::record_of(const StepSums& sums, int64_t tokens, double se
   if (run_.whole != nullptr) {
     record.stage = place_.number;
     record.seq_len = config_.run.seq_len;
+    record.stage_end = place_.end_step();
   }
   record.loss = bins.mean();
   record.loss_first_quarter = bins.first_quarter();

@@ -69,6 +69,8 @@ class Trainer {
   const Parameters& parameters() const { return parameters_; }
   const ShardedAdamW& optimizer() const { return optimizer_; }
   int64_t steps_done() const { return step_; }  // of the whole run
+  /// Was any rank asked to stop in the last step? All ranks say the same.
+  bool stop_agreed() const { return stop_agreed_; }
   /// What this rank sent so far: training and evaluation.
   const Traffic& traffic() const { return traffic_; }
 

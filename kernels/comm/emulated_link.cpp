@@ -79,7 +79,8 @@ void EmulatedLink::Arrivals::arrive() const {
   if (transfer.in_seconds > 0) in_free_ = std::max(in_free_, received_from) + transfer.in_seconds;
   if (transfer.out_seconds > 0) through_at_ = std::max(through_at_, out_free_);
   if (transfer.in_seconds > 0) through_at_ = std::max(through_at_, in_free_);
-  alone_at_ = std::max(alone_at_, through_at_ - (received_from - transfer.asked_at));
+  if (transfer.in_seconds > 0) prompt_in_free_ = std::max(prompt_in_free_, transfer.asked_at) + transfer.in_seconds;
+  prompt_at_ = std::max({prompt_at_, out_free_, prompt_in_free_});
   if (observer_ != nullptr) tell(transfer);
   under_way_.pop_front();
   ++arrived_;
@@ -117,13 +118,13 @@ void EmulatedLink::Arrivals::wait(int64_t value) {
     const std::lock_guard lock(mutex_);
     if (arrived_ < value && under_way_.front()->inner.reached()) arrive();
   }
-  double through_at = 0, alone_at = 0;
+  double through_at = 0, prompt_at = 0;
   {
     const std::lock_guard lock(mutex_);
     through_at = through_at_;
-    alone_at = alone_at_;
+    prompt_at = prompt_at_;
   }
-  trace_.add_link_wait(std::chrono::nanoseconds(int64_t(1e9 * std::max(0.0, alone_at - began_at))));
+  trace_.add_link_wait(std::chrono::nanoseconds(int64_t(1e9 * std::max(0.0, prompt_at - began_at))));
   // A slow link is no rank that hangs.
   for (double left = through_at - now(); left > 0; left = through_at - now()) {
     std::this_thread::sleep_for(std::chrono::duration<double>(std::min(left, kSleepSeconds)));

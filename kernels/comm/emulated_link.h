@@ -73,7 +73,7 @@ class EmulatedLink final : public ForwardingComm {
     mutable std::deque<std::unique_ptr<Transfer>> under_way_;
     mutable int64_t arrived_ = 0, posted_ = 0;
     mutable double out_free_ = 0, in_free_ = 0, through_at_ = 0;  // through_at_: of `arrived_`
-    mutable double alone_at_ = 0;  // as through_at_, had the peers asked when this rank did
+    mutable double prompt_in_free_ = 0, prompt_at_ = 0;  // as these, had the peers asked when this rank did
   };
 
   Event start_collective(Event inner, int64_t sent_bytes, double asked_at);

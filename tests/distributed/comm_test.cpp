@@ -354,6 +354,13 @@ TEST(EmulatedLinkTest, TellsTheLinkFromALatePeer) {
     std::this_thread::sleep_for(250ms);
     hidden.wait();
     EXPECT_EQ(trace.link_wait(), before);
+    // One that was late while the link was busy with the message before cost nothing.
+    all.barrier();
+    ring.exchange({&send, 1}, {&receive, 1}, {});
+    if (ring.rank() == 1) std::this_thread::sleep_for(100ms);
+    ring.exchange({&send, 1}, {&receive, 1}, {}).wait();
+    EXPECT_GT(trace.link_wait() - before, ring.rank() == 0 ? 350ms : 250ms);
+    EXPECT_LE(trace.link_wait() - before, 400ms + 1us);
   });
 }
 

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <chrono>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -349,6 +350,18 @@ TEST_F(ProfileTest, TheLargestWasteIsNamedWithItsAdvice) {
   EXPECT_THAT(largest_waste(overlap, kRoomy), testing::HasSubstr("work is even"));
   overlap.imbalance = 1.3;
   EXPECT_THAT(largest_waste(overlap, kRoomy), testing::HasSubstr("zigzag"));
+}
+
+TEST_F(ProfileTest, AStopEndsItWithoutATrace) {
+  const Config two = config(2, 2);
+  const Corpus tokens = Corpus::open(corpus);
+  const WindowReader windows(tokens, two.run.seq_len);
+  for (const int64_t after : {0, 1, 2}) {  // in the warm-up, in the first measured step, in the last
+    std::atomic<int64_t> asked = 0;
+    const auto stop = [&] { return ++asked > 2 * after + 1; };  // by one rank of two
+    EXPECT_TRUE(record_profile(two, two.gpt(tokens.vocabulary()), windows, {2, 1}, stop).stopped) << after;
+    EXPECT_EQ(asked, 2 * (after + 1));
+  }
 }
 
 TEST_F(ProfileTest, TheCommandProfilesMadeUpTextAndRefusesAFolderThatExists) {

@@ -195,6 +195,9 @@ TEST(Console, ProgressTellsWhatMatters) {
             "[12/1000] loss 1.913 (first 1/4 2.31, last 1/4 1.78) lr 0.001 norm 0.52 "
             "41.2k tokens/s ETA 3m12s");
   EXPECT_EQ(progress_text(sample_record(), -1).find("ETA"), std::string::npos);
+  MetricsRecord staged = sample_record();
+  staged.stage = 2;
+  EXPECT_TRUE(progress_text(staged, 192).ends_with("tokens/s ETA of stage 2 3m12s"));
 }
 
 TEST(Console, TablesAlignTheirColumns) {

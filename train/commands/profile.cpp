@@ -20,6 +20,7 @@
 #include "train/profile/overlap.h"
 #include "train/profile/profile.h"
 #include "train/profile/trace_file.h"
+#include "train/signals.h"
 #include "train/stages.h"
 #include "train/world.h"
 
@@ -146,7 +147,9 @@ void profile_command(const ProfileOptions& options) {
   const GptConfig gpt = config.gpt(corpus.vocabulary());
   gpt.validate();
   config = resolved_recompute(config, gpt);
-  const Profile profile = record_profile(config, gpt, windows, {options.steps, options.warmup});
+  install_signal_handlers();
+  const Profile profile = record_profile(config, gpt, windows, {options.steps, options.warmup}, stop_requested);
+  if (profile.stopped) return console.say("stopped as asked; no trace was written");
   const int64_t largest = write_traces(profile.recording, name_of(config.run.layout), folder.path());
 
   std::optional<Mask> mask;

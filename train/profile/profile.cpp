@@ -5,10 +5,11 @@
 
 namespace ringlet {
 
-Profile record_profile(const Config& config, const GptConfig& gpt, const WindowReader& windows, const ProfileSteps& steps) {
+Profile record_profile(const Config& config, const GptConfig& gpt, const WindowReader& windows, const ProfileSteps& steps,
+                       const std::function<bool()>& stop_requested) {
   CHECK(steps.measured >= 1 && steps.warmup >= 1, steps.measured, " steps after ", steps.warmup);
   const SequenceLayout layout = make_layout(config.run.layout, config.run.seq_len, int(config.run.ring_size()));
-  const TrainingRun run{config, gpt, windows, nullptr, nullptr, nullptr, {}, {}, {}, {}, {}, {}};
+  const TrainingRun run{config, gpt, windows, nullptr, nullptr, nullptr, {}, {}, {}, stop_requested, {}, {}};
   std::vector<std::unique_ptr<RankRecorder>> recorders(static_cast<size_t>(config.run.ranks));
   TransferLogs logs;
   Profile profile;
@@ -27,17 +28,19 @@ Profile record_profile(const Config& config, const GptConfig& gpt, const WindowR
       recorder->end_step();
       return record;
     };
-    for (int64_t i = 0; i < steps.warmup; ++i) train_step();
+    for (int64_t i = 0; i < steps.warmup && !trainer.stop_agreed(); ++i) train_step();
     recorder->restart(growth);
     world.barrier();  // nothing travels until all have come to the next one
     if (world.rank() == 0) logs.restart(growth);
     world.barrier();
-    for (int64_t i = 0; i < steps.measured; ++i) {
+    for (int64_t i = 0; i < steps.measured && !trainer.stop_agreed(); ++i) {
       MetricsRecord record = train_step();
       if (world.rank() == 0) profile.records.push_back(std::move(record));
     }
+    if (world.rank() == 0) profile.stopped = trainer.stop_agreed();
   };
   run_world(config, rank_main, [&]() -> TransferObserver& { return logs.add(); });
+  if (profile.stopped) return profile;
   profile.recording = make_recording(recorders, logs, int(config.run.ring_size()));
   return profile;
 }
