@@ -6,8 +6,8 @@
 
 #include "kernels/cpu/fma_peak.h"
 #include "train/console.h"
-#include "train/machine.h"
 #include "train/devices.h"
+#include "train/machine.h"
 #include "train/plan/calibration.h"
 #include "train/plan/device_profiles.h"
 #include "train/plan/plan.h"

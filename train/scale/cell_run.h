@@ -48,8 +48,8 @@ struct CellVisit {
 };
 
 /// Trains the cell's steps, as `ringlet train` would, on a made-up text of one document; compares the gradient of the first
-/// with one rank's, which it computes first where `one_rank` is of another length: one step on all cores, or on one GPU. Where its budget
-/// is too small for that, gradient_note says so. An error makes a failed cell. Absent when `stop` asked to end before
+/// with one rank's, which it computes first where `one_rank` is of another length: one step on all cores, or on one GPU.
+/// Where memory is too small for that, gradient_note says so. An error makes a failed cell. Absent when `stop` asked to end before
 /// all steps were done.
 std::optional<Cell> measure_cell(const CellWork& work, const PlannedCell& planned, const CellVisit& visit);
 
