@@ -10,6 +10,7 @@
 #include "kernels/comm.h"
 #include "kernels/trace.h"
 #include "train/checkpoint_manifest.h"
+#include "train/saved_values.h"
 
 namespace ringlet {
 
@@ -27,14 +28,14 @@ namespace ringlet {
 
 struct NamedWeights {
   std::string name;
-  std::span<const float> values;
+  SavedValues values;
 };
 
 /// Consecutive elements of one parameter's moments, on the rank that owns them.
 struct Shard {
   std::string parameter;
   int64_t first_element = 0;
-  std::span<const float> first_moment, second_moment;
+  SavedValues first_moment, second_moment;
 };
 
 struct SavePolicy {

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <exception>
@@ -29,18 +30,17 @@ std::string moments_name(int rank, int world) {
 /// Comm may know only the memory of a device.
 std::string part_name(int rank) { return fmt::format("part-{:05}.json", rank); }
 
-void check_finite(const std::string& name, std::span<const float> values) {
-  for (const float value : values) {
-    if (!std::isfinite(value)) {
-      throw Error(fmt::format("{} holds a value that is not finite: not saved", name),
-                  "resume from the last checkpoint with a lower learning rate");
-    }
-  }
+void check_finite(const NamedValues& tensor) {
+  tensor.values.visit([&](std::span<const float> block) {
+    if (std::ranges::all_of(block, [](float value) { return std::isfinite(value); })) return;
+    throw Error(fmt::format("{} holds a value that is not finite: not saved", tensor.name),
+                "resume from the last checkpoint with a lower learning rate");
+  });
 }
 
 Written write_and_read_back(const fs::path& path, std::span<const NamedValues> tensors,
                             const Metadata& metadata, const EachBlock& each_block) {
-  for (const NamedValues& tensor : tensors) check_finite(tensor.name, tensor.values);
+  std::ranges::for_each(tensors, check_finite);
   const Written written = write_safetensors(path, tensors, metadata, each_block);
   const Written found = read_back(path, each_block);
   if (found.bytes != written.bytes || found.checksum != written.checksum) {
@@ -159,7 +159,7 @@ void Save::write_part(std::span<const Shard> shards) {
   std::vector<NamedValues> tensors;
   Metadata metadata;
   for (const Shard& shard : shards) {
-    const int64_t count = static_cast<int64_t>(shard.first_moment.size());
+    const int64_t count = shard.first_moment.size();
     CHECK(shard.first_moment.size() == shard.second_moment.size(), "moments of ", shard.parameter);
     tensors.push_back({"first/" + shard.parameter, {count}, shard.first_moment});
     tensors.push_back({"second/" + shard.parameter, {count}, shard.second_moment});

@@ -1,6 +1,7 @@
 #include "train/machine.h"
 
 #include <fmt/format.h>
+#include <malloc.h>
 #include <sched.h>
 #include <unistd.h>
 
@@ -51,6 +52,12 @@ int64_t resident_bytes() { return 1024 * std::atoll(field_of("/proc/self/status"
 
 int64_t peak_resident_bytes() {
   return 1024 * std::atoll(field_of("/proc/self/status", "VmHWM").c_str());
+}
+
+void release_free_memory() {
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
 }
 
 }  // namespace ringlet

@@ -22,5 +22,7 @@ int usable_cores();
 int64_t physical_memory_bytes();
 int64_t resident_bytes();
 int64_t peak_resident_bytes();
+/// Gives the system back what the heap holds and nobody uses.
+void release_free_memory();
 
 }  // namespace ringlet

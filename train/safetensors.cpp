@@ -48,7 +48,7 @@ std::string header_text(std::span<const NamedValues> tensors, const Metadata& me
   if (!metadata.empty()) header[kMetadataKey] = metadata;
   int64_t offset = 0;
   for (const NamedValues& tensor : tensors) {
-    const int64_t size = static_cast<int64_t>(tensor.values.size());
+    const int64_t size = tensor.values.size();
     CHECK(element_count(tensor.shape) == size, "shape of ", tensor.name, " is not that of its ",
           size, " values");
     CHECK(!header.contains(tensor.name), "tensor name ", tensor.name, " comes twice");
@@ -144,7 +144,9 @@ Written write_safetensors(const std::filesystem::path& path, std::span<const Nam
   OutputFile file(path, each_block);
   file.write(std::as_bytes(std::span(&header_bytes, 1)));
   file.write(header);
-  for (const NamedValues& tensor : tensors) file.write(std::as_bytes(tensor.values));
+  for (const NamedValues& tensor : tensors) {
+    tensor.values.visit([&](std::span<const float> block) { file.write(std::as_bytes(block)); });
+  }
   return file.finish();
 }
 

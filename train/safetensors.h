@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "train/files.h"
+#include "train/saved_values.h"
 
 namespace ringlet {
 
@@ -24,7 +25,7 @@ namespace ringlet {
 struct NamedValues {
   std::string name;
   std::vector<int64_t> shape;
-  std::span<const float> values;
+  SavedValues values;
 };
 
 using Metadata = std::map<std::string, std::string>;
@@ -32,7 +33,7 @@ using Metadata = std::map<std::string, std::string>;
 /// Number of elements of a shape; nothing when a size is negative or the product is beyond 2^60.
 std::optional<int64_t> element_count(std::span<const int64_t> shape);
 
-/// Writes a new file, straight from the given values, to the disk. Throws Error when the path
+/// Writes a new file, straight from the given values, to the disk: no copy of more than a block. Throws Error when the path
 /// exists, cannot be written, a name comes twice or a shape is not that of its values.
 Written write_safetensors(const std::filesystem::path& path, std::span<const NamedValues> tensors,
                           const Metadata& metadata, const EachBlock& each_block = {});

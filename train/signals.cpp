@@ -10,11 +10,11 @@
 namespace ringlet {
 namespace {
 
-std::atomic<bool> stop{false};
+std::atomic<bool> stop_asked{false};
 static_assert(std::atomic<bool>::is_always_lock_free, "a signal handler may not take a lock");
 
 void on_stop_signal(int number) {
-  if (stop.exchange(true)) _exit(128 + number);
+  if (stop_asked.exchange(true)) _exit(128 + number);
 }
 
 void handle(int number, void (*handler)(int)) {
@@ -36,6 +36,6 @@ void ignore_write_signals() {
   handle(SIGXFSZ, SIG_IGN);
 }
 
-bool stop_requested() { return stop; }
+bool stop_requested() { return stop_asked; }
 
 }  // namespace ringlet

@@ -48,11 +48,6 @@ void Trainer::save() {
   if (run_.folder == nullptr || saved_step_ == step_) return;
   rank_.context.trace.enter_phase("checkpoint");
   Backend& device = rank_.context.device;
-  const auto host = [&](const Tensor& tensor) {
-    std::vector<float> values(tensor.size());
-    read<float>(device, tensor, values);
-    return values;
-  };
   CheckpointInfo info;
   info.step = step_;
   info.tokens = tokens_;
@@ -69,21 +64,26 @@ void Trainer::save() {
   info.parameters = parameter_shapes(run_.gpt);
 
   std::vector<std::vector<float>> storage;  // moves of the outer vector leave the values in place
+  // Masters beside bf16 weights meet where the next bucket's may: these go to the host.
+  const auto saved = [&](const Tensor& values, Dtype of) -> SavedValues {
+    if (of == Dtype::f32) return {device, values};
+    storage.emplace_back(values.size());
+    read<float>(device, values, storage.back());
+    return storage.back();
+  };
   std::vector<NamedWeights> weights;
-  std::vector<Shard> shards;
   for (int64_t i = 0; i < std::ssize(parameters_.buckets()); ++i) {
     const Tensor all = full_weights(parameters_.buckets()[i]);
     for (const Parameter& parameter : parameters_.all()) {
       if (!leads() || parameter.bucket != i) continue;
-      storage.push_back(host(all.slice(parameter.first_element, parameter.weight.size())));
-      weights.push_back({parameter.name, storage.back()});
+      weights.push_back({parameter.name, saved(all.slice(parameter.first_element, parameter.weight.size()),
+                                               parameter.weight.dtype)});
     }
   }
+  std::vector<Shard> shards;
   for (const ShardedAdamW::Segment& segment : optimizer_.segments()) {
-    storage.push_back(host(segment.first_moment));
-    const std::span<const float> first = storage.back();
-    storage.push_back(host(segment.second_moment));
-    shards.push_back({segment.parameter->name, segment.first_element, first, storage.back()});
+    shards.push_back({segment.parameter->name, segment.first_element, {device, segment.first_moment},
+                      {device, segment.second_moment}});
   }
   save_checkpoint(run_.folder->checkpoints(), info, weights, shards,
                   {.keep_last = int(config_.checkpoint.keep)}, {rank_.world, rank_.context.trace});

@@ -93,7 +93,8 @@ HWY_INLINE void multiply_block(D d, const Product& p, int64_t row, int64_t colum
   }
 }
 
-/// All rows from `row`, in blocks of kRows, then of fewer.
+/// All rows from `row`, in blocks of kRows, then of fewer: blocks of four still hide the latency of
+/// the multiply-add, blocks of three would not.
 template <Left kLeft, int kRows, int kVectors, class D, class Write>
 HWY_INLINE void multiply_rows(D d, const Product& p, int64_t row, int64_t column, Write write) {
   for (; row + kRows <= p.extent.rows; row += kRows) {
@@ -101,7 +102,7 @@ HWY_INLINE void multiply_rows(D d, const Product& p, int64_t row, int64_t column
   }
   if constexpr (kRows > 1) {
     if (row < p.extent.rows)
-      multiply_rows<kLeft, (kRows + 1) / 2, kVectors>(d, p, row, column, write);
+      multiply_rows<kLeft, (kRows > 4 ? 4 : kRows / 2), kVectors>(d, p, row, column, write);
   }
 }
 

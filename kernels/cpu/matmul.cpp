@@ -61,6 +61,11 @@ static_assert(kTaskRows % kBlockRows == 0);
 
 HWY_INLINE int64_t panel_columns() { return kBlockVectors * float_lanes(); }
 
+/// Steps of the sum that are packed at a time where each of them is a row: few, read from left to
+/// right. Of a left operand fewer: its rows may be as wide as the vocabulary, a power of two, and
+/// then meet in the same places of the cache.
+constexpr int64_t kRightStrip = 16, kLeftStrip = 8;
+
 /// A few rows of op(a): packed or where they are.
 struct LeftRows {
   const float* data;
@@ -119,48 +124,72 @@ HWY_INLINE void multiply_rows(LeftRows left, int64_t rows, const float* right, i
     rows -= kRows;
   }
   if constexpr (kRows > 1) {
+    constexpr int kFewer = kRows > 8 ? 8 : kRows > 4 ? 4 : kRows / 2;
     if (rows > 0) {
-      multiply_rows<(kRows + 1) / 2, kVectors>(left, rows, right, depth, add, columns, out,
-                                               out_stride);
+      multiply_rows<kFewer, kVectors>(left, rows, right, depth, add, columns, out, out_stride);
     }
   }
 }
 
-/// Packs panel_columns() columns of op(b) from `first`, step by step of the sum; what the last
-/// panel lacks is 0.
-void pack_right(const Product& p, int64_t first, float* to) {
-  const int64_t width = panel_columns(), columns = std::min(width, p.columns - first);
-  const float* const from = p.b + first * p.b_column_step;
+/// Packs the panels [first_panel, end_panel) of op(b) of one block of the sum, each panel_columns()
+/// wide, step by step of the sum; what the last panel lacks is 0.
+void pack_right(const Product& p, int64_t first_panel, int64_t end_panel, float* panels) {
+  const int64_t width = panel_columns(), panel_floats = width * p.depth;
   if (p.b_column_step != 1) {
-    transpose(from, p.b_column_step, columns, p.depth, to, width);
+    for (int64_t panel = first_panel; panel < end_panel; ++panel) {
+      const int64_t first = panel * width;
+      transpose(p.b + first * p.b_column_step, p.b_column_step, std::min(width, p.columns - first),
+                p.depth, panels + panel * panel_floats, width);
+    }
     return;
   }
-  for (int64_t k = 0; k < p.depth; ++k, to += width) {
-    for (int64_t i = 0; i < width; i += float_lanes()) {
-      const int64_t left = columns - i;
-      hn::Store(left > 0 ? load(from + k * p.b_depth_step + i, left) : hn::Zero(Floats()), Floats(),
-                to + i);
+  for (int64_t strip = 0; strip < p.depth; strip += kRightStrip) {
+    const int64_t end = std::min(strip + kRightStrip, p.depth);
+    for (int64_t panel = first_panel; panel < end_panel; ++panel) {
+      const int64_t columns = p.columns - panel * width;
+      const float* from = p.b + strip * p.b_depth_step + panel * width;
+      float* to = panels + panel * panel_floats + strip * width;
+      for (int64_t k = strip; k < end; ++k, from += p.b_depth_step, to += width) {
+        for (int64_t i = 0; i < width; i += float_lanes()) {
+          hn::Store(columns > i ? load(from + i, columns - i) : hn::Zero(Floats()), Floats(),
+                    to + i);
+        }
+      }
     }
   }
 }
 
-/// Packs rows of a transposed left operand, kBlockRows side by side.
-void pack_left(const Product& p, int64_t first_row, int64_t rows, float* to) {
-  for (int64_t row = 0; row < rows; row += kBlockRows) {
-    const float* from = p.a + first_row + row;
-    const int64_t count = std::min<int64_t>(kBlockRows, rows - row);
-    if (rows - row < (kBlockRows + 3) / 4 * 4) {
-      for (int64_t k = 0; k < p.depth; ++k, from += p.a_depth_step, to += kBlockRows) {
-        std::copy_n(from, count, to);
-      }
-      continue;
-    }
-    // Whole vectors of four: what is written too much, the next step or block overwrites.
-    const hn::CappedTag<float, 4> d;
-    for (int64_t k = 0; k < p.depth; ++k, from += p.a_depth_step, to += kBlockRows) {
-      for (int64_t i = 0; i < kBlockRows; i += int64_t(hn::Lanes(d))) {
+/// Packs `steps` steps of a transposed left operand for one block of rows, which stand side by
+/// side. kWhole: whole vectors are read and written, beyond the rows where kBlockRows asks for it.
+template <bool kWhole>
+HWY_INLINE void pack_steps(const float* from, int64_t depth_step, int64_t rows, int64_t steps,
+                           float* to) {
+  const hn::CappedTag<float, 4> d;
+  for (int64_t k = 0; k < steps; ++k, from += depth_step, to += kBlockRows) {
+    if constexpr (kWhole) {
+      for (int64_t i = 0; i < kBlockRows; i += int64_t(hn::Lanes(d)))
         hn::StoreU(hn::LoadU(d, from + i), d, to + i);
-      }
+    } else {
+      std::copy_n(from, rows, to);
+    }
+  }
+}
+
+/// Packs rows of a transposed left operand, block by block.
+void pack_left(const Product& p, int64_t first_row, int64_t rows, float* to) {
+  constexpr int64_t kRead = (kBlockRows + 3) / 4 * 4;
+  for (int64_t strip = 0; strip < p.depth; strip += kLeftStrip) {
+    // What a step writes beyond its rows, the next one overwrites: the last step may not.
+    const int64_t steps = std::min(kLeftStrip, p.depth - strip),
+                  last = strip + steps == p.depth ? 1 : 0;
+    for (int64_t row = 0; row < rows; row += kBlockRows) {
+      const int64_t count = std::min<int64_t>(kBlockRows, rows - row),
+                    whole = rows - row >= kRead ? steps - last : 0;
+      const float* const from = p.a + first_row + row + strip * p.a_depth_step;
+      float* const block = to + row * p.depth + strip * kBlockRows;
+      pack_steps<true>(from, p.a_depth_step, count, whole, block);
+      pack_steps<false>(from + whole * p.a_depth_step, p.a_depth_step, count, steps - whole,
+                        block + whole * kBlockRows);
     }
   }
 }
@@ -228,25 +257,26 @@ void multiply(ThreadTeam& team, float* panels, const Product& p) {
     if (!small) return team.run(count, body);
     for (int64_t task = 0; task < count; ++task) body(task);
   };
-  const int64_t to_pack = panel_count * p.depth_blocks(), pack_tasks = std::min(to_pack, threads);
-  run(pack_tasks, [&](int64_t task) {
-    for (int64_t i = task * to_pack / pack_tasks; i < (task + 1) * to_pack / pack_tasks; ++i) {
-      const Product block = p.depth_block(i / panel_count);
-      const int64_t column = i % panel_count * width;
-      HWY_DYNAMIC_DISPATCH(pack_right)
-      (block, column,
-       panels + i / panel_count * kMatmulDepth * panel_count * width + column * block.depth);
-    }
+  const int64_t pack_parts = std::clamp<int64_t>(2 * threads / p.depth_blocks(), 1, panel_count);
+  run(p.depth_blocks() * pack_parts, [&](int64_t task) {
+    const int64_t block = task / pack_parts, part = task % pack_parts;
+    HWY_DYNAMIC_DISPATCH(pack_right)
+    (p.depth_block(block), part * panel_count / pack_parts, (part + 1) * panel_count / pack_parts,
+     panels + block * kMatmulDepth * panel_count * width);
   });
-  // Two tasks a thread even out what else the machine does; rows are shared out before columns.
-  const int64_t even = ceil_div(ceil_div(p.rows, threads > 1 ? 2 * threads : 1), unit) * unit;
-  const int64_t rows = std::min(even, kTaskRows), row_tasks = ceil_div(p.rows, rows);
+  // Two tasks a thread even out what else the machine does; rows are shared out before columns, in
+  // whole blocks, and every thread gets as many.
+  const int64_t blocks = ceil_div(p.rows, unit);
+  const int64_t fewest = std::max(ceil_div(p.rows, kTaskRows), threads > 1 ? 2 * threads : 1);
+  const int64_t row_tasks = std::min(blocks, ceil_div(fewest, threads) * threads);
   const int64_t column_tasks = std::clamp<int64_t>(threads / row_tasks, 1, panel_count);
   run(row_tasks * column_tasks, [&](int64_t task) {
-    const int64_t first = task / column_tasks * rows, part = task % column_tasks;
+    const int64_t row_task = task / column_tasks, part = task % column_tasks;
+    const int64_t first = row_task * blocks / row_tasks * unit,
+                  end = std::min((row_task + 1) * blocks / row_tasks * unit, p.rows);
     HWY_DYNAMIC_DISPATCH(multiply_task)
-    (p, panels, panel_count, first, std::min(rows, p.rows - first),
-     part * panel_count / column_tasks, (part + 1) * panel_count / column_tasks);
+    (p, panels, panel_count, first, end - first, part * panel_count / column_tasks,
+     (part + 1) * panel_count / column_tasks);
   });
 }
 

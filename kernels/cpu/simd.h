@@ -21,33 +21,39 @@ inline constexpr bool kManyRegisters = false;
 inline constexpr bool kManyRegisters = true;
 #endif
 
-/// 2^x in f32, relative error below 2e-7; exactly 1 at 0. Below 2^-126 the result may be 0, above
-/// 2^128 it is infinity, NaN stays NaN. A minimax polynomial on the fraction of x, scaled by the
+/// 2^x for x <= 127, in f32, relative error below 2e-7; exactly 1 at 0, NaN stays NaN. Below 2^-126
+/// the result may be 0, far below it is. A minimax polynomial on the fraction of x, scaled by the
 /// whole part.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V exp2_of(D d, V x) {
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
   static_assert(hn::MaxLanes(D()) == 16, "written for whole AVX-512 vectors");
   const V fraction{_mm512_reduce_ps(x.raw, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)};
-#else
-  const V low = x;
-  x = hn::IfThenElse(hn::Gt(x, hn::Set(d, 128.0f)), hn::Set(d, 128.0f), x);  // NaN stays
-  const V whole = hn::Floor(x), fraction = hn::Sub(x, whole);
-#endif
   V y = hn::Set(d, 0.001867130166f);
   y = hn::MulAdd(y, fraction, hn::Set(d, 0.009017029777f));
   y = hn::MulAdd(y, fraction, hn::Set(d, 0.05579991266f));
   y = hn::MulAdd(y, fraction, hn::Set(d, 0.2401644439f));
   y = hn::MulAdd(y, fraction, hn::Set(d, 0.6931512952f));
   y = hn::MulAdd(y, fraction, hn::Set(d, 1.0f));
-#if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3
   return V{_mm512_scalef_ps(y.raw, x.raw)};
 #else
-  // Adding 1.5 * 2^23 leaves the whole part in the low bits; 127 more make it an exponent.
+  // Adding 1.5 * 2^23 + 127 leaves the nearest whole number, 127 above it, in the low bits, which
+  // become the exponent: 0 for -127, so that the result is 0.
+  const V shift = hn::Set(d, 12582912.0f + 127.0f), lowest = hn::Set(d, -127.0f);
+#if HWY_ARCH_X86 && HWY_TARGET <= HWY_SSE4
+  x = hn::Max(lowest, x);  // one instruction, which gives its second operand for NaN
+#else
+  x = hn::IfThenElse(hn::Lt(x, lowest), lowest, x);
+#endif
+  const V shifted = hn::Add(x, shift), fraction = hn::Sub(x, hn::Sub(shifted, shift));
+  V y = hn::Set(d, 0.001326472731f);
+  y = hn::MulAdd(y, fraction, hn::Set(d, 0.009671512991f));
+  y = hn::MulAdd(y, fraction, hn::Set(d, 0.05550733581f));
+  y = hn::MulAdd(y, fraction, hn::Set(d, 0.2402224243f));
+  y = hn::MulAdd(y, fraction, hn::Set(d, 0.6931470037f));
+  y = hn::MulAdd(y, fraction, hn::Set(d, 1.0f));
   const hn::RebindToSigned<D> di;
-  const auto exponent = hn::BitCast(di, hn::Add(whole, hn::Set(d, 12582912.0f + 127.0f)));
-  const V power = hn::BitCast(d, hn::ShiftLeft<23>(exponent));
-  return hn::IfThenZeroElse(hn::Lt(low, hn::Set(d, -126.0f)), hn::Mul(y, power));
+  return hn::Mul(y, hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(di, shifted))));
 #endif
 }
 

@@ -19,7 +19,7 @@ inline std::string write_answer_corpus(
   const CounterRandom random(8, 0);
   uint64_t next = 0;
   for (size_t document = 0; document < lengths.size(); ++document) {
-    std::vector<int32_t> tokens(size_t(lengths[document]));
+    std::vector<int32_t> tokens(static_cast<size_t>(lengths[document]));
     for (int32_t& token : tokens)
       token = 1 + int32_t(random.bits(next++) % uint64_t(vocabulary - 1));
     spool.append(tokens);

@@ -12,6 +12,8 @@ namespace ringlet {
 
 namespace {
 
+using Json = nlohmann::ordered_json;
+
 std::vector<CorpusReport::LengthBin> length_bins(const std::vector<int64_t>& lengths) {
   const auto bin_of = [](int64_t length) { return std::bit_width(uint64_t(length)) - 1; };
   const auto [shortest, longest] = std::minmax_element(lengths.begin(), lengths.end());
@@ -159,7 +161,6 @@ std::string to_text(const CorpusReport& report) {
 }
 
 std::string to_json(const CorpusReport& report) {
-  using Json = nlohmann::ordered_json;
   Json lengths = Json::array(), contexts = Json::array(), longest = Json::array();
   for (const auto& bin : report.lengths) {
     lengths.push_back({{"from_tokens", bin.from_tokens},

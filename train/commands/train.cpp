@@ -12,6 +12,7 @@
 #include "kernels/cpu/cpu_backend.h"
 #include "train/console.h"
 #include "train/devices.h"
+#include "train/machine.h"
 #include "train/nccl_world.h"
 #include "train/plan/prediction.h"
 #include "train/rank_process.h"
@@ -277,6 +278,7 @@ int train(const TrainOptions& options) {
     say_start(console, config, data, stages, devices);
     predictions = predict(stages, first_stage, devices, console);
   }
+  release_free_memory();  // of verification and dry runs
   const auto report = [&](const MetricsRecord& record) {
     const bool shown = record.step % config.train.log_every == 0 || record.step == 1 ||
                        record.step == record.steps;
