@@ -17,15 +17,4 @@ class Offload {
   virtual Event fetch(int64_t offset, const Tensor& to, Event after) = 0;
 };
 
-/// Copies nothing, counts bytes.
-class DryOffload final : public Offload {
- public:
-  Event put(const Tensor& from, int64_t, Event) override { return bytes_ += from.bytes(), Event{}; }
-  Event fetch(int64_t, const Tensor& to, Event) override { return bytes_ += to.bytes(), Event{}; }
-  int64_t bytes() const { return bytes_; }  // both ways
-
- private:
-  int64_t bytes_ = 0;
-};
-
 }  // namespace ringlet

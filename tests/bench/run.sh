@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Measures the speed of operations and of whole training steps on this machine, PyTorch's in turn with ours, and writes the
-# tables to tests/bench/results/speed.md (or FILE). About half an hour on two cores; --quick leaves out T = 32,768.
+# Measures the speed of operations, of rings and of whole training steps on this machine, PyTorch's in turn with ours, and how
+# the time of a step grows, and writes the tables to tests/bench/results/speed.md (or FILE). An hour on two cores; --quick
+# leaves out T = 32,768 and growth beyond 16,384.
 #   tests/bench/run.sh [--quick] [FILE]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . train/install_packages.sh
 
-lengths="2048 8192 32768"
+lengths="2048 8192 32768" growth=1k,2k,4k,8k,16k,32k,64k
 if [ "${1:-}" = --quick ]; then
-  lengths="2048 8192"
+  lengths="2048 8192" growth=1k,2k,4k,8k,16k
   shift
 fi
 file=${1:-tests/bench/results/speed.md}
@@ -19,13 +20,15 @@ install_packages $build_packages libgtest-dev libgmock-dev libbenchmark-dev
 install_packages libopenblas-pthread-dev || echo "going on without OpenBLAS beside our matrix products"
 install_packages python3-torch libopenblas0-openmp || echo "going on without PyTorch"
 cmake --preset tests >/dev/null
-cmake --build --preset tests --target operations steps
+cmake --build --preset tests --target operations rings steps ringlet
 
 # OpenBLAS does not know every processor: without this it may take kernels of 2004.
 export OPENBLAS_THREAD_TIMEOUT=4  # its threads must not spin while the peak is measured
 if grep -q avx512bw /proc/cpuinfo; then export OPENBLAS_CORETYPE=SkylakeX; else export OPENBLAS_CORETYPE=Haswell; fi
 build/tests/bin/operations --benchmark_min_time=0.3 --benchmark_out="$raw/operations.json" \
   --benchmark_out_format=json
+
+build/tests/bin/rings >"$raw/rings.jsonl"
 
 rm -f "$raw"/steps-*.json "$raw/torch.jsonl"
 for length in $lengths; do
@@ -42,5 +45,7 @@ for length in $lengths; do
       >>"$raw/torch.jsonl" || echo "PyTorch, $attention, T = $length: did not run"
   done
 done
+rm -rf "$raw/growth"
+build/tests/bin/ringlet scale configs/quickstart.toml --seq-len "$growth" --ranks 1 -o "$raw/growth"
 /usr/bin/python3 tests/bench/speed_tables.py "$raw" >"$file"
 cat "$file"

@@ -272,6 +272,32 @@ TEST(PlanTest, ASlowLinkTakesTheTimeOfItsBytes) {
   EXPECT_GT(plan.bubble_percent(), 99);
 }
 
+// Copies of block inputs hide behind compute where they are fast, and take the time of their bytes where they are slow
+// or where no core is free to make them.
+TEST(PlanTest, OffloadedInputsTakeTheTimeThatTheirCopiesDoNotHide) {
+  Config config = causal_training("", 1);
+  config.run.seq_len = 512;
+  config.memory.recompute = Recompute::full;
+  const auto plan_at = [&](double rate, int cores) {
+    Rates rates = flat_rates(1e9, 1e30, {1e15, 0, "no obstacle"});
+    rates.offload_bytes_per_second = rate;
+    return make_plan({config, config.gpt(257)}, &rates, 1, cores);
+  };
+  const double computed = plan_at(1, 2).step_seconds;  // nothing is copied
+  config.memory.offload = "a folder";
+  EXPECT_EQ(plan_at(0, 2).step_seconds, computed);  // not known
+  EXPECT_NEAR(plan_at(1e12, 2).step_seconds, computed, 1e-3 * computed);
+  const Plan slow = plan_at(1e3, 2);
+  const double bytes = double(slow.fullest().offloaded_bytes);
+  ASSERT_GT(bytes, 0);
+  EXPECT_NEAR(slow.step_seconds, bytes / 1e3, computed);
+  EXPECT_NEAR(slow.times.front().copy_seconds, bytes / 1e3, computed);
+  EXPECT_EQ(slow.bubble_percent(), 0);
+  const double rate = bytes / computed;  // as long as all of the compute
+  EXPECT_LT(plan_at(rate, 2).step_seconds, 1.8 * computed);
+  EXPECT_NEAR(plan_at(rate, 1).step_seconds, 2 * computed, 1e-6 * computed);
+}
+
 TEST(PlanTest, AHopHidesFromTheThresholdOn) {
   const HeadShape shape{8, 2, 64};
   const Rates rates = flat_rates(1e12, 1e30, {1e9, 1e-4, "a link"});

@@ -29,11 +29,11 @@ struct Sizes {
   std::vector<int64_t> lengths, key_rows;
   int64_t query_rows;
 };
-const Sizes kCpuSizes{{256, 1024, 2048, 4096}, {512, 2048, 8192, 32768}, 512};
+const Sizes kCpuSizes{{256, 1024, 2048, 4096}, {2048, 8192, 32768}, 2048};
 const Sizes kGpuSizes{{1024, 4096, 16384, 65536}, {4096, 16384, 65536, 262144}, 8192};
 constexpr int kRepeats = 5;
 constexpr double kPatienceSeconds = 15;  // large models are repeated less often
-constexpr int kVersion = 2;              // of the file of rates
+constexpr int kVersion = 3;              // of the file of rates
 
 /// The time of every call, by operation and size.
 class Stopwatch : public OpObserver {
@@ -146,8 +146,30 @@ Link time_messages(const Devices& devices) {
   return link;
 }
 
+/// Bytes a second of copies to where memory.offload says, and back.
+double time_copies(const Config& config, const Devices& devices) {
+  constexpr int64_t kElements = int64_t{1} << 23;
+  std::vector<double> rates;
+  run_ranks({.ranks = 1}, [&](Comm&, Trace& trace) {
+    const std::unique_ptr<Backend> device = devices.make(0, 1, kArenaBytes, trace);
+    const Tensor tensor = device->arena().allocate("calibration", Dtype::f32, {kElements, 1, 1, 1});
+    const std::unique_ptr<Offload> offload = devices.make_offload(config, 0, tensor.bytes(), trace);
+    device->fill(1, tensor);
+    for (int repeat = 0; repeat < 2 * kRepeats; ++repeat) {
+      device->synchronize();
+      const auto start = std::chrono::steady_clock::now();
+      offload->put(tensor, 0, device->record()).wait();
+      offload->fetch(0, tensor, device->record()).wait();
+      const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+      rates.push_back(2.0 * double(tensor.bytes()) / took.count());
+    }
+  });
+  return median(rates);
+}
+
 Json to_json(const Rates& rates) {
   Json json{{"version", kVersion}, {"device", rates.device}, {"source", rates.source}, {"foreign_bytes", rates.foreign_bytes},
+            {"offload_bytes_per_second", rates.offload_bytes_per_second},
             {"link", {{"bytes_per_second", rates.link.bytes_per_second},
                       {"latency_seconds", rates.link.latency_seconds}, {"name", rates.link.name}}}};
   for (int op = 0; op < kOpCount; ++op) {
@@ -170,6 +192,9 @@ Rates from_json(const Json& json) {
   rates.device = json.at("device");
   rates.source = json.at("source");
   rates.foreign_bytes = positive(json.at("foreign_bytes"));
+  if (json.value("offload_bytes_per_second", 0.0) != 0) {
+    rates.offload_bytes_per_second = positive(json.at("offload_bytes_per_second"));
+  }
   const Json& link = json.at("link");
   rates.link = {positive(link.at("bytes_per_second")), positive(link.at("latency_seconds")), link.at("name")};
   for (int op = 0; op < kOpCount; ++op) {
@@ -235,6 +260,7 @@ Rates calibrate(const Config& config, const GptConfig& gpt, const Devices& devic
   });
   rates.foreign_bytes = std::max(rates.foreign_bytes, 1.0);
   rates.link = time_messages(devices);
+  if (!config.memory.offload.empty()) rates.offload_bytes_per_second = time_copies(config, devices);
   return rates;
 }
 
@@ -276,6 +302,7 @@ void save_rates(const Rates& rates) {
   all.source = rates.source;
   all.foreign_bytes = rates.foreign_bytes;
   all.link = rates.link;
+  if (rates.offload_bytes_per_second > 0) all.offload_bytes_per_second = rates.offload_bytes_per_second;
   const std::filesystem::path file = rates_file(rates.device);
   std::error_code failure;
   std::filesystem::create_directories(file.parent_path(), failure);

@@ -14,6 +14,7 @@ struct Profile {
   const char *name, *model, *device, *source;
   double memory_bytes, peak_flops;
   double matmul_flops, forward_flops, backward_flops, bytes_per_second;
+  double host_bytes_per_second;
   const char* link;
 };
 
@@ -21,15 +22,15 @@ const std::array kProfiles{
     Profile{"h200", "H200", "NVIDIA H200 (bf16)",
             "products 770 TFLOP/s and copies 4.3 TB/s measured on one H200; attention 688 / 581 TFLOP/s: cuDNN 9.19, head_dim "
             "128, T = 32k (cudnn-frontend's benchmark tables); an upper bound for other kernels",
-            143'771.0 * 1024 * 1024, 989e12, 770e12, 688e12, 581e12, 4.3e12, "nvlink4"},
+            143'771.0 * 1024 * 1024, 989e12, 770e12, 688e12, 581e12, 4.3e12, 55e9, "nvlink4"},
     Profile{"h100", "H100", "NVIDIA H100 SXM (bf16)",
             "peak and bandwidth: NVIDIA's data sheet; products and attention: as on an H200, attention forward 4 % faster, "
             "backward 3.5 % slower (flash-attention issue 1438)",
-            80e9, 989e12, 770e12, 715e12, 561e12, 3.35e12, "nvlink4"},
+            80e9, 989e12, 770e12, 715e12, 561e12, 3.35e12, 55e9, "nvlink4"},
     Profile{"a100", "A100", "NVIDIA A100 80 GB (bf16)",
             "peak and bandwidth: NVIDIA's data sheet; products at 80 % of it; attention: flash-attention of zhuzilin's "
             "ring-flash-attention tables (forward + backward 182 TFLOP/s)",
-            80e9, 312e12, 250e12, 205e12, 174e12, 2.0e12, "nvlink3"},
+            80e9, 312e12, 250e12, 205e12, 174e12, 2.0e12, 25e9, "nvlink3"},
 };
 
 /// Bytes that an operation reads and writes for an element of its largest tensor, f32.
@@ -72,10 +73,11 @@ Rates rates_of_device(std::string_view name) {
   }
   Rates rates;
   rates.device = found->device;
-  rates.source = std::string(found->source) + "; tensors and messages are f32, as the trainer's";
+  rates.source = std::string(found->source) + "; copies to the host: what PCIe 5 (A100: 4) leaves of its rate; tensors and messages are f32, as the trainer's";
   rates.link = parse_link(found->link);
   rates.memory_bytes = found->memory_bytes;
   rates.peak_flops = found->peak_flops;
+  rates.offload_bytes_per_second = found->host_bytes_per_second;
   const auto always = [&](Op op, double work_per_second) {
     rates.put(op, {{1, 1, 1}, work_per_second, 1});
   };

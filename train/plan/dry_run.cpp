@@ -32,7 +32,8 @@ struct Rehearsal {
             const Rates* rates)
       : mask(run.mask),
         device(make_dry_backend(kDryBytes, counts)),
-        tape(std::make_unique<Tape>(rates, mask, trace, device->arena())) {
+        tape(std::make_unique<Tape>(rates, mask, trace, device->arena())),
+        offload(*tape) {
     const int ring_size = layout.ring_size();
     DryComm dry_world({world_rank, int(run.config.run.ranks)}, {}, traffic);
     DryComm dry_ring({world_rank % ring_size, ring_size}, {}, traffic);
@@ -77,9 +78,9 @@ struct Rehearsal {
   Trace trace;
   DryCounts counts;
   Traffic traffic;
-  DryOffload offload;
   std::unique_ptr<Backend> device;
   std::unique_ptr<Tape> tape;
+  TapeOffload offload;
   PeakMoment moment;
 };
 

@@ -75,13 +75,14 @@ std::string memory_text(const DryRun& run, const Plan& plan, const Rates* rates)
   }
   if (fullest.offloaded_bytes > 0) {
     const std::string once = human_bytes(0.5 * double(fullest.offloaded_bytes));
+    const char* const unknown = rates != nullptr && rates->offload_bytes_per_second == 0
+                                    ? "; the time of that is not predicted (it is with rates calibrated with memory.offload)"
+                                    : "";
     text += run.config.run.device == DeviceKind::cuda
-                ? fmt::format("\nblock inputs wait in {} of pinned host memory: {} copied there and as much back in a "
-                              "step; the time of that is not predicted",
+                ? fmt::format("\nblock inputs wait in {} of pinned host memory: {} copied there and as much back in a step",
                               human_bytes(double(BlockInputs::offloaded_bytes(run.gpt, fullest.rows))), once)
-                : fmt::format("\nblock inputs wait in a file: {} written and as much read in a step; the time of that is "
-                              "not predicted",
-                              once);
+                : fmt::format("\nblock inputs wait in a file: {} written and as much read in a step", once);
+    text += unknown;
   }
   if (!plan.every_rank) text += fmt::format("\n{} ranks, among them one of each kind, were run dry", plan.ranks.size());
   return text;
@@ -164,6 +165,10 @@ std::string timeline_text(const DryRun& run, const Plan& plan, const Rates& rate
   const double tokens = double(plan.tokens_per_step) / plan.step_seconds;
   text += fmt::format("predicted step: {:.4g} ms, {} tokens/s, bubble {:.1f} %", 1e3 * plan.step_seconds,
                       human_count(tokens), plan.bubble_percent());
+  if (last.copy_seconds > 0) {
+    text += fmt::format(", {:.4g} ms of it for offloaded block inputs ({:.3g} GB/s)", 1e3 * last.copy_seconds,
+                        rates.offload_bytes_per_second / 1e9);
+  }
   if (rates.peak_flops > 0) {
     const double peak = rates.peak_flops * plan.step_seconds * double(run.config.run.ranks);
     text += fmt::format(", MFU {:.1f} % (causal exact; {:.1f} % by 12 L d T)", 100 * plan.flops.model / peak,
@@ -210,6 +215,7 @@ nlohmann::ordered_json to_json(const DryRun& run, const Plan& plan, const std::v
   for (size_t i = 0; i < plan.times.size(); ++i) {
     json["times"].push_back({{"rank", plan.timed_ranks[i]}, {"compute_seconds", plan.times[i].compute_seconds},
                              {"exposed_seconds", plan.times[i].exposed_seconds},
+                             {"copy_seconds", plan.times[i].copy_seconds},
                              {"end_seconds", plan.times[i].end_seconds}});
   }
   return json;

@@ -24,8 +24,9 @@ struct Operation {
 struct Rank {
   size_t next = 0;  // entry of its tape
   double clock = 0, out_free = 0, in_free = 0;
-  std::array<std::map<int64_t, Operation>, 2> operations;  // of each channel, by number; those not waited for
-  std::array<double, 2> done_before{};  // when all earlier operations of the channel were through
+  double copies_free = 0;
+  std::array<std::map<int64_t, Operation>, Tape::kChannelCount> operations;  // by number; those not waited for
+  std::array<double, Tape::kChannelCount> done_before{};  // when all earlier operations of the channel were through
 };
 
 class Player {
@@ -73,11 +74,18 @@ class Player {
         case TapeEntry::Kind::collective:
           start_collective(index, entry);
           break;
+        case TapeEntry::Kind::copy:
+          start_copy(index, entry);
+          break;
         case TapeEntry::Kind::wait: {
           double done_at = 0;
           if (!is_through(rank, entry, done_at)) return;
           const double exposed = std::max(0.0, done_at - rank.clock);
           rank.clock += exposed;
+          if (entry.channel == Tape::kOffload) {
+            times_[index].copy_seconds += exposed;
+            break;
+          }
           hop.exposed_seconds += exposed;
           times_[index].exposed_seconds += exposed;
           break;
@@ -139,6 +147,18 @@ class Player {
     }
   }
 
+  void start_copy(size_t index, const TapeEntry& entry) {
+    Rank& rank = ranks_[index];
+    if (replay_.copies_take_cores) {
+      const double seconds = entry.seconds * replay_.slowdown;
+      rank.clock += seconds;
+      times_[index].copy_seconds += seconds;
+      return;
+    }
+    rank.copies_free = std::max(rank.copies_free, rank.clock) + entry.seconds;
+    rank.operations[entry.channel][entry.operation] = {0, rank.copies_free};
+  }
+
   void start_collective(size_t index, const TapeEntry& entry) {
     Rank& rank = ranks_[index];
     rank.operations[entry.channel][entry.operation] = {1, rank.clock};
@@ -179,6 +199,7 @@ void extend(RankTime& one, const RankTime& two, int64_t windows) {
   extended(one.end_seconds, two.end_seconds);
   extended(one.compute_seconds, two.compute_seconds);
   extended(one.exposed_seconds, two.exposed_seconds);
+  extended(one.copy_seconds, two.copy_seconds);
   for (auto& [place, hop] : one.hops) {
     const HopTime& other = two.hops.at(place);
     extended(hop.compute_seconds, other.compute_seconds);

@@ -18,6 +18,7 @@ struct HopTime {
 
 struct RankTime {
   double end_seconds = 0, compute_seconds = 0, exposed_seconds = 0;
+  double copy_seconds = 0;  // stood still for offloaded tensors, or copied them itself
   std::map<std::pair<std::string, int>, HopTime> hops;  // by phase and hop; -1: outside the ring
 };
 
@@ -28,10 +29,11 @@ struct Replay {
   int world_size = 1, ring_size = 1;
   Link link;
   double slowdown = 1;  // of compute: threads per core, where there are more threads than cores
+  bool copies_take_cores = false;  // offloaded tensors are copied by threads that the cores are not free for
 };
 
 /// Runs the tapes against a clock. A message starts when both sides have asked for it and the one before it in its
-/// direction is through; a rank's wait ends when every message up to that one is. Collectives start when all ranks
+/// direction is through, a rank's copies one after the other; a rank's wait ends when every message up to that one is. Collectives start when all ranks
 /// have, and take (world - 1) latencies and their bytes' time. Throws Error when ranks wait for each other for ever.
 std::vector<RankTime> play(const Replay& replay);
 

@@ -55,8 +55,9 @@ TapeEntry Tape::started(TapeEntry::Kind kind, Channel channel, Event event) {
 
 void Tape::on_wait(Event event) {
   if (event.timeline == nullptr || rates_ == nullptr) return;
-  const Channel channel = event.timeline == timelines_[kRing] ? kRing : kWorld;
-  entries_.push_back(started(TapeEntry::Kind::wait, channel, event));
+  const auto found = std::ranges::find(timelines_, event.timeline);
+  if (found == timelines_.end()) return;  // of copies whose time is not known
+  entries_.push_back(started(TapeEntry::Kind::wait, Channel(found - timelines_.begin()), event));
 }
 
 void Tape::on_exchange(Channel channel, Event event, std::span<const Message> sends,
@@ -81,6 +82,21 @@ void Tape::on_collective(Channel channel, Event event, int64_t sent_bytes) {
   TapeEntry collective = started(TapeEntry::Kind::collective, channel, event);
   collective.bytes = sent_bytes;
   entries_.push_back(collective);
+}
+
+void Tape::on_copy(Event event, int64_t bytes) {
+  if (rates_ == nullptr || rates_->offload_bytes_per_second == 0) return;
+  TapeEntry copy = started(TapeEntry::Kind::copy, kOffload, event);
+  copy.bytes = bytes;
+  copy.seconds = double(bytes) / rates_->offload_bytes_per_second;
+  entries_.push_back(copy);
+}
+
+Event TapeOffload::copy(int64_t bytes) {
+  bytes_ += bytes;
+  const Event event{this, ++copies_};
+  tape_.on_copy(event, bytes);
+  return event;
 }
 
 Event TapeComm::exchange(std::span<const Message> sends, std::span<const Message> receives, Event after) {

@@ -6,22 +6,23 @@
 
 #include "kernels/comm/traffic.h"
 #include "kernels/observed_backend.h"
+#include "kernels/offload.h"
 #include "kernels/trace.h"
 #include "model/sequence_layout.h"
 #include "train/plan/rates.h"
 
 namespace ringlet {
 
-/// One thing that moves a rank's clock. `operation` counts the messages and collectives of a channel.
+/// One thing that moves a rank's clock. `operation` counts the messages, collectives or copies of a channel.
 struct TapeEntry {
-  enum class Kind : uint8_t { compute, exchange, collective, wait };
+  enum class Kind : uint8_t { compute, exchange, collective, copy, wait };
   Kind kind = Kind::compute;
   uint8_t channel = 0;  // Tape::Channel
   int layer = -1, hop = -1;
   const char* phase = "";
-  double seconds = 0;          // compute
+  double seconds = 0;          // compute, copy
   int64_t operation = 0;       // the others
-  int64_t bytes = 0;           // collective: sent by this rank
+  int64_t bytes = 0;           // collective: sent by this rank; copy: to or from where tensors are offloaded to
   size_t first_message = 0, message_count = 0;  // exchange
 };
 
@@ -48,9 +49,10 @@ class Tape : public OpObserver {
 
   void on_call(const OpCall& call, std::chrono::nanoseconds) override;
   void on_wait(Event event) override;
-  enum Channel : uint8_t { kRing, kWorld };
+  enum Channel : uint8_t { kRing, kWorld, kOffload, kChannelCount };
   void on_exchange(Channel channel, Event event, std::span<const Message> sends, std::span<const Message> receives);
   void on_collective(Channel channel, Event event, int64_t sent_bytes);
+  void on_copy(Event event, int64_t bytes);
 
   const std::vector<TapeEntry>& entries() const { return entries_; }
   std::span<const TapeMessage> messages(const TapeEntry& entry) const {
@@ -70,7 +72,7 @@ class Tape : public OpObserver {
   const Arena& arena_;
   std::vector<TapeEntry> entries_;
   std::vector<TapeMessage> messages_;
-  std::array<const Timeline*, 2> timelines_{};  // of the channels
+  std::array<const Timeline*, kChannelCount> timelines_{};
   PeakMoment moment_;
   int64_t peak_bytes_ = 0;
   double matmul_flops_ = 0, attention_flops_ = 0;
@@ -90,6 +92,24 @@ class TapeComm final : public ForwardingComm {
  private:
   Tape& tape_;
   Tape::Channel channel_;
+};
+
+/// An Offload that copies nothing: it counts bytes and puts copies on a tape.
+class TapeOffload final : public Offload, private Timeline {
+ public:
+  explicit TapeOffload(Tape& tape) : tape_(tape) {}
+  Event put(const Tensor& from, int64_t, Event) override { return copy(from.bytes()); }
+  Event fetch(int64_t, const Tensor& to, Event) override { return copy(to.bytes()); }
+  int64_t bytes() const { return bytes_; }  // both ways
+
+ private:
+  Event copy(int64_t bytes);
+  bool reached(int64_t) const override { return true; }
+  void wait(int64_t) override {}
+  bool is_of_ranks() const override { return false; }
+
+  Tape& tape_;
+  int64_t bytes_ = 0, copies_ = 0;
 };
 
 }  // namespace ringlet
