@@ -33,8 +33,8 @@ using Metadata = std::map<std::string, std::string>;
 /// Number of elements of a shape; nothing when a size is negative or the product is beyond 2^60.
 std::optional<int64_t> element_count(std::span<const int64_t> shape);
 
-/// Writes a new file, straight from the given values, to the disk: no copy of more than a block. Throws Error when the path
-/// exists, cannot be written, a name comes twice or a shape is not that of its values.
+/// Writes a new file to the disk, straight from the given values: no copy of more than a block. Throws Error when
+/// the path exists, cannot be written, a name comes twice or a shape is not that of its values.
 Written write_safetensors(const std::filesystem::path& path, std::span<const NamedValues> tensors,
                           const Metadata& metadata, const EachBlock& each_block = {});
 

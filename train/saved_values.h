@@ -1,9 +1,9 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <span>
-#include <utility>
 #include <vector>
 
 #include "kernels/backend.h"
@@ -11,14 +11,15 @@
 namespace ringlet {
 
 /// f32 numbers on their way to a file: on the host, or on a device, which are read block by block, so that saving needs
-/// no second copy of them. Both must outlive this.
+/// no second copy of them. Borrows the values and the device: both must outlive this, the values unchanged.
 class SavedValues {
  public:
   SavedValues() = default;
   SavedValues(std::span<const float> on_host) : on_host_(on_host) {}
   SavedValues(std::vector<float>&&) = delete;
   SavedValues(const std::vector<float>& on_host) : on_host_(on_host) {}
-  SavedValues(Backend& device, const Tensor& tensor) : device_(&device), tensor_(tensor.reshaped({tensor.size(), 1, 1, 1})) {}
+  SavedValues(Backend& device, const Tensor& tensor)
+      : device_(&device), tensor_(tensor.reshaped({tensor.size(), 1, 1, 1})) {}
 
   int64_t size() const { return device_ != nullptr ? tensor_.size() : std::ssize(on_host_); }
 

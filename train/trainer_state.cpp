@@ -64,7 +64,7 @@ void Trainer::save() {
   info.parameters = parameter_shapes(run_.gpt);
 
   std::vector<std::vector<float>> storage;  // moves of the outer vector leave the values in place
-  // Masters beside bf16 weights meet where the next bucket's may: these go to the host.
+  // The masters of bf16 buckets meet in gradient buffers that the next bucket may share: copied to the host.
   const auto saved = [&](const Tensor& values, Dtype of) -> SavedValues {
     if (of == Dtype::f32) return {device, values};
     storage.emplace_back(values.size());

@@ -93,8 +93,8 @@ HWY_INLINE void multiply_block(D d, const Product& p, int64_t row, int64_t colum
   }
 }
 
-/// All rows from `row`, in blocks of kRows, then of fewer: blocks of four still hide the latency of
-/// the multiply-add, blocks of three would not.
+/// All rows from `row`, in blocks of kRows, then of fewer: four rows of two vectors still hide the
+/// latency of the multiply-add, three would not.
 template <Left kLeft, int kRows, int kVectors, class D, class Write>
 HWY_INLINE void multiply_rows(D d, const Product& p, int64_t row, int64_t column, Write write) {
   for (; row + kRows <= p.extent.rows; row += kRows) {

@@ -179,7 +179,8 @@ HWY_INLINE void pack_steps(const float* from, int64_t depth_step, int64_t rows, 
 void pack_left(const Product& p, int64_t first_row, int64_t rows, float* to) {
   constexpr int64_t kRead = (kBlockRows + 3) / 4 * 4;
   for (int64_t strip = 0; strip < p.depth; strip += kLeftStrip) {
-    // What a step writes beyond its rows, the next one overwrites: the last step may not.
+    // What a step writes beyond its rows, the next one overwrites; the last step of the sum would
+    // spoil the next block.
     const int64_t steps = std::min(kLeftStrip, p.depth - strip),
                   last = strip + steps == p.depth ? 1 : 0;
     for (int64_t row = 0; row < rows; row += kBlockRows) {
@@ -257,17 +258,18 @@ void multiply(ThreadTeam& team, float* panels, const Product& p) {
     if (!small) return team.run(count, body);
     for (int64_t task = 0; task < count; ++task) body(task);
   };
-  const int64_t pack_parts = std::clamp<int64_t>(2 * threads / p.depth_blocks(), 1, panel_count);
+  // Two tasks a thread even out what else the machine does.
+  const int64_t fewest_tasks = threads > 1 ? 2 * threads : 1;
+  const int64_t pack_parts = std::min(ceil_div(fewest_tasks, p.depth_blocks()), panel_count);
   run(p.depth_blocks() * pack_parts, [&](int64_t task) {
     const int64_t block = task / pack_parts, part = task % pack_parts;
     HWY_DYNAMIC_DISPATCH(pack_right)
     (p.depth_block(block), part * panel_count / pack_parts, (part + 1) * panel_count / pack_parts,
      panels + block * kMatmulDepth * panel_count * width);
   });
-  // Two tasks a thread even out what else the machine does; rows are shared out before columns, in
-  // whole blocks, and every thread gets as many.
+  // Rows are shared out before columns, in whole blocks, and every thread gets as many.
   const int64_t blocks = ceil_div(p.rows, unit);
-  const int64_t fewest = std::max(ceil_div(p.rows, kTaskRows), threads > 1 ? 2 * threads : 1);
+  const int64_t fewest = std::max(ceil_div(p.rows, kTaskRows), fewest_tasks);
   const int64_t row_tasks = std::min(blocks, ceil_div(fewest, threads) * threads);
   const int64_t column_tasks = std::clamp<int64_t>(threads / row_tasks, 1, panel_count);
   run(row_tasks * column_tasks, [&](int64_t task) {

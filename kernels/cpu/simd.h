@@ -21,9 +21,9 @@ inline constexpr bool kManyRegisters = false;
 inline constexpr bool kManyRegisters = true;
 #endif
 
-/// 2^x for x <= 127, in f32, relative error below 2e-7; exactly 1 at 0, NaN stays NaN. Below 2^-126
-/// the result may be 0, far below it is. A minimax polynomial on the fraction of x, scaled by the
-/// whole part.
+/// 2^x for x <= 127 (above: anything, for callers to select away), in f32, relative error below
+/// 2e-7; exactly 1 at 0, NaN stays NaN. Below 2^-126 the result may be 0, far below it is. A
+/// minimax polynomial on the fraction of x, scaled by the whole part.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V exp2_of(D d, V x) {
 #if HWY_ARCH_X86 && HWY_TARGET <= HWY_AVX3

@@ -1,16 +1,20 @@
-// What a balanced layout is worth: ring attention alone, forward and backward, zigzag and contiguous
-// by turns. Two ranks on two cores: the time; four: how unevenly the ranks work (processor time of
-// each, since they share the cores). One JSON object a line, for speed_tables.py.
+// What a balanced layout is worth: ring attention alone, forward and backward, zigzag and
+// contiguous by turns. Two ranks on two cores: the time; four: how unevenly the ranks work
+// (processor time of each, since they share the cores). A JSON object a line, for speed_tables.py.
 #include <fmt/format.h>
 #include <time.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
+#include <memory>
+#include <numeric>
+#include <vector>
 
 #include "kernels/comm/threads.h"
 #include "kernels/cpu/cpu_backend.h"
 #include "model/ring_attention.h"
-#include "tests/bench/measure.h"
+#include "train/quantile.h"
 
 namespace ringlet::bench {
 namespace {
@@ -29,7 +33,8 @@ class Rank {
  public:
   Rank(RankContext context, const SequenceLayout& layout)
       : tokens_(size_t(layout.rows(context.ring.rank())), 0),
-        step_(context, {}, Pass::training, layout, Mask{{0}, 0}, 1e4, kShape.head_dim, tokens_, tokens_) {
+        step_(context, {}, Pass::training, layout, Mask{{0}, 0}, 1e4, kShape.head_dim, tokens_,
+              tokens_) {
     const int64_t rows = step_.rows();
     q_ = filled({kShape.heads, rows, kShape.head_dim, 1});
     kv_ = filled({2 * kShape.kv_heads * rows * kShape.head_dim, 1, 1, 1});
@@ -59,8 +64,8 @@ class Rank {
   Tensor q_, kv_, output_, d_output_, lse_, delta_, dq_, dkv_;
 };
 
-/// What one layout took: medians of the whole ring's time, and of the largest over the mean of its
-/// ranks' processor times.
+/// What one layout took, repeat by repeat: the time of the whole ring, and the largest over the
+/// mean of its ranks' processor times.
 struct Timing {
   std::vector<double> seconds, largest_over_mean;
 };
@@ -87,19 +92,18 @@ void measure_ring(int ranks, int64_t length) {
         ring.barrier();
         if (ring.rank() != 0 || repeat == 0) continue;
         const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-        double sum = 0;
-        for (const double seconds : busy) sum += seconds;
+        const double sum = std::accumulate(busy.begin(), busy.end(), 0.0);
         timings[i].seconds.push_back(took.count());
         timings[i].largest_over_mean.push_back(*std::ranges::max_element(busy) * ranks / sum);
       }
     }
-    ring.barrier();
   });
   for (size_t i = 0; i < kLayouts.size(); ++i) {
-    fmt::print(R"({{"ranks": {}, "length": {}, "layout": "{}", "seconds": {:.4f}, "largest_over_mean": {:.4f}}})"
-               "\n",
-               ranks, length, name_of(kLayouts[i]), median(timings[i].seconds),
-               median(timings[i].largest_over_mean));
+    fmt::print(
+        R"({{"ranks": {}, "length": {}, "layout": "{}", "seconds": {:.4f}, "largest_over_mean": {:.4f}}})"
+        "\n",
+        ranks, length, name_of(kLayouts[i]), median(timings[i].seconds),
+        median(timings[i].largest_over_mean));
   }
 }
 

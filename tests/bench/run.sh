@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Measures the speed of operations, of rings and of whole training steps on this machine, PyTorch's in turn with ours, and how
-# the time of a step grows, and writes the tables to tests/bench/results/speed.md (or FILE). An hour on two cores; --quick
-# leaves out T = 32,768 and growth beyond 16,384.
+# Measures the speed of operations, of rings and of whole training steps on this machine, PyTorch's in turn with ours,
+# and how the time of a step grows, and writes the tables to tests/bench/results/speed.md (or FILE). An hour on two
+# cores; --quick leaves out T = 32,768 and growth beyond 16,384: ten minutes.
 #   tests/bench/run.sh [--quick] [FILE]
 set -euo pipefail
 cd "$(dirname "$0")/../.."

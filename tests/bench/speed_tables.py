@@ -106,36 +106,32 @@ def steps():
 
 
 def rings():
-    lines = FOLDER / "rings.jsonl"
-    if not lines.exists():
-        return
-    runs = [json.loads(line) for line in lines.read_text().splitlines()]
+    runs = [json.loads(line) for line in (FOLDER / "rings.jsonl").read_text().splitlines()]
     print("## Ring attention alone: what a balanced layout is worth\n")
-    print("A layer of 8 heads of 32, forward and backward, ranks of one thread, layouts by turns; medians of 5. The work of "
-          "a rank is the processor time of its thread.\n")
+    print("A layer of 8 heads of 32, forward and backward, ranks of one thread, layouts by turns; medians of 5. The "
+          "work of a rank is the processor time of its thread; four ranks share two cores.\n")
     table(["ranks", "T", "layout", "seconds", "largest work over mean"],
-          [[str(run["ranks"]), str(run["length"]), run["layout"], f"{run['seconds']:.3f}",
-            f"{run['largest_over_mean']:.3f}"] for run in runs])
-    for ranks in sorted({run["ranks"] for run in runs}):
-        seconds = {run["layout"]: run["seconds"] for run in runs if run["ranks"] == ranks}
-        print(f"{ranks} ranks: zigzag is {seconds['contiguous'] / seconds['zigzag']:.2f} times as fast as contiguous.\n")
+          [[str(run["ranks"]), str(run["length"]), run["layout"],
+            f"{run['seconds']:.3f}" if run["ranks"] == 2 else "-", f"{run['largest_over_mean']:.3f}"] for run in runs])
+    seconds = {run["layout"]: run["seconds"] for run in runs if run["ranks"] == 2}
+    print(f"Zigzag is {seconds['contiguous'] / seconds['zigzag']:.2f} times as fast as contiguous on two ranks.\n")
 
 
 def growth():
-    study = FOLDER / "growth" / "study.json"
-    if not study.exists():
-        return
-    study = json.loads(study.read_text())
-    fit = study["fits"][0]["time_ms"]
+    study = json.loads((FOLDER / "growth" / "study.json").read_text())
     cells = [cell for cell in study["cells"] if cell["status"] == "done"]
+    fits = [fit["time_ms"] for fit in study["fits"] if fit["time_ms"]["coefficients"]]
+    off = [f"{100 * residual:+.1f} %" for residual in fits[0]["residuals"]] if fits else ["-"] * len(cells)
     print("## How the time of a step grows\n")
-    print("configs/quickstart.toml (4 layers, width 128) on one rank of two threads; a + b T + c T^2 by least relative "
-          "squares; `ringlet scale`.\n")
+    print("configs/quickstart.toml (4 layers, width 128) on one rank of two threads; a + b T + c T^2 by least "
+          "relative squares; `ringlet scale`.\n")
     table(["T", "step, ms", "tokens/s", "off the curve"],
-          [[str(cell["seq_len"]), f"{cell['step_ms']:.1f}", f"{cell['tokens_per_second']:.0f}", f"{100 * off:+.1f} %"]
-           for cell, off in zip(cells, fit["residuals"])])
-    a, b, c = fit["coefficients"]
-    print(f"a = {a:.3g} ms, b = {b:.3g} ms, c = {c:.3g} ms{fit['not_positive'] and ' (not positive: ' + fit['not_positive'] + ')'}\n")
+          [[str(cell["seq_len"]), f"{cell['step_ms']:.1f}", f"{cell['tokens_per_second']:.0f}", residual]
+           for cell, residual in zip(cells, off)])
+    for fit in fits:
+        a, b, c = fit["coefficients"]
+        wrong = f"; not positive: {fit['not_positive']}" if fit["not_positive"] else ""
+        print(f"a = {a:.3g} ms, b = {b:.3g} ms, c = {c:.3g} ms{wrong}\n")
 
 
 def main():

@@ -296,6 +296,9 @@ TEST(PlanTest, OffloadedInputsTakeTheTimeThatTheirCopiesDoNotHide) {
   const double rate = bytes / computed;  // as long as all of the compute
   EXPECT_LT(plan_at(rate, 2).step_seconds, 1.8 * computed);
   EXPECT_NEAR(plan_at(rate, 1).step_seconds, 2 * computed, 1e-6 * computed);
+  config.run.device = DeviceKind::cuda;  // which copies by itself, whatever the processor does
+  config.memory.offload = Config::Memory::kHost;
+  EXPECT_LT(plan_at(rate, 1).step_seconds, 1.8 * computed);
 }
 
 TEST(PlanTest, AHopHidesFromTheThresholdOn) {

@@ -160,7 +160,7 @@ Plan make_plan(const DryRun& run, const Rates* rates, int threads_per_rank, int 
   const double threads = double(config.run.ranks * threads_per_rank);
   Replay replay{.tapes = {}, .world_size = int(config.run.ranks), .ring_size = layout.ring_size(), .link = rates->link,
                 .slowdown = cores > 0 ? std::max(1.0, threads / cores) : 1.0,
-                .copies_take_cores = cores > 0 && threads >= cores};
+                .copies_take_cores = config.run.device == DeviceKind::cpu && cores > 0 && threads >= cores};
   const auto play_windows = [&](int64_t windows) {
     replay.tapes.clear();
     for (const DryRank& rank : dry) replay.tapes.push_back(&rank.tape(windows));

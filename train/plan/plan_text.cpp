@@ -75,14 +75,14 @@ std::string memory_text(const DryRun& run, const Plan& plan, const Rates* rates)
   }
   if (fullest.offloaded_bytes > 0) {
     const std::string once = human_bytes(0.5 * double(fullest.offloaded_bytes));
-    const char* const unknown = rates != nullptr && rates->offload_bytes_per_second == 0
-                                    ? "; the time of that is not predicted (it is with rates calibrated with memory.offload)"
-                                    : "";
     text += run.config.run.device == DeviceKind::cuda
-                ? fmt::format("\nblock inputs wait in {} of pinned host memory: {} copied there and as much back in a step",
+                ? fmt::format("\nblock inputs wait in {} of pinned host memory: {} copied there and as much back in "
+                              "a step",
                               human_bytes(double(BlockInputs::offloaded_bytes(run.gpt, fullest.rows))), once)
                 : fmt::format("\nblock inputs wait in a file: {} written and as much read in a step", once);
-    text += unknown;
+    if (rates != nullptr && rates->offload_bytes_per_second == 0) {
+      text += "; the time of that is not predicted (calibrate with memory.offload)";
+    }
   }
   if (!plan.every_rank) text += fmt::format("\n{} ranks, among them one of each kind, were run dry", plan.ranks.size());
   return text;
@@ -166,7 +166,7 @@ std::string timeline_text(const DryRun& run, const Plan& plan, const Rates& rate
   text += fmt::format("predicted step: {:.4g} ms, {} tokens/s, bubble {:.1f} %", 1e3 * plan.step_seconds,
                       human_count(tokens), plan.bubble_percent());
   if (last.copy_seconds > 0) {
-    text += fmt::format(", {:.4g} ms of it for offloaded block inputs ({:.3g} GB/s)", 1e3 * last.copy_seconds,
+    text += fmt::format(", {:.4g} ms of the step for offloaded block inputs ({:.3g} GB/s)", 1e3 * last.copy_seconds,
                         rates.offload_bytes_per_second / 1e9);
   }
   if (rates.peak_flops > 0) {

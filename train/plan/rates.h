@@ -23,7 +23,7 @@ class Rates {
   double memory_bytes = 0;     // of one device; 0: not known
   double peak_flops = 0;       // the denominator of MFU; 0: not known
 
-  double offload_bytes_per_second = 0;  // of copies to and from where tensors are offloaded to; 0: not known
+  double offload_bytes_per_second = 0;  // of a rank's copies to and from where tensors are offloaded; 0: not known
 
   double foreign_bytes = 0;    // of a process, beside the arenas: program, libraries, stacks; 0: not known
 

@@ -23,8 +23,7 @@ struct Operation {
 
 struct Rank {
   size_t next = 0;  // entry of its tape
-  double clock = 0, out_free = 0, in_free = 0;
-  double copies_free = 0;
+  double clock = 0, out_free = 0, in_free = 0, copies_free = 0;
   std::array<std::map<int64_t, Operation>, Tape::kChannelCount> operations;  // by number; those not waited for
   std::array<double, Tape::kChannelCount> done_before{};  // when all earlier operations of the channel were through
 };

@@ -29,12 +29,13 @@ struct Replay {
   int world_size = 1, ring_size = 1;
   Link link;
   double slowdown = 1;  // of compute: threads per core, where there are more threads than cores
-  bool copies_take_cores = false;  // offloaded tensors are copied by threads that the cores are not free for
+  bool copies_take_cores = false;  // the processor copies offloaded tensors, and no core of it is free
 };
 
 /// Runs the tapes against a clock. A message starts when both sides have asked for it and the one before it in its
-/// direction is through, a rank's copies one after the other; a rank's wait ends when every message up to that one is. Collectives start when all ranks
-/// have, and take (world - 1) latencies and their bytes' time. Throws Error when ranks wait for each other for ever.
+/// direction is through; a rank's wait ends when every message up to that one is. Collectives start when all ranks
+/// have, and take (world - 1) latencies and their bytes' time. A rank's copies run one after the other. Throws Error
+/// when ranks wait for each other for ever.
 std::vector<RankTime> play(const Replay& replay);
 
 /// Makes of the times of a step with one window, and of one with two, those of a step with `windows`.

@@ -87,7 +87,6 @@ void Tape::on_collective(Channel channel, Event event, int64_t sent_bytes) {
 void Tape::on_copy(Event event, int64_t bytes) {
   if (rates_ == nullptr || rates_->offload_bytes_per_second == 0) return;
   TapeEntry copy = started(TapeEntry::Kind::copy, kOffload, event);
-  copy.bytes = bytes;
   copy.seconds = double(bytes) / rates_->offload_bytes_per_second;
   entries_.push_back(copy);
 }

@@ -21,8 +21,8 @@ struct TapeEntry {
   int layer = -1, hop = -1;
   const char* phase = "";
   double seconds = 0;          // compute, copy
-  int64_t operation = 0;       // the others
-  int64_t bytes = 0;           // collective: sent by this rank; copy: to or from where tensors are offloaded to
+  int64_t operation = 0;       // all but compute
+  int64_t bytes = 0;           // collective: sent by this rank
   size_t first_message = 0, message_count = 0;  // exchange
 };
 
