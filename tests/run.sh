@@ -75,7 +75,7 @@ case $mode in
     # Where memory is touched by hand and files are read, and the program as the tests of faults run it. Ranks together
     # are the thread sanitizer's. The sanitizer's allocator is not whole in a child forked beside other threads; of three
     # tests that train, end and resume the one with SIGKILL stands for all.
-    run_preset asan "kernels_tests data_tests faults_tests" -L '^(kernels|data|faults)$' \
+    run_preset asan "kernels_tests data_tests model_tests faults_tests" -L '^(kernels|data|model|faults)$' \
       -E "$release_only|ManyThreadsOpenAtOnce|InterruptedAndResumedIsTheSameRun|InterruptedInAnyStage|EveryBitCounts|EveryLengthCounts|(EqualsReferenceForEveryShape|BitsDoNotDependOnTheCut)/SCALAR"
     # What asks for numbers more than for order, or for the same order with more of it.
     release_numbers='PassesTheQuickMatrix|FailsEveryDefect|LossesAndEveryGradientEqualTheDense|BehindTheEndOfAnEpoch'

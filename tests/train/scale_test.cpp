@@ -272,7 +272,7 @@ TEST(ScaleCommand, WeakGridHasTheSameTokensARank) {
                         cells[1]["cores"].get<double>();
   const double fewest = cells[0]["model_flops"].get<double>() / cells[0]["step_ms"].get<double>() /
                         cells[0]["cores"].get<double>();
-  EXPECT_EQ(cells[0]["weak_percent"], 100);
+  EXPECT_DOUBLE_EQ(cells[0]["weak_percent"].get<double>(), 100);
   EXPECT_NEAR(cells[1]["weak_percent"].get<double>(), 100 * beside / fewest, 1e-6);
   EXPECT_LE(cells[1]["gradient_error"].get<double>(), cells[1]["gradient_tolerance"].get<double>());
   EXPECT_THAT(file_text(folder.path() / "s" / "report.html"), HasSubstr("Weak efficiency"));
