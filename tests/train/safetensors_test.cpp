@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "kernels/check.h"
+#include "kernels/cpu/cpu_backend.h"
 #include "tests/support/checkpoint_case.h"
 
 namespace ringlet::test {
@@ -47,6 +48,26 @@ TEST(Safetensors, EachMegabyteIsReportedWhenWrittenAndWhenReadBack) {
   EXPECT_EQ(blocks, 5);
   read_back(path, [&] { ++reports; });
   EXPECT_EQ(reports, 6);  // five megabytes and the header
+}
+
+// Values of a device are read in blocks; they may fill several, the last one in part.
+TEST(Safetensors, ValuesOfADeviceGoToTheFileBlockByBlock) {
+  ScratchFolder scratch;
+  const auto path = scratch.path() / "a.safetensors";
+  Trace trace;
+  const auto device = make_cpu_backend(int64_t{1} << 24, trace, 1);
+  const int64_t rows = 700, columns = 1001;
+  const Tensor tensor = device->arena().allocate("values", Dtype::f32, {rows, columns, 1, 1});
+  std::vector<float> values(size_t(rows * columns), 0);
+  for (size_t i = 0; i < values.size(); ++i) values[i] = float(i);
+  upload<float>(*device, values, tensor);
+  size_t blocks = 0;
+  SavedValues(*device, tensor).visit([&](std::span<const float>) { ++blocks; });
+  EXPECT_EQ(blocks, 3);
+  write_safetensors(path, std::vector<NamedValues>{{"t", {rows, columns}, {*device, tensor}}}, {});
+  std::vector<float> found(values.size());
+  SafetensorsFile(path).read("t", 0, found);
+  EXPECT_EQ(found, values);
 }
 
 TEST(Safetensors, ReadsBackBitForBit) {
