@@ -158,10 +158,11 @@ class Backend {
   /// delta: f32 [heads, rows] = sum over head_dim of d_output * output, both [rows, heads * head_dim].
   virtual void attention_delta(const HeadShape& shape, const Tensor& output, const Tensor& d_output,
                                const Tensor& delta) = 0;
-  /// Adds this step's part to dq: f32 [heads, rows, head_dim] and to dkv: f32 [2, kv_heads, kv_rows, head_dim].
+  /// Adds this step's part to dq: f32 [heads, rows, head_dim]. dkv: f32 [2, kv_heads, kv_rows, head_dim] is set to this
+  /// step's part, 0 for keys that nobody sees, or added to.
   /// Cost: 10 * heads * head_dim flops per visible pair.
   virtual void attention_backward(const AttentionStep& step, const Tensor& q, const Tensor& kv,
-                                  const AttentionGradient& gradient, const Tensor& dq,
+                                  const AttentionGradient& gradient, const Tensor& dq, Write write,
                                   const Tensor& dkv) = 0;
 
   // ---- the rest of a block (SwiGLU, arXiv:2002.05202) ---------------------------------------------------------

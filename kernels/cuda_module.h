@@ -50,9 +50,12 @@ enum class CudaAttention : uint8_t { automatic, plain, mma, wgmma };
 /// by; equal runs may then differ in bits.
 enum class CudaTuning : uint8_t { equal_bits, fastest };
 
+/// Of a rank's allocation on its GPU beside the arena: the workspace of cuBLASLt, the scratch of operations.
+constexpr int64_t kCudaRankBytes = int64_t{64} << 20;
+
 struct CudaBackendOptions {
   int device = 0;
-  int64_t arena_bytes = 0;  // one allocation
+  int64_t arena_bytes = 0;  // one allocation, with kCudaRankBytes
   CudaAttention attention = CudaAttention::automatic;
   CudaTuning tuning = CudaTuning::equal_bits;
 };
@@ -71,7 +74,7 @@ struct NcclOptions {
 };
 
 /// Counts up whenever something that the program and the module share changes its shape or meaning.
-constexpr int32_t kCudaInterfaceVersion = 5;
+constexpr int32_t kCudaInterfaceVersion = 6;
 
 /// What the module offers. The version stays first in every version: it is read before the rest.
 struct CudaInterface {
@@ -95,6 +98,8 @@ struct CudaInterface {
   /// As examine, of one GPU, and without touching the others, whose memory would hold a context: that of the process
   /// which is number local_rank on this machine, or the only one that the process sees.
   CudaMachine (*examine_own)(int local_rank) = nullptr;
+  /// Bytes of a GPU's memory that are taken now, by whomever. Throws Error.
+  int64_t (*used_bytes)(int device) = nullptr;
 };
 
 /// The module's only symbol: a function without arguments that returns the interface.

@@ -65,9 +65,9 @@ class ForwardingBackend : public Backend {
     inner_.attention_delta(shape, output, d_output, delta);
   }
   void attention_backward(const AttentionStep& step, const Tensor& q, const Tensor& kv,
-                          const AttentionGradient& gradient, const Tensor& dq,
+                          const AttentionGradient& gradient, const Tensor& dq, Write write,
                           const Tensor& dkv) override {
-    inner_.attention_backward(step, q, kv, gradient, dq, dkv);
+    inner_.attention_backward(step, q, kv, gradient, dq, write, dkv);
   }
   void swiglu_forward(const Tensor& gate_up, const Tensor& y) override {
     inner_.swiglu_forward(gate_up, y);

@@ -127,9 +127,10 @@ void ObservedBackend::attention_delta(const HeadShape& shape, const Tensor& outp
 }
 
 void ObservedBackend::attention_backward(const AttentionStep& step, const Tensor& q, const Tensor& kv,
-                                         const AttentionGradient& gradient, const Tensor& dq, const Tensor& dkv) {
+                                         const AttentionGradient& gradient, const Tensor& dq, Write write,
+                                         const Tensor& dkv) {
   observe(of_attention(Op::attention_backward, 10, step),
-          [&] { ForwardingBackend::attention_backward(step, q, kv, gradient, dq, dkv); });
+          [&] { ForwardingBackend::attention_backward(step, q, kv, gradient, dq, write, dkv); });
 }
 
 void ObservedBackend::swiglu_forward(const Tensor& gate_up, const Tensor& y) {

@@ -13,21 +13,16 @@ class OpObserver {
   virtual ~OpObserver() = default;
   /// A call is about to be made.
   virtual void before_call(const OpCall&) {}
-  /// A call came back after `took`: on a synchronous device its time.
+  /// A call came back after `took`: on a synchronous device its time, on others a WorkClock tells that.
   virtual void on_call(const OpCall& call, std::chrono::nanoseconds took) = 0;
   /// The compute queue was told to wait for `event`.
   virtual void on_wait(Event event) = 0;
 };
 
-/// What is taken for the time of a call: until it came back (all there is on a synchronous device), or until the device
-/// has done it, which stops the host after every call.
-enum class OpTiming : uint8_t { call, work };
-
 /// A device whose calls an observer sees. Both must outlive it.
 class ObservedBackend final : public ForwardingBackend {
  public:
-  ObservedBackend(Backend& inner, OpObserver& observer, OpTiming timing = OpTiming::call)
-      : ForwardingBackend(inner), observer_(observer), timing_(timing) {}
+  ObservedBackend(Backend& inner, OpObserver& observer) : ForwardingBackend(inner), observer_(observer) {}
 
   void upload(std::span<const std::byte> host, const Tensor& to) override;
   void read(const Tensor& from, std::span<std::byte> host) override;
@@ -52,7 +47,8 @@ class ObservedBackend final : public ForwardingBackend {
   void attention_delta(const HeadShape& shape, const Tensor& output, const Tensor& d_output,
                        const Tensor& delta) override;
   void attention_backward(const AttentionStep& step, const Tensor& q, const Tensor& kv,
-                          const AttentionGradient& gradient, const Tensor& dq, const Tensor& dkv) override;
+                          const AttentionGradient& gradient, const Tensor& dq, Write write,
+                          const Tensor& dkv) override;
   void swiglu_forward(const Tensor& gate_up, const Tensor& y) override;
   void swiglu_backward(const Tensor& gate_up, const Tensor& dy, const Tensor& d_gate_up) override;
   void embedding_forward(const Tensor& tokens, const Tensor& table, const Tensor& y) override;
@@ -69,7 +65,6 @@ class ObservedBackend final : public ForwardingBackend {
     observer_.before_call(call);
     const auto start = std::chrono::steady_clock::now();
     run();
-    if (timing_ == OpTiming::work) synchronize();
     observer_.on_call(call, std::chrono::steady_clock::now() - start);
   }
   void queue_wait(Event event) override {
@@ -78,7 +73,6 @@ class ObservedBackend final : public ForwardingBackend {
   }
 
   OpObserver& observer_;
-  const OpTiming timing_;
 };
 
 }  // namespace ringlet

@@ -84,7 +84,6 @@ void Attention::backward(const Tensor& dy, const Tensor& dx, Step& step) {
   };
   const Tensor dq = allocate(Dtype::f32, q_.shape), dkv = allocate(Dtype::f32, kv_.shape);
   step.device.fill(0, dq);
-  step.device.fill(0, dkv);
   {
     const ArenaScope ring_scope(step.arena());
     const Tensor d_output = allocate(dtype_, output_.shape), delta = allocate(Dtype::f32, lse_.shape);

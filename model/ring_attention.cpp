@@ -13,16 +13,18 @@ struct Backward {
   AttentionGradient gradient;
   Tensor dq, dkv;
 
-  /// Adds to dq, and to `sum` what piece `index` of the keys and values in hand gets from this rank's queries.
-  void compute(int owner, int index, const Tensor& in_hand, const Tensor& sum) {
+  /// Adds to dq; sets `sum`, or adds to it, what piece `index` of the keys and values in hand gets from this rank's
+  /// queries, some of which see it.
+  void compute(int owner, int index, const Tensor& in_hand, Write write, const Tensor& sum) {
     ring.for_each_query_piece(owner, index, [&](const AttentionStep& pair) {
-      step.device.attention_backward(pair, q, ring.piece(in_hand, owner, index), gradient, dq, sum);
+      step.device.attention_backward(pair, q, ring.piece(in_hand, owner, index), gradient, dq, write, sum);
+      write = Write::add;
     });
   }
 };
 
-/// Any layout. The gradient of a block starts at its first visitor; each visitor computes into a zeroed scratch and
-/// adds the arriving sum afterwards, so that a whole step of compute hides a hop.
+/// Any layout. The gradient of a block starts at its first visitor; each visitor computes into scratch and adds that to
+/// the sum that has arrived meanwhile, so that a whole step of compute hides a hop.
 void add_sums_afterwards(Backward& pass) {
   Step& step = pass.step;
   RingPass& ring = pass.ring;
@@ -41,8 +43,7 @@ void add_sums_afterwards(Backward& pass) {
     for (int index = last_piece; index >= 0; --index) {
       if (!ring.sees(owner, index)) continue;
       const Tensor to = ring.piece(arrives(owner, index, hop) ? scratch : sum, owner, index);
-      if (hop > 0) step.device.fill(0, to);
-      pass.compute(owner, index, in_hand, to);
+      pass.compute(owner, index, in_hand, Write::set, to);
     }
     if (hop == 0) continue;
     step.device.wait(arrived);
@@ -86,7 +87,7 @@ void pass_sums_along(Backward& pass) {
       if (index < ring.piece_count(owner)) {
         sum = hop == 0 ? ring.piece(pass.dkv, owner, index)
                        : ring.alone(box[(hop + 1) % 2], owner, index);
-        pass.compute(owner, index, in_hand, sum);
+        pass.compute(owner, index, in_hand, hop == 0 ? Write::set : Write::add, sum);
       }
       arrived = ring.start_sum_hop(hop, index, sum, box[hop % 2], pass.dkv);
     }

@@ -17,14 +17,15 @@ Tensor kv_piece(const Tensor& kv, const HeadShape& shape, const Piece& piece);
 void ring_attention_forward(Step& step, const HeadShape& shape, const Tensor& q, const Tensor& kv,
                             const Tensor& output, const Tensor& lse);
 
-/// Adds to dq: [heads, rows, head_dim] and dkv: flat, like kv.
+/// Adds to dq: [heads, rows, head_dim]; sets dkv: flat, like kv.
 /// Keys and values travel once more in the same direction, and the gradient of a block behind it. The layout decides
 /// how:
 /// - reproducible: the running sum of a piece starts with the owner's dkv, each visitor adds to it in turn, the last
 ///   one that sees the piece sends it straight home; while one piece travels another is computed. Output, LSE, dq and
 ///   dkv are bit-equal on any ring. Beside the inboxes of keys and values: two boxes for sums.
-/// - otherwise the sum starts at the first visitor and comes home in R - 1 hops. Each visitor computes into a zeroed
-///   scratch and adds the arriving sum afterwards, so that a whole step of compute hides a hop. Two boxes, one scratch.
+/// - otherwise the sum starts at the first visitor and comes home in R - 1 hops. Each visitor computes into
+///   scratch and adds that to the sum that has arrived meanwhile: a whole step of compute hides a hop. Two boxes, one
+///   scratch.
 void ring_attention_backward(Step& step, const HeadShape& shape, const Tensor& q, const Tensor& kv,
                              const AttentionGradient& gradient, const Tensor& dq, const Tensor& dkv);
 

@@ -58,12 +58,15 @@ const CudaDevice& Devices::gpu_of(int rank) const {
   return machine_.devices[size_t(rank) % machine_.devices.size()];
 }
 
+int64_t Devices::ranks_on_gpu(int rank, int ranks) const {
+  const int64_t gpus = std::ssize(machine_.devices);
+  return (ranks - rank % gpus + gpus - 1) / gpus;
+}
+
 int64_t Devices::share_bytes(int rank, int ranks) const {
   if (kind_ == DeviceKind::cpu) return physical_memory_bytes() / ranks;
-  const int64_t gpus = std::ssize(machine_.devices);
-  const int64_t sharing = (ranks - rank % gpus + gpus - 1) / gpus;  // ranks of this GPU
   const int64_t reserved_bytes = kReservedBytes + (own_gpu_ ? kNcclBytes : 0);
-  const int64_t bytes = (gpu_of(rank).free_bytes - reserved_bytes) / sharing - kRankBytes;
+  const int64_t bytes = (gpu_of(rank).free_bytes - reserved_bytes) / ranks_on_gpu(rank, ranks) - kRankBytes;
   return std::max<int64_t>(bytes, 0) / Arena::kAlignment * Arena::kAlignment;
 }
 
@@ -81,10 +84,13 @@ int Devices::worker_count() const {
   return kind_ == DeviceKind::cpu ? usable_cores() : int(machine_.devices.size());
 }
 
-double Devices::foreign_bytes() const {
+int64_t Devices::used_bytes() const {
+  return kind_ == DeviceKind::cpu ? 0 : module_->used_bytes(machine_.devices.front().index);
+}
+
+int64_t Devices::bytes_of_ranks(int64_t arena_bytes, int64_t ranks) const {
   if (kind_ == DeviceKind::cpu) return 0;
-  const CudaDevice& gpu = machine_.devices.front();
-  return double(gpu.total_bytes - gpu.free_bytes);
+  return ranks_on_gpu(0, own_gpu_ ? 1 : int(ranks)) * (arena_bytes + kCudaRankBytes);
 }
 
 std::unique_ptr<Offload> Devices::make_offload(const Config& config, int rank, int64_t bytes,

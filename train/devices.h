@@ -37,8 +37,10 @@ class Devices {
   int threads_per_rank() const { return kind_ == DeviceKind::cpu ? threads_per_rank_ : 1; }
   int worker_count() const;
   DeviceKind kind() const { return kind_; }
-  /// Bytes that are taken from a device beside the arenas: of the process; 0: measured elsewhere.
-  double foreign_bytes() const;
+  /// Of a GPU's memory: what is taken now, by whomever, and what arenas of so many bytes take for `ranks` ranks, with what
+  /// each has beside its arena, where most of them share one. 0 on the processor.
+  int64_t used_bytes() const;
+  int64_t bytes_of_ranks(int64_t arena_bytes, int64_t ranks) const;
   /// With GPUs: the module, and a rank's GPU as CUDA counts.
   const CudaInterface& module() const { return *module_; }
   int gpu_index(int rank) const { return gpu_of(rank).index; }
@@ -47,6 +49,7 @@ class Devices {
 
  private:
   const CudaDevice& gpu_of(int rank) const;
+  int64_t ranks_on_gpu(int rank, int ranks) const;  // that share the GPU of `rank`
   const DeviceKind kind_;
   const int threads_per_rank_;
   const CudaAttention attention_;

@@ -122,14 +122,15 @@ class Bf16Storage final : public ForwardingBackend {
     ForwardingBackend::attention_delta(shape, widened(0, output), widened(1, d_output), delta);
   }
   void attention_backward(const AttentionStep& step, const Tensor& q, const Tensor& kv,
-                          const AttentionGradient& gradient, const Tensor& dq, const Tensor& dkv) override {
-    if (q.dtype != Dtype::bf16) return ForwardingBackend::attention_backward(step, q, kv, gradient, dq, dkv);
+                          const AttentionGradient& gradient, const Tensor& dq, Write write,
+                          const Tensor& dkv) override {
+    if (q.dtype != Dtype::bf16) return ForwardingBackend::attention_backward(step, q, kv, gradient, dq, write, dkv);
     shapes::attention_backward(step, q, kv, gradient, dq, dkv);
     const Tensor d_output = floats(2, gradient.d_output.shape);
     const int64_t first = step.queries.first_row, count = step.queries.row_count;
     widen(gradient.d_output.slice(first, count), d_output.slice(first, count));
     ForwardingBackend::attention_backward(step, widened_queries(0, step, q), widened(1, kv),
-                                          {d_output, gradient.lse, gradient.delta}, dq, dkv);
+                                          {d_output, gradient.lse, gradient.delta}, dq, write, dkv);
   }
 
   void swiglu_forward(const Tensor& gate_up, const Tensor& y) override {

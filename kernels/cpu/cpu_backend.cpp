@@ -165,9 +165,10 @@ class CpuBackend final : public Backend {
     });
   }
   void attention_backward(const AttentionStep& step, const Tensor& q, const Tensor& kv,
-                          const AttentionGradient& gradient, const Tensor& dq,
+                          const AttentionGradient& gradient, const Tensor& dq, Write write,
                           const Tensor& dkv) override {
     shapes::attention_backward(step, q, kv, gradient, dq, dkv);
+    if (write == Write::set) fill(0, dkv);
     cpu::attention_backward(team_, scratch<int64_t>(), step, q, kv, gradient, dq, dkv);
   }
 

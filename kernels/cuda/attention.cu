@@ -149,13 +149,15 @@ void attention_forward(cudaStream_t stream, CudaAttention path, const AttentionS
 }
 
 void attention_backward(cudaStream_t stream, CudaAttention path, const AttentionStep& step, const Tensor& q,
-                        const Tensor& kv, const AttentionGradient& gradient, const Tensor& dq,
+                        const Tensor& kv, const AttentionGradient& gradient, const Tensor& dq, Write write,
                         const Tensor& dkv) {
   const CudaAttention serving = chosen(path, step.shape, q.dtype);
-  if (step.queries.row_count == 0 || step.keys.row_count == 0) return;
-  if (serving == CudaAttention::wgmma)
-    wgmma::attention_backward(stream, step, q, kv, gradient, dq, dkv);
-  else if (serving == CudaAttention::mma)
+  const bool any = step.queries.row_count > 0 && step.keys.row_count > 0;
+  if (any && serving == CudaAttention::wgmma)
+    return wgmma::attention_backward(stream, step, q, kv, gradient, dq, write, dkv);
+  if (write == Write::set) check_cuda(cudaMemsetAsync(dkv.data, 0, size_t(dkv.bytes()), stream));
+  if (!any) return;
+  if (serving == CudaAttention::mma)
     mma::attention_backward(stream, step, q, kv, gradient, dq, dkv);
   else
     plain::attention_backward(stream, step, q, kv, gradient, dq, dkv);

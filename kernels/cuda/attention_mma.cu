@@ -309,17 +309,20 @@ __global__ void __launch_bounds__(kThreads, kResident) forward(const __grid_cons
   if (found.first > found.last) return;
 
   auto& block = *reinterpret_cast<BlockMemory*>(shared + At::kMemory);
-  block.tiles = found;  // all threads write the same
-  block.kv_head = place.head / view.group();
+  const int32_t kv_head = place.head / view.group();
+  if (threadIdx.x == 0) {
+    block.tiles = found;
+    block.kv_head = kv_head;
+  }
   static_assert(kThreads == kQueries);
   block.seen[threadIdx.x] = keys_seen_by(view, place.slot + int32_t(threadIdx.x));
   const uint32_t base = shared_address(shared);
   const auto stage = [&](int32_t tile) {
     return base + At::kQueryBytes + uint32_t(tile % kStages) * At::kStageBytes;
   };
-  const auto copy_keys = [&](int32_t tile) {
+  const auto copy_keys = [&](int32_t tile, int32_t head) {
     const int64_t in_head = int64_t(opaque(view.keys.row_count)) * kWidth;
-    const __nv_bfloat16* const k = arguments.kv + block.kv_head * in_head;
+    const __nv_bfloat16* const k = arguments.kv + head * in_head;
     copy_tile<kWidth, kKeys>(k, view.keys, tile * kKeys, stage(tile));
     copy_tile<kWidth, kKeys>(k + view.kv_heads * in_head, view.keys, tile * kKeys,
                              stage(tile) + At::kTileBytes);
@@ -327,7 +330,7 @@ __global__ void __launch_bounds__(kThreads, kResident) forward(const __grid_cons
   };
   const int64_t first_row = place.row_zero + view.queries.skipped;
   copy_tile<kWidth, kQueries>(arguments.q + first_row * kWidth, view.queries, place.slot, base);
-  copy_keys(found.last);
+  copy_keys(found.last, kv_head);
   Running<kWidth> running;
   running.load(arguments, place, block.sums[threadIdx.x]);
   __syncthreads();  // the ranges are there
@@ -335,7 +338,7 @@ __global__ void __launch_bounds__(kThreads, kResident) forward(const __grid_cons
   for (int32_t tile = found.last; tile >= block.tiles.first; --tile) {
     wait_for_copies<0>();
     __syncthreads();  // the tile is there for all, and all have done with the stage that is filled next
-    if (tile > block.tiles.first) copy_keys(tile - 1);
+    if (tile > block.tiles.first) copy_keys(tile - 1, block.kv_head);
     Scores scores;
     multiply_keys<kWidth>(
         base + own_thread() / 32 * (kBlocks * 16 * kWidth * 2) + rows_first_offset<kWidth>(own_lane()),

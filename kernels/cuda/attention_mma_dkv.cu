@@ -28,6 +28,7 @@ __device__ int first_query_past(const BackwardPieces& pieces, int64_t position) 
 /// count as seen by all: their gradients go nowhere.
 struct QueriesOfKeys {
   Interval some, all;
+  QueriesOfKeys() = default;
   __device__ QueriesOfKeys(const BackwardPieces& pieces, int first, int count) : some{0, 0}, all{0, 0} {
     if (first >= pieces.keys) return;
     const int64_t lowest = pieces.position_of_key(first);
@@ -47,6 +48,7 @@ struct KeyShared {
   uint4 weights[4][8][32];  // of each pair of warps, in the order of the fragments
   float lse[2][kQueryStep], delta[2][kQueryStep];
   Interval seen[2][kQueryStep];  // set where the tile of keys is not seen by all
+  QueriesOfKeys queries[4];      // of each pair of warps
 };
 
 /// Scores of 32 keys with 64 queries to weights, as a left operand.
@@ -174,7 +176,7 @@ __global__ void __launch_bounds__(kThreads, 1) key_gradients(const BackwardPiece
   write_statistic(first_step, 0, read_statistic(first_step, kv_head * group));
 
   const int warp_key = pair * 32, warp_present = min(32, keys_present - warp_key);
-  const QueriesOfKeys queries(pieces, first_key + warp_key, 32);
+  if (owns_dv && thread % 32 == 0) shared.queries[pair] = QueriesOfKeys(pieces, first_key + warp_key, 32);
   float* const gradient = (owns_dv ? pieces.dv : pieces.dk) + (first_key_row + warp_key) * kHeadDim;
   Sums<kHeadDim> sums;
   load_sums<kHeadDim>(sums, gradient, warp_present);
@@ -183,8 +185,7 @@ __global__ void __launch_bounds__(kThreads, 1) key_gradients(const BackwardPiece
   const uint32_t q = shared_address(shared.q), d_output = shared_address(shared.d_output);
   constexpr uint32_t kStageBytes = kQueryStep * kHeadDim * 2;
   Weights<64> weights;
-  bool pending = false;  // weights hold d scores that are not in dk yet
-  uint32_t q_before = q;
+  uint32_t late_q = 0;  // the queries of the d scores that weights hold and dk does not yet; 0: none
   int stage = 0, q_stage = 0;
   for (int step = first_step, member = 0; step < past_step; stage ^= 1) {
     wait_for_copies();
@@ -199,8 +200,8 @@ __global__ void __launch_bounds__(kThreads, 1) key_gradients(const BackwardPiece
     const uint32_t q_now = q + uint32_t(q_stage) * kStageBytes;
     const uint32_t d_output_now = d_output + uint32_t(stage) * kStageBytes;
     const int query = step * kQueryStep, past_query = query + present_in(step);
-    const bool seen = queries.some.meets(query, past_query);
-    if (!owns_dv && pending) add_weighted_rows<kHeadDim, 64>(sums, weights, q_before + left);
+    const bool seen = shared.queries[pair].some.meets(query, past_query);
+    if (!owns_dv && late_q != 0) add_weighted_rows<kHeadDim, 64>(sums, weights, late_q + left);
     if (seen) {
       Sums<64> products;  // scores, or d weights
       clear<64>(products);
@@ -210,7 +211,7 @@ __global__ void __launch_bounds__(kThreads, 1) key_gradients(const BackwardPiece
       }
       if (owns_dv) {
         weights_of_keys(weights, products, shared.lse[stage], shared.seen[stage], first_key + warp_key,
-                        queries.all.covers(query, past_query), pieces.scale_log2);
+                        shared.queries[pair].all.covers(query, past_query), pieces.scale_log2);
         give_weights(shared.weights[pair], weights, pair);
         add_weighted_rows<kHeadDim, 64>(sums, weights, d_output_now + left);
       } else {
@@ -218,12 +219,11 @@ __global__ void __launch_bounds__(kThreads, 1) key_gradients(const BackwardPiece
         d_scores_of_keys(weights, products, shared.delta[stage], pieces.scale);
       }
     }
-    pending = seen;
-    q_before = q_now;
+    late_q = seen ? q_now : 0;
     if (next_step < past_step) write_statistic(next_step, stage ^ 1, statistic);
     step = next_step, member = next_member, q_stage = next_q_stage;
   }
-  if (!owns_dv && pending) add_weighted_rows<kHeadDim, 64>(sums, weights, q_before + left);
+  if (!owns_dv && late_q != 0) add_weighted_rows<kHeadDim, 64>(sums, weights, late_q + left);
   store_sums<kHeadDim>(sums, gradient, warp_present);
 }
 

@@ -19,6 +19,8 @@ struct QueryShared {
   Bf16 k[2][kKeyStep * kHeadDim], v[2][kKeyStep * kHeadDim];
   float lse[kQueryRows], delta[kQueryRows];
   Interval seen[kQueryRows];
+  // By the queries of a warp: some of them see some of these keys, each sees all of those.
+  Interval some_seen[kQueryRows / 32], all_seen[kQueryRows / 32];
 };
 
 /// Scores and d weights of 32 queries on 32 keys to scaled d scores, as a left operand.
@@ -65,7 +67,7 @@ __global__ void __launch_bounds__(kThreads, 2) query_gradients(const BackwardPie
   const int tile = tiles - 1 - int(blockIdx.x) / pieces.heads, head = int(blockIdx.x) % pieces.heads;
   const int first_query = tile * kQueryRows, present = min(kQueryRows, pieces.queries - first_query);
   const int64_t first_row = head * pieces.head_rows + first_query;
-  const int64_t key_offset = int64_t(head / (pieces.heads / pieces.kv_heads)) * pieces.keys * kHeadDim;
+  const int64_t first_key_row = int64_t(head / (pieces.heads / pieces.kv_heads)) * pieces.keys;
 
   const Bf16* const from_q = pieces.q + first_row * kHeadDim;
   const Bf16* const from_d_output = pieces.d_output + first_query * pieces.d_output_stride + head * kHeadDim;
@@ -77,12 +79,17 @@ __global__ void __launch_bounds__(kThreads, 2) query_gradients(const BackwardPie
   shared.delta[thread] = scaled_delta(pieces.delta + first_row, thread, present, pieces.scale);
   shared.seen[thread] = thread < present ? keys_seen(pieces, first_query + thread) : Interval{0, 0};
   __syncthreads();
+  if (thread % 32 == 0) {
+    const Interval first = shared.seen[thread], last = shared.seen[max(min(thread + 32, present) - 1, thread)];
+    shared.some_seen[thread / 32] = {first.begin, last.end};
+    shared.all_seen[thread / 32] = {last.begin, first.end};
+  }
 
   const int first_tile = shared.seen[0].begin / kKeyStep;
   const int past_tile = (shared.seen[present - 1].end + kKeyStep - 1) / kKeyStep;
   const auto load_keys = [&](int key_tile) {
     const int key = key_tile * kKeyStep, stage = key_tile % 2;
-    const int64_t offset = key_offset + int64_t(key) * kHeadDim;
+    const int64_t offset = (first_key_row + key) * kHeadDim;
     copy_tile<kKeyStep, kHeadDim, kThreads>(shared_address(shared.k[stage]), pieces.k + offset, kHeadDim,
                                             pieces.keys - key);
     copy_tile<kKeyStep, kHeadDim, kThreads>(shared_address(shared.v[stage]), pieces.v + offset, kHeadDim,
@@ -93,7 +100,6 @@ __global__ void __launch_bounds__(kThreads, 2) query_gradients(const BackwardPie
   load_keys(past_tile - 1);
 
   const int warp_row = thread / 32 * 32, warp_present = min(32, present - warp_row);
-  const int last_row = warp_row + max(warp_present, 1) - 1;
   float* const dq = pieces.dq + (first_row + warp_row) * kHeadDim;
   Sums<kHeadDim> sums;
   load_sums<kHeadDim>(sums, dq, warp_present);
@@ -108,9 +114,7 @@ __global__ void __launch_bounds__(kThreads, 2) query_gradients(const BackwardPie
 #pragma unroll 1
     for (int part = kKeyStep / 32 - 1; part >= 0; --part) {
       const int key = key_tile * kKeyStep + part * 32;
-      // What the queries of this warp see: some of the keys in `some`, all of those in `all`.
-      const Interval first_seen = shared.seen[warp_row], last_seen = shared.seen[last_row];
-      const Interval some{first_seen.begin, last_seen.end}, all{last_seen.begin, first_seen.end};
+      const Interval some = shared.some_seen[warp_row / 32], all = shared.all_seen[warp_row / 32];
       if (!some.meets(key, key + 32)) continue;
       const uint32_t part_offset = uint32_t(part) * (32 * kHeadDim * 2);
       Sums<32> scores, d_weights;

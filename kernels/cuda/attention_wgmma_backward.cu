@@ -29,7 +29,7 @@ int64_t own_tiles(int64_t rows) { return (rows + kOwnRows - 1) / kOwnRows; }
 
 template <int kHeadDim>
 void launch_both(cudaStream_t stream, const AttentionStep& step, const Tensor& q, const Tensor& kv,
-                 const AttentionGradient& gradient, const Tensor& dq, const Tensor& dkv) {
+                 const AttentionGradient& gradient, const Tensor& dq, Write write, const Tensor& dkv) {
   const auto [heads, kv_heads, head_dim] = step.shape;
   const Piece &queries = step.queries, &keys = step.keys;
   const int64_t head_rows = q.shape[1], first_row = queries.first_row;
@@ -54,6 +54,7 @@ void launch_both(cudaStream_t stream, const AttentionStep& step, const Tensor& q
       .delta = gradient.delta.as<float>().data() + first_row,
       .dq = dq.as<float>().data() + first_row * kHeadDim,
       .dkv = dkv.as<float>().data(),
+      .adds_to_dkv = write == Write::add,
       .query_position = queries.first_position,
       .query_stride = queries.stride,
       .key_position = keys.first_position,
@@ -77,13 +78,13 @@ void launch_both(cudaStream_t stream, const AttentionStep& step, const Tensor& q
 }  // namespace
 
 void attention_backward(cudaStream_t stream, const AttentionStep& step, const Tensor& q, const Tensor& kv,
-                        const AttentionGradient& gradient, const Tensor& dq, const Tensor& dkv) {
+                        const AttentionGradient& gradient, const Tensor& dq, Write write,
+                        const Tensor& dkv) {
   const int64_t head_dim = step.shape.head_dim;
   CHECK(q.dtype == Dtype::bf16 && (head_dim == 64 || head_dim == 128), "attention by wgmma: ",
         name_of(q.dtype), ", head_dim ", head_dim);
-  if (step.queries.row_count == 0 || step.keys.row_count == 0) return;
-  if (head_dim == 64) launch_both<64>(stream, step, q, kv, gradient, dq, dkv);
-  else launch_both<128>(stream, step, q, kv, gradient, dq, dkv);
+  if (head_dim == 64) launch_both<64>(stream, step, q, kv, gradient, dq, write, dkv);
+  else launch_both<128>(stream, step, q, kv, gradient, dq, write, dkv);
 }
 
 }  // namespace ringlet::cuda::wgmma

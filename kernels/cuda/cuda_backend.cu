@@ -21,6 +21,7 @@ namespace {
 
 constexpr int64_t kWorkspaceBytes = 32 << 20;  // of cuBLASLt
 constexpr int64_t kScratchBytes = 32 << 20;    // of one operation
+static_assert(kWorkspaceBytes + kScratchBytes == kCudaRankBytes);
 static_assert(kScratchBytes >= kEmbeddingScratchBytes && kScratchBytes >= kSumOfSquaresScratchBytes);
 
 [[noreturn]] void no_such_device(int device, int count, cudaError_t status) {
@@ -55,7 +56,7 @@ void use_device(int device) {
 
 CudaBytes allocate_on_device(int device, int64_t arena_bytes) {
   CHECK(arena_bytes >= 0, "an arena of ", arena_bytes, " bytes");
-  const int64_t bytes = arena_bytes + kWorkspaceBytes + kScratchBytes;
+  const int64_t bytes = arena_bytes + kCudaRankBytes;
   size_t free_bytes = 0, total_bytes = 0;
   check_cuda(cudaMemGetInfo(&free_bytes, &total_bytes));
   void* data = nullptr;
@@ -80,7 +81,7 @@ class CudaBackend final : public Backend {
       : device_((use_device(options.device), options.device)),
         attention_(options.attention),
         memory_(allocate_on_device(device_, options.arena_bytes)),
-        arena_(memory_.get() + kWorkspaceBytes + kScratchBytes, options.arena_bytes),
+        arena_(memory_.get() + kCudaRankBytes, options.arena_bytes),
         scratch_(memory_.get() + kWorkspaceBytes, size_t(kScratchBytes)),
         timeline_(stream_.get()),
         matmul_({memory_.get(), size_t(kWorkspaceBytes)}, scratch_, options.tuning),
@@ -177,9 +178,10 @@ class CudaBackend final : public Backend {
     cuda::attention_delta(stream(), shape, output, d_output, delta);
   }
   void attention_backward(const AttentionStep& step, const Tensor& q, const Tensor& kv,
-                          const AttentionGradient& gradient, const Tensor& dq, const Tensor& dkv) override {
+                          const AttentionGradient& gradient, const Tensor& dq, Write write,
+                          const Tensor& dkv) override {
     shapes::attention_backward(step, q, kv, gradient, dq, dkv);
-    cuda::attention_backward(stream(), attention_, step, q, kv, gradient, dq, dkv);
+    cuda::attention_backward(stream(), attention_, step, q, kv, gradient, dq, write, dkv);
   }
 
   void swiglu_forward(const Tensor& gate_up, const Tensor& y) override {

@@ -1,12 +1,12 @@
 #include "kernels/cuda/loss.h"
+#include "kernels/cuda/loss_rows.cuh"
+#include "kernels/cuda/pack_ring.h"
 #include "kernels/cuda/row_groups.h"
 
 namespace ringlet::cuda {
 namespace {
 
 constexpr int kMostThreads = 1024;
-constexpr int kSharedThreads = 512;  // of a block that has its row in shared memory
-constexpr float kLowest = -INFINITY;
 
 /// The sum of e^(x - maximum) over one thread's values, and their maximum, as the values come.
 struct RunningSum {
@@ -109,74 +109,71 @@ __global__ void __launch_bounds__(kMostThreads)
   }
 }
 
-/// e^x over a row, up to a factor that is the same for the whole row and keeps the largest near 1.
-template <class T>
-class Exponential {
- public:
-  __device__ explicit Exponential(float maximum) : shift_(kIsFloat ? maximum : maximum * kLog2E) {}
-  __device__ float operator()(float x) const {
-    if constexpr (kIsFloat) return expf(x - shift_);
-    // Rounded once, behind the difference: what is off in shift_ is the same for all x.
-    float power;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(fmaf(x, kLog2E, -shift_)));
-    return power;
-  }
-  /// The logarithm of the sum of e^x, from the sum of what operator() gave.
-  __device__ double log_sum(float sum) const {
-    return double(shift_) / (kIsFloat ? 1.0 : double(kLog2E)) + log(double(sum));
-  }
-
- private:
-  static constexpr bool kIsFloat = std::is_same_v<T, float>;
-  static constexpr float kLog2E = 1.44269504f;
-  const float shift_;
-};
-
-/// The packs of a row that one thread of a block has: threadIdx.x, threadIdx.x + blockDim.x, ... They stand
-/// in shared memory, where no other thread touches them: no barrier guards them.
-template <class T>
-struct SharedRow {
-  static constexpr int kPack = kFullPack<T>;
-  T* const kept;
-  const int packs;
-
-  /// Starts to read the packs of the row at `from`.
-  __device__ void fetch(int pack, const T* from) const {
-    const auto to = uint32_t(__cvta_generic_to_shared(kept + pack * kPack));
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from + pack * kPack) : "memory");
-  }
-  __device__ void fetch_all(const T* from) const {
-    for (int pack = int(threadIdx.x); pack < packs; pack += int(blockDim.x)) fetch(pack, from);
-  }
-  __device__ void wait() const { asm volatile("cp.async.wait_all;" ::: "memory"); }
-
-  /// Over the thread's values. NaN may be lost here: it comes back with the sum.
-  __device__ float maximum() const {
-    float largest = kLowest;
-#pragma unroll 4
-    for (int pack = int(threadIdx.x); pack < packs; pack += int(blockDim.x)) {
-      float values[kPack];
-      load_floats(kept + pack * kPack, values);
-#pragma unroll
-      for (int j = 0; j < kPack; ++j) largest = fmaxf(largest, values[j]);
+// A block has a row in registers, and the next ones are on their way while its gradient is written. (Without a gradient
+// two blocks with a row each in shared memory are faster.)
+template <class T, int kCount, int kStages>
+__global__ void __launch_bounds__(kAheadThreads)
+    gradients_ahead(T* logits, const int32_t* labels, float gradient_scale, float* losses, int64_t rows,
+                    int vocabulary) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  RowsAhead<T, kCount, kStages> x(shared, logits, labels, rows, vocabulary);
+  int label = labels[blockIdx.x];
+  for (int64_t row = blockIdx.x, next = row + gridDim.x; row < rows; row = next, next += gridDim.x) {
+    const int next_label = next < rows ? labels[next] : -1;
+    const bool is_scored = label != -1, is_valid = label >= 0 && label < vocabulary;
+    const bool reports = int(threadIdx.x) == (is_valid ? label / kFullPack<T> % kAheadThreads : 0);
+    float maximum[1] = {kLowest}, sum[1] = {0}, at_label = NAN;
+    x.wait();
+    if (is_scored) {
+      if (reports && is_valid) at_label = x.at(label);
+      x.take();
     }
-    return largest;
-  }
-  __device__ float sum(const Exponential<T>& exponential) const {
-    float sum = 0;
-#pragma unroll 4
-    for (int pack = int(threadIdx.x); pack < packs; pack += int(blockDim.x)) {
-      float values[kPack];
-      load_floats(kept + pack * kPack, values);
-#pragma unroll
-      for (int j = 0; j < kPack; ++j) sum += exponential(values[j]);
+    x.fetch();
+    if (is_scored) {
+      maximum[0] = x.maximum();
+      combine_over_row<Maximum>(maximum);
     }
-    return sum;
+    const Exponential<T> exponential(maximum[0]);
+    if (is_scored) {
+      sum[0] = x.sum(exponential);
+      combine_over_row<Sum>(sum);
+    }
+    if (reports) losses[row] = is_scored ? float(exponential.log_sum(sum[0]) - double(at_label)) : 0.0f;
+    T* const to = logits + row * vocabulary;
+    if (is_scored)
+      x.write_gradient(exponential, gradient_scale / sum[0], gradient_scale, label, to);
+    else
+      x.write_zeros(to);
+    label = next_label;
   }
-};
+}
+
+/// False where a row does not fit or is too small to gain from it: nothing is launched then.
+template <class T>
+bool launch_ahead(cudaStream_t stream, const Tensor& logits, const Tensor& labels, float gradient_scale,
+                  const Tensor& losses) {
+  constexpr int64_t kLeastBytes = 16 << 10, kPackBytes = 16;
+  const int64_t vocabulary = logits.shape[1], row_bytes = vocabulary * int64_t(sizeof(T));
+  const int64_t packs_per_thread = (row_bytes / kPackBytes + kAheadThreads - 1) / kAheadThreads;
+  if (row_bytes % kPackBytes != 0 || !all_aligned({logits.data}) || row_bytes < kLeastBytes) return false;
+  const auto launch = [&](auto* kernel, int stages) {
+    const int64_t bytes = row_bytes * stages;
+    const int64_t blocks = std::min(logits.rows(), blocks_at_once(kernel, kAheadThreads, bytes));
+    if (blocks == 0) return false;
+    kernel<<<unsigned(blocks), kAheadThreads, size_t(bytes), stream>>>(
+        elements<T>(logits), elements<const int32_t>(labels), gradient_scale, elements<float>(losses),
+        logits.rows(), int(vocabulary));
+    return true;
+  };
+  const auto launch_with = [&](auto count) {
+    return launch(gradients_ahead<T, count(), 2>, 2) || launch(gradients_ahead<T, count(), 1>, 1);
+  };
+  if (packs_per_thread <= kAheadPacks / 2) return launch_with(std::integral_constant<int, kAheadPacks / 2>());
+  return packs_per_thread <= kAheadPacks && launch_with(std::integral_constant<int, kAheadPacks>());
+}
 
 // A block has a row in shared memory, so that device memory is read once, and the next row is on its way while the last
-// sums are combined. (With a gradient to write it is slower than reading the row again, most of it from the L2 cache.)
+// sums are combined.
 template <class T>
 __global__ void __launch_bounds__(kSharedThreads, 2)
     losses_in_shared(const T* logits, const int32_t* labels, float* losses, int64_t rows, int vocabulary) {
@@ -212,16 +209,8 @@ bool launch_in_shared(cudaStream_t stream, const Tensor& logits, const Tensor& l
   const int64_t vocabulary = logits.shape[1], bytes = vocabulary * int64_t(sizeof(T));
   if (vocabulary % kFullPack<T> != 0 || !all_aligned({logits.data}) || bytes < kLeastBytes) return false;
   const auto kernel = losses_in_shared<T>;
-  cudaFuncAttributes attributes{};
-  int device = 0, most_bytes = 0, resident = 0;
-  check_cuda(cudaFuncGetAttributes(&attributes, kernel));
-  check_cuda(cudaGetDevice(&device));
-  check_cuda(cudaDeviceGetAttribute(&most_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  if (bytes > most_bytes - int64_t(attributes.sharedSizeBytes)) return false;
-  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)));
-  check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, kSharedThreads, size_t(bytes)));
-  if (resident == 0) return false;
-  const int64_t blocks = std::min<int64_t>(logits.rows(), int64_t(resident) * multiprocessors());
+  const int64_t blocks = std::min(logits.rows(), blocks_at_once(kernel, kSharedThreads, bytes));
+  if (blocks == 0) return false;
   kernel<<<unsigned(blocks), kSharedThreads, size_t(bytes), stream>>>(
       elements<const T>(logits), elements<const int32_t>(labels), elements<float>(losses), logits.rows(),
       int(vocabulary));
@@ -236,7 +225,10 @@ void cross_entropy(cudaStream_t stream, const Tensor& logits, const Tensor& labe
   if (rows == 0) return;
   with_activations(logits.dtype, [&](auto type) {
     using T = decltype(type);
-    if (mode == CrossEntropy::loss_only && launch_in_shared<T>(stream, logits, labels, losses)) return;
+    const bool is_launched = mode == CrossEntropy::loss_only
+                                 ? launch_in_shared<T>(stream, logits, labels, losses)
+                                 : launch_ahead<T>(stream, logits, labels, gradient_scale, losses);
+    if (is_launched) return;
     with_packs<T>(vocabulary, {logits.data}, [&](auto pack) {
       const RowGroups groups = row_groups(vocabulary / pack(), kMostPacks, kMostThreads);
       with_pack_count(groups.packs_per_thread, [&](auto count) {

@@ -3,6 +3,7 @@
 #include <cuda_runtime.h>
 
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/current_device.h"
 #include "kernels/cuda/host_offload.h"
 #include "kernels/cuda/nccl_comm.h"
 #include "kernels/cuda/rank_memory.h"
@@ -109,9 +110,16 @@ CudaMachine examine_own_cuda(int local_rank) {
   return machine;
 }
 
-constexpr CudaInterface kInterface{kCudaInterfaceVersion,  examine_cuda,       cuda::make_cuda_backend,
-                                   cuda::make_rank_memory, cuda::make_nccl_id, cuda::make_nccl_comm,
-                                   cuda::make_host_offload, examine_own_cuda};
+int64_t used_bytes(int device) {
+  const cuda::CurrentDevice current(device);
+  size_t free_bytes = 0, total_bytes = 0;
+  cuda::check_cuda(cudaMemGetInfo(&free_bytes, &total_bytes));
+  return int64_t(total_bytes - free_bytes);
+}
+
+constexpr CudaInterface kInterface{kCudaInterfaceVersion,   examine_cuda,       cuda::make_cuda_backend,
+                                   cuda::make_rank_memory,  cuda::make_nccl_id, cuda::make_nccl_comm,
+                                   cuda::make_host_offload, examine_own_cuda,   used_bytes};
 
 }  // namespace
 }  // namespace ringlet

@@ -70,6 +70,23 @@ __device__ void store_floats(const float (&from)[kCount], T* to) {
 template <class T>
 constexpr int kFullPack = 16 / int(sizeof(T));
 
+/// A full pack as it stays in registers for long: as elements, bf16 would take a register each.
+using Words = uint4;
+
+template <class T>
+__device__ void widen_words(const Words& words, float (&to)[kFullPack<T>]) {
+  const uint32_t parts[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if constexpr (std::is_same_v<T, float>) {
+      to[i] = __uint_as_float(parts[i]);
+    } else {  // the upper half of a float
+      to[2 * i] = __uint_as_float(parts[i] << 16);
+      to[2 * i + 1] = __uint_as_float(parts[i] & 0xffff0000u);
+    }
+  }
+}
+
 /// Can all of these be read and written 16 bytes at a time?
 inline bool all_aligned(std::initializer_list<const void*> addresses) {
   return std::all_of(addresses.begin(), addresses.end(),

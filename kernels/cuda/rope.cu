@@ -1,3 +1,4 @@
+#include "kernels/cuda/pack_ring.h"
 #include "kernels/cuda/rope.h"
 #include "kernels/cuda/row_groups.h"
 #include "kernels/op_shapes.h"
@@ -19,6 +20,9 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
 }
+
+/// Rows that a thread's group fetches ahead in the backward pass of QK-norm.
+constexpr int kRowsAhead = 1;
 
 enum class QkNorm { no, yes };
 
@@ -86,19 +90,40 @@ __device__ float inverse_rms(const Halves<kPack>& x, int head_dim, float epsilon
   return 1.0f / sqrtf(sum_over_group(sum) / float(head_dim) + epsilon);
 }
 
-/// Turns the pairs by the row's angles, or back (direction -1).
+/// A row's angles: cosines, then sines.
+template <int kPack>
+__device__ void load_angles(const float* rotary, int head_dim, Halves<kPack>& angles) {
+  for_halves<kPack>(head_dim,
+                    [&](int half, int i, int column) { load_floats(rotary + column, angles[half][i]); });
+}
+
+/// Turns pairs by angles, or back (direction -1).
+template <int kPack>
+__device__ void turn(const float (&cosine)[kPack], const float (&sine)[kPack], float direction,
+                     float (&first)[kPack], float (&second)[kPack]) {
+#pragma unroll
+  for (int j = 0; j < kPack; ++j) {
+    const float x = first[j], y = second[j], along = sine[j] * direction;
+    first[j] = x * cosine[j] - y * along;
+    second[j] = y * cosine[j] + x * along;
+  }
+}
+
+template <int kPack>
+__device__ void rotate(const Halves<kPack>& angles, int head_dim, float direction, Halves<kPack>& x) {
+  for_packs<kCount<kPack>>(head_dim / 2 / kPack, [&](int i, int64_t) {
+    turn<kPack>(angles[0][i], angles[1][i], direction, x[0][i], x[1][i]);
+  });
+}
+
+/// The angles are read pack by pack, which takes fewer registers.
 template <int kPack>
 __device__ void rotate(const float* rotary, int head_dim, float direction, Halves<kPack>& x) {
   for_packs<kCount<kPack>>(head_dim / 2 / kPack, [&](int i, int64_t pack) {
     float cosine[kPack], sine[kPack];
     load_floats(rotary + pack * kPack, cosine);
     load_floats(rotary + head_dim / 2 + pack * kPack, sine);
-#pragma unroll
-    for (int j = 0; j < kPack; ++j) {
-      const float first = x[0][i][j], second = x[1][i][j], turn = sine[j] * direction;
-      x[0][i][j] = first * cosine[j] - second * turn;
-      x[1][i][j] = second * cosine[j] + first * turn;
-    }
+    turn<kPack>(cosine, sine, direction, x[0][i], x[1][i]);
   });
 }
 
@@ -112,7 +137,10 @@ __global__ void __launch_bounds__(kThreads) split_forward(Split<T, T> split, con
       for_halves<kPack>(split.head_dim,
                         [&](int half, int i, int column) { load_floats(from + column, x[half][i]); });
       if (split.is_rotated(head)) {
+        const float* const rotary = split.rotary + (split.first_row + row) * split.head_dim;
         if constexpr (kNorm == QkNorm::yes) {
+          Halves<kPack> angles;  // on their way while the sum is computed
+          load_angles<kPack>(rotary, split.head_dim, angles);
           const float scale = inverse_rms<kPack>(x, split.head_dim, split.epsilon);
           const T* const weight = split.norm_weight(head);
           for_halves<kPack>(split.head_dim, [&](int half, int i, int column) {
@@ -121,8 +149,10 @@ __global__ void __launch_bounds__(kThreads) split_forward(Split<T, T> split, con
 #pragma unroll
             for (int j = 0; j < kPack; ++j) x[half][i][j] *= scale * weights[j];
           });
+          rotate<kPack>(angles, split.head_dim, 1.0f, x);
+        } else {
+          rotate<kPack>(rotary, split.head_dim, 1.0f, x);
         }
-        rotate<kPack>(split.rotary + (split.first_row + row) * split.head_dim, split.head_dim, 1.0f, x);
       }
       T* const to = split.split_row(row, head);
       for_halves<kPack>(split.head_dim,
@@ -158,25 +188,6 @@ __device__ void norm_backward(const Halves<kPack>& x, const T* weight, int head_
   });
 }
 
-/// Adds up what the groups of the block have, in their order, into partial: [head_dim].
-template <int kPack>
-__device__ void store_partial(const Halves<kPack>& d_weight, int head_dim, float* partial) {
-  // A block of kThreads has no more than 2 * kCount * kPack = 16 elements in each thread.
-  __shared__ float of_groups[16 * kThreads];
-  const int group = int(threadIdx.z * blockDim.y + threadIdx.y), groups = int(blockDim.y * blockDim.z);
-  for_halves<kPack>(head_dim, [&](int half, int i, int column) {
-#pragma unroll
-    for (int j = 0; j < kPack; ++j) of_groups[group * head_dim + column + j] = d_weight[half][i][j];
-  });
-  __syncthreads();
-  const int thread = group * int(blockDim.x) + int(threadIdx.x);
-  for (int column = thread; column < head_dim; column += groups * int(blockDim.x)) {
-    float sum = of_groups[column];
-    for (int other = 1; other < groups; ++other) sum += of_groups[other * head_dim + column];
-    partial[column] = sum;
-  }
-}
-
 template <class T, int kPack>
 __global__ void __launch_bounds__(kThreads) split_backward(Split<T, const float> split, T* d_qkv) {
   for (int64_t row = int64_t(blockIdx.x) * blockDim.z + threadIdx.z; row < split.row_count;
@@ -197,66 +208,119 @@ __global__ void __launch_bounds__(kThreads) split_backward(Split<T, const float>
   }
 }
 
-/// The heads of q, of k or of v, and how many blocks take them.
-struct Section { int first_head, heads, blocks; };
-struct Sections { Section q, k, v; };
+/// Adds up, in their order, what the groups of the block have for q, and what they have for k. of_groups: their
+/// d_weight, [groups, head_dim], in shared memory; first_head: of group 0, the next groups have the next heads.
+template <class T>
+__device__ void store_partials(const Split<T, const float>& split, const float* of_groups, int first_head,
+                               float* partials) {
+  const int groups = int(blockDim.y), threads = groups * int(blockDim.x);
+  for (int column = int(threadIdx.y * blockDim.x + threadIdx.x); column < split.head_dim; column += threads) {
+    float sums[2] = {0, 0};  // q, k
+    for (int group = 0, head = first_head; group < groups; ++group) {
+      if (split.is_rotated(head)) sums[head < split.heads ? 0 : 1] += of_groups[group * split.head_dim + column];
+      if (++head == split.all_heads()) head = 0;
+    }
+    partials[int64_t(blockIdx.x) * split.head_dim + column] = sums[0];
+    partials[int64_t(gridDim.x + blockIdx.x) * split.head_dim + column] = sums[1];
+  }
+}
 
-// With QK-norm. Each block takes heads of one section, as they come, row by row; the next one is on its way
-// while one is computed. partials: [blocks of q and k, head_dim], set to the blocks' parts of d_q_norm and
-// d_k_norm. qkv and d_qkv may be the same: a thread writes what it alone has read.
-template <class T, int kPack>
-__global__ void __launch_bounds__(kThreads, 2)
-    split_backward_normed(Split<T, const float> split, Sections sections, const T* qkv, T* d_qkv,
-                          float* partials) {
-  int block = int(blockIdx.x);
-  const bool is_q = block < sections.q.blocks;
-  if (!is_q) block -= sections.q.blocks;
-  const bool is_k = !is_q && block < sections.k.blocks, is_normed = is_q || is_k;
-  if (!is_normed) block -= sections.k.blocks;
-  const Section section = is_q ? sections.q : is_k ? sections.k : sections.v;
-  const int64_t first = int64_t(block) * blockDim.y + threadIdx.y;
-  const int64_t step = int64_t(section.blocks) * blockDim.y;
-  const int64_t row_step = step / section.heads;
-  const int head_step = int(step % section.heads);
-  int64_t row = first / section.heads;
-  int head = int(first % section.heads);  // of the section
+/// What a group reads for its head of a row: the gradient, and for a head with a norm x and the angles. Fetched
+/// kStages rows ahead; 0: when it is read.
+template <class T, int kPack, int kStages>
+class HeadInputs {
+ public:
+  using Ring = PackRing<kStages, 3 * 2 * kCount<kPack>>;
 
-  Halves<kPack> coming, d_weight = {};
-  Pack<T, kPack> coming_x[2][kCount<kPack>];
-  const auto fetch = [&] {
-    if (row >= split.row_count) return;
-    const float* const from = split.split_row(row, section.first_head + head);
-    const T* const x_from = qkv + split.fused_offset(row, section.first_head + head);
-    for_halves<kPack>(split.head_dim, [&](int half, int i, int column) {
-      load_floats(from + column, coming[half][i]);
-      if (is_normed) coming_x[half][i] = load_pack<kPack>(x_from + column);
-    });
-  };
-  fetch();
-  while (row < split.row_count) {
-    const int64_t own_row = row, fused = split.fused_offset(row, section.first_head + head);
-    Halves<kPack> gradient, x;
-    for_halves<kPack>(split.head_dim, [&](int half, int i, int) {
+  __device__ HeadInputs(unsigned char* shared, const Split<T, const float>& split, const T* qkv, int head)
+      : ring_(shared), split_(split), qkv_(qkv), head_(head) {}
+  __device__ void fetch(int64_t row) {
+    if constexpr (kStages > 0) {
+      if (row < split_.row_count) {
+        for_halves<kPack>(split_.head_dim, [&](int half, int i, int column) {
+          ring_.template fetch<kPack>(slot(0, half, i), gradient_at(row) + column);
+          if (!split_.is_rotated(head_)) return;
+          ring_.template fetch<kPack>(slot(1, half, i), x_at(row) + column);
+          ring_.template fetch<kPack>(slot(2, half, i), angles_at(row) + column);
+        });
+      }
+      ring_.close();
+    }
+  }
+  __device__ void wait() const {
+    if constexpr (kStages > 0) ring_.wait();
+  }
+  __device__ void read_gradient(int64_t row, Halves<kPack>& to) const { read(0, gradient_at(row), to); }
+  __device__ void read_x(int64_t row, Halves<kPack>& to) const { read(1, x_at(row), to); }
+  __device__ void read_angles(int64_t row, Halves<kPack>& to) const { read(2, angles_at(row), to); }
+
+ private:
+  __device__ const float* gradient_at(int64_t row) const { return split_.split_row(row, head_); }
+  __device__ const T* x_at(int64_t row) const { return qkv_ + split_.fused_offset(row, head_); }
+  __device__ const float* angles_at(int64_t row) const {
+    return split_.rotary + (split_.first_row + row) * split_.head_dim;
+  }
+  static __device__ int slot(int input, int half, int i) { return (input * 2 + half) * kCount<kPack> + i; }
+  template <class Stored>
+  __device__ void read(int input, const Stored* from, Halves<kPack>& to) const {
+    for_halves<kPack>(split_.head_dim, [&](int half, int i, int column) {
+      if constexpr (kStages > 0) {
+        const auto pack = ring_.template read<Pack<Stored, kPack>>(slot(input, half, i));
 #pragma unroll
-      for (int j = 0; j < kPack; ++j) {
-        gradient[half][i][j] = coming[half][i][j];
-        x[half][i][j] = is_normed ? widen(coming_x[half][i].values[j]) : 0.0f;
+        for (int j = 0; j < kPack; ++j) to[half][i][j] = widen(pack.values[j]);
+      } else {
+        load_floats(from + column, to[half][i]);
       }
     });
-    row += row_step, head += head_step;
-    if (head >= section.heads) ++row, head -= section.heads;
-    fetch();
+  }
+
+  Ring ring_;
+  const Split<T, const float>& split_;
+  const T* const qkv_;
+  const int head_;
+};
+
+// With QK-norm. Groups have heads in turn, each the same head of all its rows; those that are too many for the
+// heads have none. partials: [2, blocks, head_dim], set to the blocks' parts of d_q_norm and of d_k_norm. qkv
+// and d_qkv may be the same: a thread writes what it alone has read.
+template <class T, int kPack, int kStages>
+__global__ void __launch_bounds__(kThreads, 2)
+    split_backward_normed(Split<T, const float> split, const T* qkv, T* d_qkv, float* partials) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  const int first_group = int(blockIdx.x * blockDim.y), group = first_group + int(threadIdx.y);
+  const int row_step = int(gridDim.x * blockDim.y) / split.all_heads();
+  const int head = group % split.all_heads();
+  const bool is_used = group < row_step * split.all_heads(), is_normed = split.is_rotated(head);
+  int64_t row = is_used ? group / split.all_heads() : split.row_count;
+
+  Halves<kPack> d_weight = {};
+  HeadInputs<T, kPack, kStages> inputs(shared, split, qkv, head);
+#pragma unroll
+  for (int stage = 0; stage < kStages; ++stage) inputs.fetch(row + stage * row_step);
+  for (; row < split.row_count; row += row_step) {
+    Halves<kPack> gradient, x, angles;
+    inputs.wait();
+    inputs.read_gradient(row, gradient);
     if (is_normed) {
-      rotate<kPack>(split.rotary + (split.first_row + own_row) * split.head_dim, split.head_dim, -1.0f,
-                    gradient);
-      norm_backward<T, kPack>(x, is_q ? split.q_norm : split.k_norm, split.head_dim, split.epsilon, gradient,
-                              d_weight);
+      inputs.read_x(row, x);
+      inputs.read_angles(row, angles);
+    }
+    inputs.fetch(row + int64_t(kStages) * row_step);
+    if (is_normed) {
+      rotate<kPack>(angles, split.head_dim, -1.0f, gradient);
+      norm_backward<T, kPack>(x, split.norm_weight(head), split.head_dim, split.epsilon, gradient, d_weight);
     }
     for_halves<kPack>(split.head_dim, [&](int half, int i, int column) {
-      store_floats(gradient[half][i], d_qkv + fused + column);
+      store_floats(gradient[half][i], d_qkv + split.fused_offset(row, head) + column);
     });
   }
-  if (is_normed) store_partial<kPack>(d_weight, split.head_dim, partials + blockIdx.x * split.head_dim);
+  __syncthreads();  // what was fetched ahead has been read
+  auto* const of_groups = reinterpret_cast<float*>(shared);
+  for_halves<kPack>(split.head_dim, [&](int half, int i, int column) {
+    store_floats(d_weight[half][i], of_groups + int(threadIdx.y) * split.head_dim + column);
+  });
+  __syncthreads();
+  store_partials(split, of_groups, first_group % split.all_heads(), partials);
 }
 
 template <class T, class U>
@@ -313,39 +377,32 @@ void with_kernel(const QkvSplit& split, Dtype dtype, std::initializer_list<const
   });
 }
 
-/// Blocks in proportion to the bytes of a section, no more than run at once, `most` at most.
-Sections sections_of(const HeadShape& shape, int64_t rows, int64_t groups, int64_t most) {
-  const int64_t bytes_of_q = 8 * shape.heads, bytes_of_k = 8 * shape.kv_heads,
-                bytes_of_v = 6 * shape.kv_heads;
-  const auto section = [&](int64_t first_head, int64_t heads, int64_t bytes) {
-    const int64_t share = most * bytes / (bytes_of_q + bytes_of_k + bytes_of_v);
-    const int64_t blocks = std::clamp<int64_t>(share, 1, (rows * heads + groups - 1) / groups);
-    return Section{int(first_head), int(heads), int(blocks)};
-  };
-  return {section(0, shape.heads, bytes_of_q), section(shape.heads, shape.kv_heads, bytes_of_k),
-          section(shape.heads + shape.kv_heads, shape.kv_heads, bytes_of_v)};
-}
-
-template <class T, int kPack>
-void launch_normed(cudaStream_t stream, const Split<T, const float>& split, const HeadShape& shape,
-                   std::span<std::byte> scratch, const Tensor& qkv, const Tensor& d_qkv,
-                   const Tensor& d_q_norm, const Tensor& d_k_norm) {
-  const unsigned across = threads_for(shape, kPack).x;
+/// False where shared memory is too small to fetch kStages rows ahead: nothing is launched then.
+template <class T, int kPack, int kStages>
+bool launch_normed(cudaStream_t stream, const Split<T, const float>& split, std::span<std::byte> scratch,
+                   const Tensor& qkv, const Tensor& d_qkv, const Tensor& d_q_norm, const Tensor& d_k_norm) {
+  unsigned across = 1;
+  while (int64_t(across) * 2 * kPack * kCount<kPack> < split.head_dim) across *= 2;
   const dim3 threads(across, kThreads / across);
-  const auto kernel = split_backward_normed<T, kPack>;
-  int resident = 0;
-  check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, kThreads, 0));
-  const int64_t width = shape.head_dim, room = int64_t(scratch.size() / sizeof(float)) / width;
-  CHECK(room >= 2, "qkv_split_backward: ", scratch.size(), " bytes of scratch for rows of ", width);
-  const Sections sections = sections_of(shape, split.row_count, threads.y,
-                                        std::min(room, int64_t(std::max(resident, 1)) * multiprocessors()));
-  const auto &[q, k, v] = sections;
+  const int64_t width = split.head_dim, room = int64_t(scratch.size() / sizeof(float)) / (2 * width);
+  const int64_t bytes = std::max<int64_t>(kThreads * HeadInputs<T, kPack, kStages>::Ring::kBytesPerThread,
+                                          int64_t(threads.y) * width * int64_t(sizeof(float)));
+  const auto kernel = split_backward_normed<T, kPack, kStages>;
+  const int64_t at_once = blocks_at_once(kernel, kThreads, bytes);
+  if (at_once == 0) return false;
+  const int64_t heads = split.heads + 2 * split.kv_heads;
+  const auto blocks_for_heads = [&](int64_t count) { return (count + threads.y - 1) / threads.y; };
+  const int64_t least = blocks_for_heads(heads);
+  CHECK(room >= least, "qkv_split_backward: ", scratch.size(), " bytes of scratch for ", heads, " heads of ", width);
+  const int64_t most = std::max(least, std::min(room, at_once));
+  const int64_t blocks = std::min(most, blocks_for_heads(split.row_count * heads));
   auto* const partials = reinterpret_cast<float*>(scratch.data());
-  kernel<<<unsigned(q.blocks + k.blocks + v.blocks), threads, 0, stream>>>(
-      split, sections, elements<const T>(qkv), elements<T>(d_qkv), partials);
+  kernel<<<unsigned(blocks), threads, size_t(bytes), stream>>>(split, elements<const T>(qkv), elements<T>(d_qkv),
+                                                               partials);
   check_cuda(cudaGetLastError());
-  add_column_sums(stream, partials, q.blocks, width, width, elements<float>(d_q_norm));
-  add_column_sums(stream, partials + q.blocks * width, k.blocks, width, width, elements<float>(d_k_norm));
+  add_column_sums(stream, partials, blocks, width, width, elements<float>(d_q_norm));
+  add_column_sums(stream, partials + blocks * width, blocks, width, width, elements<float>(d_k_norm));
+  return true;
 }
 
 }  // namespace
@@ -386,7 +443,13 @@ void qkv_split_backward(cudaStream_t stream, const QkvSplit& split, const Tensor
           using T = decltype(type);
           const auto here = split_of<T, const float>(split, piece, d_qkv.rows(), dq, dkv);
           if constexpr (norm() == QkNorm::yes) {
-            launch_normed<T, pack()>(stream, here, split.shape, scratch, qkv, d_qkv, d_q_norm, d_k_norm);
+            // Neighbouring threads have neighbouring packs of 4 floats of the gradient, whatever T is.
+            constexpr int kNormedPack = std::min(pack(), 4);
+            const auto launch = [&](auto stages) {
+              return launch_normed<T, kNormedPack, stages()>(stream, here, scratch, qkv, d_qkv, d_q_norm, d_k_norm);
+            };
+            if (kNormedPack == 1 || !launch(std::integral_constant<int, kNormedPack == 1 ? 0 : kRowsAhead>()))
+              launch(std::integral_constant<int, 0>());
           } else {
             const dim3 threads = threads_for(split.shape, pack());
             split_backward<T, pack()>

@@ -21,6 +21,7 @@ struct BackwardStep {
   const float *lse, *delta;      // of the first query of head 0; heads lie head_rows apart
   float* dq;                     // likewise
   float* dkv;                    // [2, kv_heads, key_count, head_dim]
+  bool adds_to_dkv;              // else sets it
   int64_t query_position, query_stride, key_position, key_stride;
   int64_t head_rows;
   int query_count, key_count, heads, kv_heads;
@@ -136,10 +137,10 @@ __device__ __forceinline__ void pack_fragment(uint32_t (&packed)[4], const float
   for (int i = 0; i < 4; ++i) packed[i] = pack_bf16(values[8 * k + 2 * i], values[8 * k + 2 * i + 1]);
 }
 
-/// to [64, head_dim] += factor * sums, rows from `first_row` of `row_count`; nobody else writes there.
+/// to [64, head_dim] = or += factor * sums, rows from `first_row` of `row_count`; nobody else writes there.
 template <int kHeadDim>
-__device__ __forceinline__ void add_to_rows(float* to, int first_row, int row_count, float factor,
-                                            const float (&sums)[kHeadDim / 2]) {
+__device__ __forceinline__ void write_rows(float* to, bool adds, int first_row, int row_count, float factor,
+                                           const float (&sums)[kHeadDim / 2]) {
   const int thread = int(threadIdx.x % kWarpgroup);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -149,7 +150,7 @@ __device__ __forceinline__ void add_to_rows(float* to, int first_row, int row_co
 #pragma unroll
     for (int i = 0; i < kHeadDim / 8; ++i) {
       float2* const pair = reinterpret_cast<float2*>(at + 8 * i);
-      const float2 old = *pair;
+      const float2 old = adds ? *pair : float2{};
       const float even = sums[4 * i + 2 * half], odd = sums[4 * i + 2 * half + 1];
       *pair = make_float2(fmaf(factor, even, old.x), fmaf(factor, odd, old.y));
     }

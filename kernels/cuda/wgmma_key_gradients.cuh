@@ -58,14 +58,19 @@ struct KeyMaps {
   CUtensorMap q, d_output, kv;
 };
 
+template <int kHeadDim>
+__device__ __forceinline__ void load_own_keys(const BackwardStep& step, const KeyMaps& maps,
+                                              const KeyBlock<kHeadDim>& block) {
+  load_tile<kOwnRows, kHeadDim>(block.k(), maps.kv, block.keys.first, block.kv_head, block.own_loaded());
+  load_tile<kOwnRows, kHeadDim>(block.v(), maps.kv, block.keys.first, step.kv_heads + block.kv_head,
+                                block.own_loaded());
+}
+
 /// Tile by tile upwards, within a tile head by head; one thread.
 template <int kHeadDim>
 __device__ __forceinline__ void load_for_keys(const BackwardStep& step, const KeyMaps& maps,
                                               const KeyBlock<kHeadDim>& block) {
   using Block = KeyBlock<kHeadDim>;
-  load_tile<kOwnRows, kHeadDim>(block.k(), maps.kv, block.keys.first, block.kv_head, block.own_loaded());
-  load_tile<kOwnRows, kHeadDim>(block.v(), maps.kv, block.keys.first, step.kv_heads + block.kv_head,
-                                block.own_loaded());
   const int group = step.heads / step.kv_heads, first_head = block.kv_head * group;
   Turn<Block::kStages> turn;
   for (int tile = block.query_tiles.first; tile <= block.query_tiles.last; ++tile) {
@@ -205,8 +210,18 @@ __device__ __forceinline__ void compute_for_keys(const BackwardStep& step, const
   pin(dv);
   const int64_t matrix = int64_t(step.key_count) * kHeadDim;
   float* const to = step.dkv + block.kv_head * matrix;
-  add_to_rows<kHeadDim>(to, first_row, step.key_count, step.scale, dk);
-  add_to_rows<kHeadDim>(to + step.kv_heads * matrix, first_row, step.key_count, 1.0f, dv);
+  write_rows<kHeadDim>(to, step.adds_to_dkv, first_row, step.key_count, step.scale, dk);
+  write_rows<kHeadDim>(to + step.kv_heads * matrix, step.adds_to_dkv, first_row, step.key_count, 1.0f, dv);
+}
+
+/// The gradients of keys that no query sees.
+template <int kHeadDim>
+__device__ __forceinline__ void clear_keys(const BackwardStep& step, Interval keys, int kv_head) {
+  const int count = (keys.last - keys.first + 1) * kHeadDim;
+  for (const int head : {kv_head, step.kv_heads + kv_head}) {
+    float* const to = step.dkv + (int64_t(head) * step.key_count + keys.first) * kHeadDim;
+    for (int i = int(threadIdx.x); i < count; i += kThreads) to[i] = 0;
+  }
 }
 
 /// A block owns a tile of keys and values of one KV head, for all query heads that read it. In causal
@@ -219,12 +234,19 @@ __global__ void __launch_bounds__(kThreads, 1)
   using Block = KeyBlock<kHeadDim>;
   const int first = int(blockIdx.x / step.kv_heads) * kOwnRows;
   const Interval keys{first, min(first + kOwnRows, step.key_count) - 1};
-  const Interval queries = queries_that_see(step, keys);
-  if (queries.first > queries.last) return;
   std::byte* const begin = tiles_begin(memory);
-  const Block block{begin, shared_address(begin), int(blockIdx.x % step.kv_heads), keys,
-                    {queries.first / Block::kQueries, queries.last / Block::kQueries}};
-  if (threadIdx.x == 0) block.init_barriers();
+  Block block{begin, shared_address(begin), int(blockIdx.x % step.kv_heads), keys, {}};
+  if (threadIdx.x == 0) {
+    block.init_barriers();
+    load_own_keys(step, maps, block);  // on their way while it is found out who sees them
+  }
+  const Interval queries = queries_that_see(step, keys);
+  if (queries.first > queries.last) {
+    if (!step.adds_to_dkv) clear_keys<kHeadDim>(step, keys, block.kv_head);
+    if (threadIdx.x == 0) barrier_wait(block.own_loaded(), 0);
+    return;
+  }
+  block.query_tiles = {queries.first / Block::kQueries, queries.last / Block::kQueries};
   __syncthreads();
   const int warpgroup = uniform(int(threadIdx.x / kWarpgroup));
   constexpr int kColumnsFrom = kWarpgroup - 32 * Block::kColumnWarps;

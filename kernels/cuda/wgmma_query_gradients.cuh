@@ -46,12 +46,16 @@ struct QueryMaps {
 };
 
 template <int kHeadDim>
-__device__ __forceinline__ void load_for_queries(const BackwardStep& step, const QueryMaps& maps,
-                                                 const QueryBlock<kHeadDim>& block) {
-  const int kv_head = block.head / (step.heads / step.kv_heads);
+__device__ __forceinline__ void load_own_queries(const QueryMaps& maps, const QueryBlock<kHeadDim>& block) {
   load_tile<kOwnRows, kHeadDim>(block.q(), maps.q, block.queries.first, block.head, block.own_loaded());
   load_head_tile<kOwnRows, kHeadDim>(block.d_output(), maps.d_output, block.queries.first, block.head,
                                      block.own_loaded());
+}
+
+template <int kHeadDim>
+__device__ __forceinline__ void load_for_queries(const BackwardStep& step, const QueryMaps& maps,
+                                                 const QueryBlock<kHeadDim>& block) {
+  const int kv_head = block.head / (step.heads / step.kv_heads);
   using Block = QueryBlock<kHeadDim>;
   Turn<Block::kKeyStages> k;
   Turn<Block::kValueStages> v;
@@ -151,7 +155,7 @@ __device__ __forceinline__ void compute_for_queries(const BackwardStep& step,
   }
   pin(dq);
   float* const to = step.dq + block.head * step.head_rows * kHeadDim;
-  add_to_rows<kHeadDim>(to, first_row, step.query_count, step.scale, dq);
+  write_rows<kHeadDim>(to, true, first_row, step.query_count, step.scale, dq);
 }
 
 /// A block owns a tile of queries of one head. In causal attention the last tiles have most to do: they come
@@ -164,11 +168,17 @@ __global__ void __launch_bounds__(kThreads, 1)
   using Block = QueryBlock<kHeadDim>;
   const int tile = int((gridDim.x - 1 - blockIdx.x) / step.heads), first = tile * kOwnRows;
   const Interval queries{first, min(first + kOwnRows, step.query_count) - 1};
+  Block block{shared_address(tiles_begin(memory)), int(blockIdx.x % step.heads), queries, {}};
+  if (threadIdx.x == 0) {
+    block.init_barriers();
+    load_own_queries(maps, block);  // on their way while it is found out what they see
+  }
   const Interval keys{first_key_seen(step, queries.first), last_key_seen(step, queries.last)};
-  if (keys.first > keys.last) return;
-  const Block block{shared_address(tiles_begin(memory)), int(blockIdx.x % step.heads), queries,
-                    {keys.first / Block::kKeys, keys.last / Block::kKeys}};
-  if (threadIdx.x == 0) block.init_barriers();
+  if (keys.first > keys.last) {
+    if (threadIdx.x == 0) barrier_wait(block.own_loaded(), 0);
+    return;
+  }
+  block.key_tiles = {keys.first / Block::kKeys, keys.last / Block::kKeys};
   __syncthreads();
   const int warpgroup = uniform(int(threadIdx.x / kWarpgroup));
   if (warpgroup == 0) {

@@ -75,7 +75,7 @@ class DryBackend final : public Backend {
     shapes::attention_delta(shape, output, d_output, delta);
   }
   void attention_backward(const AttentionStep& step, const Tensor& q, const Tensor& kv,
-                          const AttentionGradient& gradient, const Tensor& dq,
+                          const AttentionGradient& gradient, const Tensor& dq, Write,
                           const Tensor& dkv) override {
     shapes::attention_backward(step, q, kv, gradient, dq, dkv);
     count_attention(10, step);

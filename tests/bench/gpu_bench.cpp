@@ -178,7 +178,8 @@ double Gpu::time(const std::function<void()>& body, double budget_ms) {
 
 namespace {
 
-int run(const std::string& folder, Extent extent) {
+/// chosen: names of parts; none: all.
+int run(const std::string& folder, Extent extent, const std::vector<std::string>& chosen) {
   const CudaModule module = test::module_under_test();
   std::string trouble = module.trouble;
   CudaMachine machine;
@@ -195,6 +196,7 @@ int run(const std::string& folder, Extent extent) {
   int failures = 0;
   // One part that fails does not take the figures of the others with it.
   const auto part = [&](const char* name, const std::function<void()>& body) {
+    if (!chosen.empty() && std::ranges::find(chosen, name) == chosen.end()) return;
     try {
       body();
     } catch (const std::exception& error) {
@@ -203,17 +205,18 @@ int run(const std::string& folder, Extent extent) {
     }
     report.write(folder, device);
   };
-  part("operations", [&] {
+  part("products", [&] {
     Gpu gpu(*module.interface, CudaAttention::automatic, int64_t{8} << 30);
-    part("matrix products", [&] {
-      Gpu fastest(*module.interface, CudaAttention::automatic, int64_t{4} << 30, CudaTuning::fastest);
-      measure_matmul(gpu, fastest, extent, report);
-    });
-    part("other operations", [&] { measure_elements(gpu, report); });
+    Gpu fastest(*module.interface, CudaAttention::automatic, int64_t{4} << 30, CudaTuning::fastest);
+    measure_matmul(gpu, fastest, extent, report);
+  });
+  part("elements", [&] {
+    Gpu gpu(*module.interface, CudaAttention::automatic, int64_t{8} << 30);
+    measure_elements(gpu, report);
   });
   part("attention", [&] { measure_attention(*module.interface, device.compute_capability, extent, report); });
   part("ring", [&] { measure_ring(*module.interface, extent, report); });
-  part("error of a ring", [&] { measure_ring_error(*module.interface, report); });
+  part("errors", [&] { measure_ring_error(*module.interface, report); });
   part("links", [&] { measure_links(*module.interface, extent, report); });
   return failures == 0 ? 0 : 1;
 }
@@ -222,10 +225,11 @@ int run(const std::string& folder, Extent extent) {
 }  // namespace ringlet::bench
 
 int main(int argc, char** argv) {
-  const bool quick = argc == 3 && std::strcmp(argv[2], "--quick") == 0;
-  if (argc < 2 || argv[1][0] == '-' || (argc > 2 && !quick)) {
-    std::fprintf(stderr, "usage: gpu_bench OUT_FOLDER [--quick]\n");
+  if (argc < 2 || argv[1][0] == '-') {
+    std::fprintf(stderr, "usage: gpu_bench OUT_FOLDER [--quick] [products|elements|attention|ring|errors|links ...]\n");
     return 2;
   }
-  return ringlet::bench::run(argv[1], quick ? ringlet::bench::Extent::quick : ringlet::bench::Extent::full);
+  const bool quick = argc > 2 && std::strcmp(argv[2], "--quick") == 0;
+  return ringlet::bench::run(argv[1], quick ? ringlet::bench::Extent::quick : ringlet::bench::Extent::full,
+                             {argv + (quick ? 3 : 2), argv + argc});
 }

@@ -50,9 +50,12 @@ void Pass::forward(Gpu& gpu) const {
 }
 
 void Pass::backward(Gpu& gpu) const {
+  size_t last_key = keys.size();
   for_each_step(*this, [&](const AttentionStep& step, size_t key) {
+    const Write write = key == last_key ? Write::add : Write::set;  // as on a ring: the first queries set
     gpu->attention_backward(step, layer.q, layer.kv[key], {layer.d_output, layer.lse, layer.delta},
-                            layer.dq, layer.dkv[key]);
+                            layer.dq, write, layer.dkv[key]);
+    last_key = key;
   });
 }
 

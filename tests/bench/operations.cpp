@@ -60,7 +60,7 @@ struct Attention {
   }
   void backward() {
     device.backend->attention_delta(shape, output, d_output, delta);
-    device.backend->attention_backward(step, q, kv, {d_output, lse, delta}, dq, dkv);
+    device.backend->attention_backward(step, q, kv, {d_output, lse, delta}, dq, Write::add, dkv);
   }
   double forward_flops() const {
     const double length = double(q.shape[1]);

@@ -11,6 +11,11 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 INSTANTIATE_TEST_SUITE_P(Devices, DeviceAttentionTest, testing::ValuesIn(every_attention()), setting_name);
 
+// For tools that look at every access and take a thousand times as long.
+TEST_P(DeviceAttentionTest, ATinyPiece) {
+  for_each_head_dim([&](const HeadShape& shape) { check(one_piece({2, 1, shape.head_dim}, 40)); });
+}
+
 TEST_P(DeviceAttentionTest, OnePieceOfAnyLength) {
   for_each_shape([&](const HeadShape& shape) {
     for (const int64_t length : {1, 2, 7, 63, 64, 65, 127, 128, 129, 257}) {

@@ -175,7 +175,8 @@ TEST_F(CudaNcclTest, WhoWaitsForARankThatStaysAwayGivesUp) {
     EXPECT_EQ(error.what(), told);
     EXPECT_NE(error.advice, "");
   }
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
+  // The timeout, and the half minute that NCCL may take to give up what it has begun.
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(35));
 }
 
 TEST_F(CudaNcclTest, TwoRanksOnOneGpuAreAnError) {

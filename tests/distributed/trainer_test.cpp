@@ -309,10 +309,10 @@ class SlowBackend : public ForwardingBackend {
  public:
   using ForwardingBackend::ForwardingBackend;
   void attention_backward(const AttentionStep& step, const Tensor& q, const Tensor& kv,
-                          const AttentionGradient& gradient, const Tensor& dq,
+                          const AttentionGradient& gradient, const Tensor& dq, Write write,
                           const Tensor& dkv) override {
     if (call_++ == 1) std::this_thread::sleep_for(std::chrono::milliseconds(3000));
-    ForwardingBackend::attention_backward(step, q, kv, gradient, dq, dkv);
+    ForwardingBackend::attention_backward(step, q, kv, gradient, dq, write, dkv);
   }
 
  private:

@@ -137,25 +137,25 @@ run_tests() {
   [ "$failed" = 0 ] && [ "$passed" -gt 0 ] && [ "$no_device" = 0 ]
 }
 
-# Small cases of every kernel; the asynchronous copies of wgmma kernels are mostly hidden from racecheck. The four
-# tools watch a process each, all at the same time: a GPU serves them in turn, and most of a tool's time is the
-# host's. Each has ports of its own to talk to its process, where it lets them be chosen.
+# Small cases of every kernel, tiny ones for the two tools that take longest; the asynchronous copies of wgmma kernels are
+# mostly hidden from racecheck.
 run_sanitizer() {
-  local tool failed=0 code log
-  local filter='*DocumentsStartAnywhere/cuda*:*StripedPieces/cuda_bf16*:*RowsThatSeeNothing/cuda*:*ExtremesSaturate*cuda*'
-  filter+=':*OneTokenGathers*cuda*:*HugeLogits*cuda*:*BiasCorrection*cuda*:*CopyRows*cuda*:*AnEmptySum*cuda*'
+  local tool failed=0 code log filter
+  local tiny='*ATinyPiece/cuda*:*OneTokenGathers*cuda*:*HugeLogits*cuda*:*BiasCorrection*cuda*:*CopyRows*cuda*:*AnEmptySum*cuda*'
+  local small=$tiny:'*DocumentsStartAnywhere/cuda*:*StripedPieces/cuda_bf16*:*RowsThatSeeNothing/cuda*:*ExtremesSaturate*cuda*'
   # One at a time: a GPU lets one tool look into it.
   for tool in memcheck racecheck synccheck initcheck; do
-    log=$out/sanitizer-$tool.log code=0
+    log=$out/sanitizer-$tool.log code=0 filter=$small
+    case $tool in racecheck | initcheck) filter=$tiny ;; esac
     # Poison is uploaded, so initcheck sees only workspaces.
-    timeout --kill-after=5 "${SANITIZER_SECONDS:-45}" "$sanitizer" --tool "$tool" --error-exitcode 9 --print-limit 20 \
+    timeout --kill-after=5 "${SANITIZER_SECONDS:-60}" "$sanitizer" --tool "$tool" --error-exitcode 9 --print-limit 20 \
       "$tests" --gtest_filter="${SANITIZER_FILTER:-$filter}" >"$log" 2>&1 || code=$?
     echo "== $tool: $(grep -c '^\[       OK \]' "$log") tests passed"
     grep -E 'ERROR SUMMARY|RACECHECK SUMMARY|=========     at ' "$log" | sort | uniq -c | head -n 20
     grep -q '^\[       OK \]' "$log" || { tail -n 15 "$log"; failed=1; }
     case $code in
       0) ;;
-      124 | 137) echo "$tool: cut off after ${SANITIZER_SECONDS:-45}s" ;;
+      124 | 137) echo "$tool: cut off after ${SANITIZER_SECONDS:-60}s" ;;
       *) echo "$tool ended with $code"; failed=1 ;;
     esac
   done
@@ -302,6 +302,7 @@ most = int(sys.argv[2]) - 2  # the last id ends a document
 array.array("H", (min(most, int(random.paretovariate(0.6)) - 1) for _ in range(1_200_000))).tofile(open(sys.argv[1], "wb"))
 END
     "$ringlet" prepare "$out/steps/$2.bin" -o "$corpus" --vocabulary $(($2 - 1)) && rm "$out/steps/$2.bin" || return 1
+    "$ringlet" plan configs/gpu-124m.toml --set "data.corpus=$corpus" --calibrate >"$out/plan-$2.log" 2>&1 || tail -n 3 "$out/plan-$2.log"
   fi
   "$ringlet" train configs/gpu-124m.toml --seq-len "$1" --steps "$4" --name "$name" --set "data.corpus=$corpus" \
     --set "run.folder=$out/steps/runs" --set "memory.recompute=$3" --set run.verify=off \
@@ -309,11 +310,12 @@ END
   cp "$out/steps/runs/$name/metrics.jsonl" "$out/steps/$name.jsonl"
 }
 run_steps() {
-  "$ringlet" plan configs/gpu-124m.toml --calibrate >"$out/plan.log" 2>&1 || tail -n 3 "$out/plan.log"
   train_steps 8192 257 none 25 && train_steps 8192 50304 none 25 && train_steps 65536 257 none 6 &&
     train_steps 65536 50304 none 6 && train_steps 65536 257 selective 5
 }
-run_long() { train_steps 1048576 50304 selective 1; }
+run_long() {
+  train_steps 1048576 50304 selective 1 && grep -o -E '"(step_ms|tokens_per_second|mfu)":[^,]*' "$out/steps/1048576-50304-selective.jsonl"
+}
 sanitizer=$(PATH=$PATH:/usr/local/cuda/bin command -v compute-sanitizer)
 export -f start_shards run_tests run_sanitizer run_verify run_offload run_use run_profile run_scale
 export -f train_steps run_steps run_long
@@ -325,7 +327,7 @@ for name in $parts; do
   case $name in
     tests) if [ -n "$tests" ]; then part tests 240 bash -c run_tests; tail -n 15 "$out/tests.log"
       else missing tests "cuda_tests was not built"; fi ;;
-    sanitizer) if [ -n "$tests" ] && [ -n "$sanitizer" ]; then part sanitizer 98 bash -c run_sanitizer; cat "$out/sanitizer.log"
+    sanitizer) if [ -n "$tests" ] && [ -n "$sanitizer" ]; then part sanitizer 250 bash -c run_sanitizer; cat "$out/sanitizer.log"
       else missing sanitizer "cuda_tests or NVIDIA's compute-sanitizer is not there"; fi ;;
     verify) if [ -n "$ringlet" ]; then part verify 220 bash -c run_verify; tail -n 30 "$out/verify.log"
       else missing verify "ringlet was not built"; fi ;;
@@ -340,12 +342,12 @@ for name in $parts; do
     nccl) if [ -z "$ringlet" ]; then missing nccl "ringlet was not built"
       elif grep -q 'libnccl.so.2: not found' "$out/machine.txt"; then missing nccl "NCCL is not installed"
       else part nccl 240 bash -c run_nccl; tail -n 40 "$out/nccl.log"; fi ;;
-    steps) if [ -n "$ringlet" ]; then part steps 200 bash -c run_steps; grep -E '^\[|^a step|^arena' "$out/steps.log"
+    steps) if [ -n "$ringlet" ]; then part steps 200 bash -c run_steps; grep -E '^a step|^memory taken|^arena' "$out/steps.log"
       else missing steps "ringlet was not built"; fi ;;
     long) if [ -n "$ringlet" ]; then part long 400 bash -c run_long; tail -n 12 "$out/long.log"
       else missing long "ringlet was not built"; fi ;;
     bench) # shellcheck disable=SC2086  # a word or nothing
-      if [ -n "$bench" ]; then part bench 240 "$bench" "$out" $bench_options; cat "$out/bench.log"
+      if [ -n "$bench" ]; then part bench 240 "$bench" "$out" $bench_options ${BENCH_PARTS:-}; cat "$out/bench.log"
       else missing bench "gpu_bench was not built"; fi ;;
     peers)
       if python3 -c 'import torch' 2>/dev/null; then

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <utility>
 
 #include "tests/support/attention_reference.h"
 #include "tests/support/compare.h"
@@ -41,7 +42,10 @@ class AttentionRun {
       const std::vector<float> values = c.v({piece});
       both.insert(both.end(), values.begin(), values.end());
       kv.push_back(bench.put(both, {2, c.shape.kv_heads, piece.row_count, n}));
-      dkv.push_back(bench.put(std::vector<float>(both.size()), kv.back().shape));
+      write_.push_back(dkv.size() % 2 == 0 ? Write::set : Write::add);
+      dkv.push_back(write_.back() == Write::set
+                        ? bench.poisoned(kv.back().shape)
+                        : bench.put(std::vector<float>(both.size()), kv.back().shape));
     }
     bench.device->attention_start(state);
   }
@@ -59,8 +63,8 @@ class AttentionRun {
     bench_.device->attention_delta(c_.shape, output, d_output, delta);
     for (const size_t key : key_order) {
       for (const Piece& queries : c_.queries) {
-        bench_.device->attention_backward(step(queries, key), q, kv[key], {d_output, lse, delta},
-                                          dq, dkv[key]);
+        bench_.device->attention_backward(step(queries, key), q, kv[key], {d_output, lse, delta}, dq,
+                                          std::exchange(write_[key], Write::add), dkv[key]);
       }
     }
   }
@@ -98,6 +102,8 @@ class AttentionRun {
     return {c_.shape, queries, c_.keys[key], first_visible};
   }
 
+  /// The gradients of every other piece are set by the first queries, wherever those are; all else is added.
+  std::vector<Write> write_;
   Bench& bench_;
   AttentionCase c_;
   ArenaScope scope_;

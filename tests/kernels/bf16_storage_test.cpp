@@ -239,7 +239,8 @@ TEST_F(Bf16StorageTest, Attention) {
       for (const size_t key : {1, 0}) {
         for (const Piece& piece : queries) {
           device.attention_backward({shape, piece, keys[key], first_visible}, q.*side, kv[key].*side,
-                                    {d_output.*side, lse.*side, delta.*side}, dq.*side, dkv[key].*side);
+                                    {d_output.*side, lse.*side, delta.*side}, dq.*side, Write::add,
+                                    dkv[key].*side);
         }
       }
     }
@@ -379,9 +380,9 @@ TEST_F(Bf16StorageTest, MixedDtypesOfHeadsThrow) {
                  Error);
     EXPECT_THROW(device.qkv_split_backward(plain, {}, q.narrow, kv.wide, qkv.*one, {}, {}), Error);
     EXPECT_THROW(device.attention_forward(step, q.*one, kv.*other, state), Error);
-    EXPECT_THROW(device.attention_backward(step, q.*one, kv.*one, {output.*other, lse, lse}, q.wide, kv.wide),
+    EXPECT_THROW(device.attention_backward(step, q.*one, kv.*one, {output.*other, lse, lse}, q.wide, Write::add, kv.wide),
                  Error);
-    EXPECT_THROW(device.attention_backward(step, q.*one, kv.*one, {output.*one, lse, lse}, q.narrow, kv.wide),
+    EXPECT_THROW(device.attention_backward(step, q.*one, kv.*one, {output.*one, lse, lse}, q.narrow, Write::add, kv.wide),
                  Error);
     EXPECT_THROW(device.attention_finish(shape, {q.narrow, lse, lse}, output.*one, lse), Error);
   }

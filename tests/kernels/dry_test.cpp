@@ -34,7 +34,7 @@ DryCounts attention_counts(const Piece& queries, const Piece& keys) {
   const Tensor per_row = bench.tensor({6, rows, 1, 1}), d_output = bench.tensor({rows, 96, 1, 1});
   bench.device->attention_forward(step, q, kv, {q, per_row, per_row});
   EXPECT_EQ(bench.counts.attention_flops, 4 * 96 * counted_pairs(queries, keys));
-  bench.device->attention_backward(step, q, kv, {d_output, per_row, per_row}, q, kv);
+  bench.device->attention_backward(step, q, kv, {d_output, per_row, per_row}, q, Write::add, kv);
   return bench.counts;
 }
 

@@ -11,7 +11,7 @@ class ReusesFirstKeys : public WrongDevice {
  public:
   using WrongDevice::WrongDevice;
   void attention_backward(const AttentionStep& step, const Tensor& q, const Tensor& kv,
-                          const AttentionGradient& gradient, const Tensor& dq,
+                          const AttentionGradient& gradient, const Tensor& dq, Write write,
                           const Tensor& dkv) override {
     if (hop() == 0) own_[step.keys.first_row] = kv;
     const ArenaScope scope(arena());
@@ -28,7 +28,7 @@ class ReusesFirstKeys : public WrongDevice {
         std::copy(row(own, begin + shift), row(own, end + shift), row(reused, begin));
       }
     }
-    WrongDevice::attention_backward(step, q, reused, gradient, dq, dkv);
+    WrongDevice::attention_backward(step, q, reused, gradient, dq, write, dkv);
   }
 
  private:
@@ -40,10 +40,10 @@ class KnowsHome : public WrongDevice {
  public:
   using WrongDevice::WrongDevice;
   void attention_backward(const AttentionStep& step, const Tensor& q, const Tensor& kv,
-                          const AttentionGradient& gradient, const Tensor& dq,
+                          const AttentionGradient& gradient, const Tensor& dq, Write write,
                           const Tensor& dkv) override {
     if (hop() == 0) home_[step.keys.first_row] = dkv;
-    WrongDevice::attention_backward(step, q, kv, gradient, dq, dkv);
+    WrongDevice::attention_backward(step, q, kv, gradient, dq, write, dkv);
   }
   void qkv_split_backward(const QkvSplit& split, const Tensor& qkv, const Tensor& dq,
                           const Tensor& dkv, const Tensor& d_qkv, const Tensor& d_q_norm,
@@ -92,9 +92,9 @@ class RoundsQueryGradient : public WrongDevice {
  public:
   using WrongDevice::WrongDevice;
   void attention_backward(const AttentionStep& step, const Tensor& q, const Tensor& kv,
-                          const AttentionGradient& gradient, const Tensor& dq,
+                          const AttentionGradient& gradient, const Tensor& dq, Write write,
                           const Tensor& dkv) override {
-    WrongDevice::attention_backward(step, q, kv, gradient, dq, dkv);
+    WrongDevice::attention_backward(step, q, kv, gradient, dq, write, dkv);
     round_to_bf16(dq);
   }
 };
@@ -147,7 +147,7 @@ class UsesBlockLse : public WrongDevice {
  public:
   using WrongDevice::WrongDevice;
   void attention_backward(const AttentionStep& step, const Tensor& q, const Tensor& kv,
-                          const AttentionGradient& gradient, const Tensor& dq,
+                          const AttentionGradient& gradient, const Tensor& dq, Write write,
                           const Tensor& dkv) override {
     const ArenaScope scope(arena());
     const auto [heads, kv_heads, dim] = step.shape;
@@ -160,7 +160,7 @@ class UsesBlockLse : public WrongDevice {
     attention_start(state);
     attention_forward(step, q, kv, state);
     attention_finish(step.shape, state, scratch(Dtype::f32, {rows, heads * dim, 1, 1}), local.lse);
-    WrongDevice::attention_backward(step, q, kv, local, dq, dkv);
+    WrongDevice::attention_backward(step, q, kv, local, dq, write, dkv);
   }
 };
 
@@ -178,10 +178,10 @@ class KeepsLastQueryGradient : public WrongDevice {
  public:
   using WrongDevice::WrongDevice;
   void attention_backward(const AttentionStep& step, const Tensor& q, const Tensor& kv,
-                          const AttentionGradient& gradient, const Tensor& dq,
+                          const AttentionGradient& gradient, const Tensor& dq, Write write,
                           const Tensor& dkv) override {
     fill(0, dq);
-    WrongDevice::attention_backward(step, q, kv, gradient, dq, dkv);
+    WrongDevice::attention_backward(step, q, kv, gradient, dq, write, dkv);
   }
 };
 
@@ -203,9 +203,12 @@ class StaysAlone : public WrongDevice {
     if (hop() == 0) WrongDevice::attention_forward(step, q, kv, state);
   }
   void attention_backward(const AttentionStep& step, const Tensor& q, const Tensor& kv,
-                          const AttentionGradient& gradient, const Tensor& dq,
+                          const AttentionGradient& gradient, const Tensor& dq, Write write,
                           const Tensor& dkv) override {
-    if (hop() == 0) WrongDevice::attention_backward(step, q, kv, gradient, dq, dkv);
+    if (hop() == 0)
+      WrongDevice::attention_backward(step, q, kv, gradient, dq, write, dkv);
+    else if (write == Write::set)
+      fill(0, dkv);
   }
 };
 
@@ -243,10 +246,10 @@ class MixesHeadsBackward : public MixesHeads {
  public:
   using MixesHeads::MixesHeads;
   void attention_backward(const AttentionStep& step, const Tensor& q, const Tensor& kv,
-                          const AttentionGradient& gradient, const Tensor& dq,
+                          const AttentionGradient& gradient, const Tensor& dq, Write write,
                           const Tensor& dkv) override {
     const ArenaScope scope(arena());
-    MixesHeads::attention_backward(step, q, mixed(step.shape, kv), gradient, dq, dkv);
+    MixesHeads::attention_backward(step, q, mixed(step.shape, kv), gradient, dq, write, dkv);
   }
 };
 

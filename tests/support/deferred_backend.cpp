@@ -191,9 +191,9 @@ class DeferredBackend final : public Backend {
     queue_.push([=, this] { device_->attention_delta(shape, output, d_output, delta); });
   }
   void attention_backward(const AttentionStep& step, const Tensor& q, const Tensor& kv,
-                          const AttentionGradient& gradient, const Tensor& dq,
+                          const AttentionGradient& gradient, const Tensor& dq, Write write,
                           const Tensor& dkv) override {
-    queue_.push([=, this] { device_->attention_backward(step, q, kv, gradient, dq, dkv); });
+    queue_.push([=, this] { device_->attention_backward(step, q, kv, gradient, dq, write, dkv); });
   }
 
   void swiglu_forward(const Tensor& gate_up, const Tensor& y) override {

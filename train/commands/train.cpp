@@ -215,9 +215,17 @@ void verify_stages(const std::vector<StageParts>& stages, const Devices& devices
   }
 }
 
-/// The world is made once for all stages, with room for the longest of them.
-Config config_of_world(const Config& config) {
-  return stage_config(config, chosen_stage(config, 0));
+/// The world is made once for all stages, with room for the longest of them. Of a GPU the arenas take no more than the
+/// plan says, except where steps are verified: how much that takes is not planned.
+Config config_of_world(const Config& config, std::span<const TrainingRun> stages) {
+  Config world = stage_config(config, chosen_stage(config, 0));
+  const bool planned = config.run.verify == Config::Run::kVerifyOff || config.run.verify == Config::Run::kVerifyStart;
+  if (config.run.device != DeviceKind::cuda || config.memory.arena_bytes > 0 || !planned) return world;
+  for (const TrainingRun& stage : stages) {
+    const int64_t needed = peak_bytes({stage.config, stage.gpt, Mask{{0}, stage.config.data.window}});
+    world.memory.arena_bytes = std::max(world.memory.arena_bytes, needed);
+  }
+  return world;
 }
 
 /// The ranks of this process, to the end of the run.
@@ -230,8 +238,9 @@ RunEnd train_ranks(const Config& config, std::span<const TrainingRun> stages,
           if (world.rank() == 0) say_prediction(predictions, stage.stage, stage.say);
         });
     if (world.rank() == process.rank) end = rank_end;
+    world.barrier();  // all hold their memory until rank 0 has said how much it is
   };
-  const Config world = config_of_world(config);
+  const Config world = config_of_world(config, stages);
   if (config.run.comm == CommKind::threads) {
     run_world(world, rank_main);
   } else {

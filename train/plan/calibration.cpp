@@ -33,25 +33,30 @@ const Sizes kCpuSizes{{256, 1024, 2048, 4096}, {2048, 8192, 32768}, 2048};
 const Sizes kGpuSizes{{1024, 4096, 16384, 65536}, {4096, 16384, 65536, 262144}, 8192};
 constexpr int kRepeats = 5;
 constexpr double kPatienceSeconds = 15;  // large models are repeated less often
-constexpr int kVersion = 3;              // of the file of rates
+constexpr int kVersion = 4;              // of the file of rates
 
 /// The time of every call, by operation and size.
 class Stopwatch : public OpObserver {
  public:
-  /// overhead: of the measuring itself, in every call.
-  explicit Stopwatch(std::chrono::nanoseconds overhead) : overhead_(overhead) {}
+  explicit Stopwatch(Backend& device) : clock_(device.make_work_clock()) {}
 
+  void before_call(const OpCall& call) override {
+    if (clock_ != nullptr) clock_->begin(name_of(call.op));
+  }
   void on_call(const OpCall& call, std::chrono::nanoseconds took) override {
-    double work = call.work;
-    if (is_attention(call.op)) work *= double(visible_pairs(Mask{}, call.queries, call.keys));
-    took = std::max(took - overhead_, took / 10);
-    if (work == 0 || took.count() <= 0) return;
-    // Calls of one size may differ in their work: half of the pairs on the diagonal, all of them before it.
-    Calls& calls = calls_[{call.op, call.size}];
-    calls.work.push_back(work);
-    calls.seconds_per_work.push_back(1e-9 * double(took.count()) / work);
+    if (clock_ == nullptr) return add(call, took);
+    clock_->end();
+    waiting_.push_back(call);
   }
   void on_wait(Event) override {}
+
+  /// Takes in what the device's clock has of the calls up to now. Waits for the device.
+  void collect() {
+    if (clock_ == nullptr) return;
+    const std::vector<WorkClock::Stretch> stretches = clock_->take();
+    for (size_t i = 0; i < stretches.size(); ++i) add(waiting_[i], stretches[i].end - stretches[i].begin);
+    waiting_.clear();
+  }
   void clear() { calls_.clear(); }
 
   void put_into(Rates& rates) const {
@@ -65,27 +70,21 @@ class Stopwatch : public OpObserver {
   struct Calls {
     std::vector<double> work, seconds_per_work;
   };
-  const std::chrono::nanoseconds overhead_;
+
+  void add(const OpCall& call, std::chrono::nanoseconds took) {
+    double work = call.work;
+    if (is_attention(call.op)) work *= double(visible_pairs(Mask{}, call.queries, call.keys));
+    if (work == 0 || took.count() <= 0) return;
+    // Calls of one size may differ in their work: half of the pairs on the diagonal, all of them before it.
+    Calls& calls = calls_[{call.op, call.size}];
+    calls.work.push_back(work);
+    calls.seconds_per_work.push_back(1e-9 * double(took.count()) / work);
+  }
+
+  const std::unique_ptr<WorkClock> clock_;  // of a device whose calls come back before they are done
+  std::vector<OpCall> waiting_;             // for their times
   std::map<std::pair<Op, Size>, Calls> calls_;
 };
-
-/// What a stop of the host after each call adds to the time of a call among others.
-std::chrono::nanoseconds overhead_of_stops(Backend& device) {
-  constexpr int kCalls = 200;
-  const ArenaScope scope(device.arena());
-  const Tensor one = device.arena().allocate("calibration", Dtype::f32, {1, 1, 1, 1});
-  const auto time_calls = [&](bool stops) {
-    const auto start = std::chrono::steady_clock::now();
-    for (int i = 0; i < kCalls; ++i) {
-      device.fill(0, one);
-      if (stops) device.synchronize();
-    }
-    device.synchronize();
-    return std::chrono::nanoseconds(std::chrono::steady_clock::now() - start) / kCalls;
-  };
-  time_calls(true);
-  return std::max(time_calls(true) - time_calls(false), std::chrono::nanoseconds(0));
-}
 
 /// Queries at the end of long keys, as on a ring with long pieces.
 void time_long_attention(Backend& device, const HeadShape& shape, Dtype dtype, int64_t query_rows,
@@ -108,7 +107,7 @@ void time_long_attention(Backend& device, const HeadShape& shape, Dtype dtype, i
   const Tensor dq = allocate(q.shape), dkv = allocate(kv.shape), arrived = allocate(kv.shape);
   device.attention_start(state);
   device.attention_forward(step, q, kv, state);
-  device.attention_backward(step, q, kv, gradient, dq, dkv);
+  device.attention_backward(step, q, kv, gradient, dq, Write::set, dkv);
   device.add(arrived, dkv);  // what a ring of one never does
 }
 
@@ -230,8 +229,8 @@ Rates calibrate(const Config& config, const GptConfig& gpt, const Devices& devic
   run_ranks(options, [&](Comm& world, Trace& trace) {
     const std::unique_ptr<Backend> device = devices.make(world.rank(), world.size(), kArenaBytes, trace);
     const std::unique_ptr<Comm> ring = world.split(world.rank());
-    Stopwatch stopwatch(on_cpu ? std::chrono::nanoseconds(0) : overhead_of_stops(*device));
-    ObservedBackend observed(*device, stopwatch, on_cpu ? OpTiming::call : OpTiming::work);
+    Stopwatch stopwatch(*device);
+    ObservedBackend observed(*device, stopwatch);
     const auto start = std::chrono::steady_clock::now();
     // Machines have fast and slow seconds: the repeats of a size stand apart.
     for (int repeat = 0; repeat <= repeats; ++repeat) {
@@ -243,6 +242,7 @@ Rates calibrate(const Config& config, const GptConfig& gpt, const Devices& devic
       for (const int64_t key_rows : sizes.key_rows) {
         time_long_attention(observed, gpt.heads, gpt.dtype, sizes.query_rows, key_rows);
       }
+      stopwatch.collect();
       if (repeat > 0) continue;
       stopwatch.clear();
       world.barrier();
@@ -255,8 +255,10 @@ Rates calibrate(const Config& config, const GptConfig& gpt, const Devices& devic
     world.barrier();  // all arenas are still there
     if (world.rank() == 0) {
       stopwatch.put_into(rates);
-      rates.foreign_bytes = !on_cpu ? devices.foreign_bytes() : double(resident_bytes()) -
-                            double(options.ranks) * double(device->arena().peak_bytes() + kHostBytesOfRank);
+      const Arena& arena = device->arena();
+      rates.foreign_bytes =
+          on_cpu ? double(resident_bytes()) - double(options.ranks) * double(arena.peak_bytes() + kHostBytesOfRank)
+                 : double(devices.used_bytes() - devices.bytes_of_ranks(arena.capacity_bytes(), options.ranks));
     }
     world.barrier();
   });

@@ -70,8 +70,11 @@ std::string memory_text(const DryRun& run, const Plan& plan, const Rates* rates)
   std::string text = format_table(table);
   text += fmt::format("rank {} ({} rows), fullest at: {}", fullest.rank, fullest.rows, fullest.moment.text());
   if (rates != nullptr && rates->foreign_bytes > 0) {
-    text += fmt::format("\nforeign memory (program, libraries, stacks; measured by --calibrate): {} in the process",
-                        human_bytes(rates->foreign_bytes));
+    text += run.config.run.device == DeviceKind::cuda
+                ? fmt::format("\nforeign memory (context, kernels, cuBLAS, others; measured by --calibrate): {} on the GPU",
+                              human_bytes(rates->foreign_bytes))
+                : fmt::format("\nforeign memory (program, libraries, stacks; measured by --calibrate): {} in the process",
+                              human_bytes(rates->foreign_bytes));
   }
   if (fullest.offloaded_bytes > 0) {
     const std::string once = human_bytes(0.5 * double(fullest.offloaded_bytes));

@@ -30,12 +30,17 @@ int64_t host_bytes(const Plan& plan) {
 
 Prediction::Prediction(const Config& config, const GptConfig& gpt, const Devices& devices,
                        int64_t process_bytes_before)
-    : config_(config) {
+    : config_(config), devices_(devices) {
   std::optional<Rates> rates = load_rates(devices.rates_name());
   if (rates && !config.run.link.empty()) rates->link = parse_link(config.run.link);
   plan_ = make_plan({config, gpt, Mask{{0}, config.data.window}}, rates ? &*rates : nullptr, devices.threads_per_rank(),
                     devices.worker_count());
-  if (!rates || devices.kind() != DeviceKind::cpu || rates->foreign_bytes <= 0) return;
+  if (!rates || rates->foreign_bytes <= 0) return;
+  if (devices.kind() == DeviceKind::cuda) {
+    const int64_t ranks = devices.bytes_of_ranks(plan_.fullest().peak_bytes, config.run.ranks);
+    process_bytes_ = std::max(process_bytes_before, ranks + int64_t(rates->foreign_bytes));
+    return;
+  }
   int64_t arenas = 0;
   for (const DryStep& rank : plan_.ranks) arenas += rank.peak_bytes;
   process_bytes_ =
@@ -61,7 +66,10 @@ std::string Prediction::text() const {
   const bool exact = config_.data.mask == MaskRule::causal;
   add_bytes(exact ? "sent in a step, at most by a rank" : "sent in a step, at most by a rank (one document)", plan_.most_sent_bytes(),
             most(last_.sent_bytes));
-  if (process_bytes_ > 0) add_bytes("memory of the process", process_bytes_, peak_resident_bytes());
+  if (process_bytes_ > 0 && devices_.kind() == DeviceKind::cpu)
+    add_bytes("memory of the process", process_bytes_, peak_resident_bytes());
+  else if (process_bytes_ > 0)
+    add_bytes("memory taken on the GPU", process_bytes_, devices_.used_bytes());
   if (plan_.step_seconds > 0) {
     const double middle = median({step_ms_.begin() + 1, step_ms_.end()});
     table.push_back({"a step", fmt::format("{:.4g} ms", 1e3 * plan_.step_seconds), fmt::format("{:.4g} ms", middle),

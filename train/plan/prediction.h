@@ -19,14 +19,15 @@ class Prediction {
              int64_t process_bytes_before = 0);
   /// A step was trained. One that is verified (run.verify) does more than was predicted, and does not count.
   void add(const MetricsRecord& record);
-  /// Predicted beside measured, up to now: memory of each arena, messages, time, memory of the
-  /// process. Empty before the second step.
+  /// Predicted beside measured, up to now: memory of each arena, messages, time, memory of the process or of the GPU. Empty
+  /// before the second step. Called while the ranks hold their memory.
   std::string text() const;
-  /// Memory of the process; 0: not known.
+  /// Memory of the process, with GPUs of the first of them; 0: not known.
   int64_t process_bytes() const { return process_bytes_; }
 
  private:
   const Config& config_;
+  const Devices& devices_;
   Plan plan_;
   int64_t process_bytes_ = 0;
   std::vector<double> step_ms_;
