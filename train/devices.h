@@ -37,8 +37,8 @@ class Devices {
   int threads_per_rank() const { return kind_ == DeviceKind::cpu ? threads_per_rank_ : 1; }
   int worker_count() const;
   DeviceKind kind() const { return kind_; }
-  /// Of a GPU's memory: what is taken now, by whomever, and what arenas of so many bytes take for `ranks` ranks, with what
-  /// each has beside its arena, where most of them share one. 0 on the processor.
+  /// Of the first GPU's memory: what is taken now, by whomever, and what its share of `ranks` ranks takes with arenas
+  /// of so many bytes and what each has beside its arena. 0 on the processor.
   int64_t used_bytes() const;
   int64_t bytes_of_ranks(int64_t arena_bytes, int64_t ranks) const;
   /// With GPUs: the module, and a rank's GPU as CUDA counts.

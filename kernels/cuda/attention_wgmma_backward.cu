@@ -54,7 +54,7 @@ void launch_both(cudaStream_t stream, const AttentionStep& step, const Tensor& q
       .delta = gradient.delta.as<float>().data() + first_row,
       .dq = dq.as<float>().data() + first_row * kHeadDim,
       .dkv = dkv.as<float>().data(),
-      .adds_to_dkv = write == Write::add,
+      .write = write,
       .query_position = queries.first_position,
       .query_stride = queries.stride,
       .key_position = keys.first_position,

@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(kAheadThreads)
     gradients_ahead(T* logits, const int32_t* labels, float gradient_scale, float* losses, int64_t rows,
                     int vocabulary) {
   extern __shared__ __align__(16) unsigned char shared[];
-  RowsAhead<T, kCount, kStages> x(shared, logits, labels, rows, vocabulary);
+  LogitRows<T, kCount, kStages> x(shared, logits, labels, rows, vocabulary);
   int label = labels[blockIdx.x];
   for (int64_t row = blockIdx.x, next = row + gridDim.x; row < rows; row = next, next += gridDim.x) {
     const int next_label = next < rows ? labels[next] : -1;

@@ -38,11 +38,11 @@ class Exponential {
 /// threadIdx.x + kAheadThreads, ... of each, kCount at most. On their way they stand in shared memory, where no
 /// other thread touches them (no barrier guards them), kStages rows of them; then in registers.
 template <class T, int kCount, int kStages>
-class RowsAhead {
+class LogitRows {
  public:
   static constexpr int kPack = kFullPack<T>;
 
-  __device__ RowsAhead(unsigned char* shared, const T* logits, const int32_t* labels, int64_t rows, int vocabulary)
+  __device__ LogitRows(unsigned char* shared, const T* logits, const int32_t* labels, int64_t rows, int vocabulary)
       : shared_(reinterpret_cast<T*>(shared)),
         logits_(logits),
         labels_(labels),
@@ -59,8 +59,7 @@ class RowsAhead {
     if (coming_label_ != -1) {
       const T* const from = logits_ + coming_ * packs_ * kPack;
       for_own_packs([&](int, int pack) {
-        const auto to = uint32_t(__cvta_generic_to_shared(arrived() + pack * kPack));
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from + pack * kPack) : "memory");
+        fetch_16(arrived() + pack * kPack, from + pack * kPack);
       });
     }
     asm volatile("cp.async.commit_group;" ::: "memory");
@@ -150,8 +149,7 @@ struct SharedRow {
 
   /// Starts to read the packs of the row at `from`.
   __device__ void fetch(int pack, const T* from) const {
-    const auto to = uint32_t(__cvta_generic_to_shared(kept + pack * kPack));
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from + pack * kPack) : "memory");
+    fetch_16(kept + pack * kPack, from + pack * kPack);
   }
   __device__ void fetch_all(const T* from) const {
     for (int pack = int(threadIdx.x); pack < packs; pack += int(blockDim.x)) fetch(pack, from);

@@ -6,6 +6,12 @@
 
 namespace ringlet::cuda {
 
+/// Starts to copy 16 bytes to shared memory; cp.async's groups tell when they are there.
+__device__ inline void fetch_16(void* to, const void* from) {
+  const auto address = uint32_t(__cvta_generic_to_shared(to));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
+}
+
 /// Packs of up to 16 bytes on their way from device memory to the threads that want them: kStages times
 /// kSlots for each thread, in shared memory where no other thread touches them, so that no barrier guards
 /// them. Stages take turns: fetch() fills one and close() ends it; after kStages of those, wait() and read()
@@ -28,11 +34,9 @@ class PackRing {
   __device__ void fetch(int slot, const T* from) const {
     constexpr int kBytes = int(sizeof(Pack<T, kPack>));
     static_assert(kBytes == 16 || kBytes == 8 || kBytes == 4);
+    if constexpr (kBytes == 16) return fetch_16(at(slot), from);
     const auto to = uint32_t(__cvta_generic_to_shared(at(slot)));
-    if constexpr (kBytes == 16)
-      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
-    else
-      asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(from), "n"(kBytes) : "memory");
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(from), "n"(kBytes) : "memory");
   }
   __device__ void close() {
     asm volatile("cp.async.commit_group;" ::: "memory");
@@ -52,20 +56,5 @@ class PackRing {
   int slot_stride_;
   int stage_ = 0;
 };
-
-/// Lets `kernel` have that much dynamic shared memory. Blocks that then run at once on the current device; 0 where
-/// a block does not fit.
-template <class Kernel>
-int64_t blocks_at_once(Kernel* kernel, int threads, int64_t shared_bytes) {
-  cudaFuncAttributes attributes{};
-  int device = 0, most_bytes = 0, resident = 0;
-  check_cuda(cudaFuncGetAttributes(&attributes, kernel));
-  check_cuda(cudaGetDevice(&device));
-  check_cuda(cudaDeviceGetAttribute(&most_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  if (shared_bytes > most_bytes - int64_t(attributes.sharedSizeBytes)) return 0;
-  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes)));
-  check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, threads, size_t(shared_bytes)));
-  return int64_t(resident) * multiprocessors();
-}
 
 }  // namespace ringlet::cuda

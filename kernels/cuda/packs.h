@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <initializer_list>
+#include <map>
+#include <tuple>
 #include <type_traits>
 
 #include "kernels/cuda/cuda_raii.h"
@@ -135,6 +137,25 @@ inline int multiprocessors() {
   check_cuda(cudaGetDevice(&device));
   check_cuda(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
   return count;
+}
+
+/// Lets `kernel` have that much dynamic shared memory. Blocks that then run at once on the current device; 0 where
+/// a block does not fit. Asked once: the driver takes longer to answer than a small kernel to run.
+template <class Kernel>
+int64_t blocks_at_once(Kernel* kernel, int threads, int64_t shared_bytes) {
+  int device = 0;
+  check_cuda(cudaGetDevice(&device));
+  thread_local std::map<std::tuple<Kernel*, int, int, int64_t>, int64_t> known;
+  const auto [entry, is_new] = known.try_emplace({kernel, device, threads, shared_bytes}, 0);
+  if (!is_new) return entry->second;
+  cudaFuncAttributes attributes{};
+  int most_bytes = 0, resident = 0;
+  check_cuda(cudaFuncGetAttributes(&attributes, kernel));
+  check_cuda(cudaDeviceGetAttribute(&most_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  if (shared_bytes > most_bytes - int64_t(attributes.sharedSizeBytes)) return 0;
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared_bytes)));
+  check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, threads, size_t(shared_bytes)));
+  return entry->second = int64_t(resident) * multiprocessors();
 }
 
 }  // namespace ringlet::cuda

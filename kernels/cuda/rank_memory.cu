@@ -52,8 +52,12 @@ class DeviceMemory final : public RankMemory {
   Lane& lane(int device);
   bool reaches(int device, int other);
   bool all_reach_each_other(const std::set<int>& devices);
-  int copying_device(const Copy& copy);
-  void start_copy(Lane& lane, const Copy& copy, const std::atomic<bool>& abandoned);
+  struct Route {
+    int device;  // that copies; kHost: none
+    bool within_device;
+  };
+  Route route_of(const Copy& copy);
+  void start_copy(Lane& lane, const Copy& copy, bool within_device, const std::atomic<bool>& abandoned);
   void copy_bytes(Lane& lane, const std::byte* from, std::byte* to, int64_t bytes);
   void sum_on_devices(std::span<const Tensor> inputs, std::span<const Tensor> outputs, const std::set<int>& devices,
                       const std::atomic<bool>& abandoned);
@@ -97,14 +101,14 @@ void DeviceMemory::copy_bytes(Lane& lane, const std::byte* from, std::byte* to, 
   check_cuda(cudaStreamSynchronize(lane.stream()));
 }
 
-int DeviceMemory::copying_device(const Copy& copy) {
+DeviceMemory::Route DeviceMemory::route_of(const Copy& copy) {
   const int source = device_of(copy.from.data), target = device_of(copy.to.data);
   if (source != kHost && target != kHost) reaches(source, target);  // if not, the driver goes by way of the host
-  return source != kHost ? source : target;
+  return {source != kHost ? source : target, source == target};
 }
 
-/// On the stream. Within a device by its copy engine, where that can be asked for: a kernel that copies takes turns with
-/// those that compute.
+/// On the stream. Within a device by its copy engine, where that can be asked for: a kernel that copies takes turns
+/// with those that compute.
 void start_bytes(cudaStream_t stream, const std::byte* from, std::byte* to, size_t bytes, bool within_device) {
 #if CUDART_VERSION >= 13000
   if (!within_device) return check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream));
@@ -121,9 +125,8 @@ void start_bytes(cudaStream_t stream, const std::byte* from, std::byte* to, size
 #endif
 }
 
-void DeviceMemory::start_copy(Lane& lane, const Copy& copy, const std::atomic<bool>& abandoned) {
+void DeviceMemory::start_copy(Lane& lane, const Copy& copy, bool within_device, const std::atomic<bool>& abandoned) {
   const int64_t bytes = copy.from.bytes();
-  const bool within_device = device_of(copy.from.data) == device_of(copy.to.data);
   for (int64_t first = 0; first < bytes && !abandoned; first += kCopyBlock) {
     if (first > 0) check_cuda(cudaStreamSynchronize(lane.stream()));
     const size_t count = size_t(std::min(kCopyBlock, bytes - first));
@@ -136,7 +139,7 @@ void DeviceMemory::copy_all(std::span<const Copy> copies, const std::atomic<bool
   std::set<int> devices;
   for (const Copy& copy : copies) {
     if (copy.from.data == copy.to.data || copy.from.bytes() == 0) continue;
-    const int device = copying_device(copy);
+    const auto [device, within_device] = route_of(copy);
     if (device == kHost) {
       host_->copy(copy.from, copy.to, abandoned);
       continue;
@@ -144,7 +147,7 @@ void DeviceMemory::copy_all(std::span<const Copy> copies, const std::atomic<bool
     Lane& chosen = lane(device);
     const CurrentDevice current(device);
     devices.insert(device);
-    start_copy(chosen, copy, abandoned);
+    start_copy(chosen, copy, within_device, abandoned);
   }
   for (const int device : devices) check_cuda(cudaStreamSynchronize(lane(device).stream()));
 }

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/backend.h"
 #include "kernels/cuda/wgmma.cuh"
 
 namespace ringlet::cuda::wgmma {
@@ -21,7 +22,7 @@ struct BackwardStep {
   const float *lse, *delta;      // of the first query of head 0; heads lie head_rows apart
   float* dq;                     // likewise
   float* dkv;                    // [2, kv_heads, key_count, head_dim]
-  bool adds_to_dkv;              // else sets it
+  Write write;                   // of dkv
   int64_t query_position, query_stride, key_position, key_stride;
   int64_t head_rows;
   int query_count, key_count, heads, kv_heads;
@@ -139,7 +140,7 @@ __device__ __forceinline__ void pack_fragment(uint32_t (&packed)[4], const float
 
 /// to [64, head_dim] = or += factor * sums, rows from `first_row` of `row_count`; nobody else writes there.
 template <int kHeadDim>
-__device__ __forceinline__ void write_rows(float* to, bool adds, int first_row, int row_count, float factor,
+__device__ __forceinline__ void write_rows(Write write, float* to, int first_row, int row_count, float factor,
                                            const float (&sums)[kHeadDim / 2]) {
   const int thread = int(threadIdx.x % kWarpgroup);
 #pragma unroll
@@ -150,7 +151,7 @@ __device__ __forceinline__ void write_rows(float* to, bool adds, int first_row, 
 #pragma unroll
     for (int i = 0; i < kHeadDim / 8; ++i) {
       float2* const pair = reinterpret_cast<float2*>(at + 8 * i);
-      const float2 old = adds ? *pair : float2{};
+      const float2 old = write == Write::add ? *pair : float2{};
       const float even = sums[4 * i + 2 * half], odd = sums[4 * i + 2 * half + 1];
       *pair = make_float2(fmaf(factor, even, old.x), fmaf(factor, odd, old.y));
     }

@@ -210,8 +210,8 @@ __device__ __forceinline__ void compute_for_keys(const BackwardStep& step, const
   pin(dv);
   const int64_t matrix = int64_t(step.key_count) * kHeadDim;
   float* const to = step.dkv + block.kv_head * matrix;
-  write_rows<kHeadDim>(to, step.adds_to_dkv, first_row, step.key_count, step.scale, dk);
-  write_rows<kHeadDim>(to + step.kv_heads * matrix, step.adds_to_dkv, first_row, step.key_count, 1.0f, dv);
+  write_rows<kHeadDim>(step.write, to, first_row, step.key_count, step.scale, dk);
+  write_rows<kHeadDim>(step.write, to + step.kv_heads * matrix, first_row, step.key_count, 1.0f, dv);
 }
 
 /// The gradients of keys that no query sees.
@@ -242,7 +242,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   const Interval queries = queries_that_see(step, keys);
   if (queries.first > queries.last) {
-    if (!step.adds_to_dkv) clear_keys<kHeadDim>(step, keys, block.kv_head);
+    if (step.write == Write::set) clear_keys<kHeadDim>(step, keys, block.kv_head);
     if (threadIdx.x == 0) barrier_wait(block.own_loaded(), 0);
     return;
   }

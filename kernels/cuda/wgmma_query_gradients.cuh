@@ -155,7 +155,7 @@ __device__ __forceinline__ void compute_for_queries(const BackwardStep& step,
   }
   pin(dq);
   float* const to = step.dq + block.head * step.head_rows * kHeadDim;
-  write_rows<kHeadDim>(to, true, first_row, step.query_count, step.scale, dq);
+  write_rows<kHeadDim>(Write::add, to, first_row, step.query_count, step.scale, dq);
 }
 
 /// A block owns a tile of queries of one head. In causal attention the last tiles have most to do: they come

@@ -6,12 +6,14 @@
 #include "tests/bench/gpu_bench.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <string_view>
 
 #include "kernels/random.h"
 #include "tests/support/module_under_test.h"
@@ -178,6 +180,8 @@ double Gpu::time(const std::function<void()>& body, double budget_ms) {
 
 namespace {
 
+constexpr std::array<std::string_view, 6> kParts{"products", "elements", "attention", "ring", "errors", "links"};
+
 /// chosen: names of parts; none: all.
 int run(const std::string& folder, Extent extent, const std::vector<std::string>& chosen) {
   const CudaModule module = test::module_under_test();
@@ -230,6 +234,11 @@ int main(int argc, char** argv) {
     return 2;
   }
   const bool quick = argc > 2 && std::strcmp(argv[2], "--quick") == 0;
-  return ringlet::bench::run(argv[1], quick ? ringlet::bench::Extent::quick : ringlet::bench::Extent::full,
-                             {argv + (quick ? 3 : 2), argv + argc});
+  const std::vector<std::string> parts(argv + (quick ? 3 : 2), argv + argc);
+  for (const std::string& part : parts) {
+    if (std::ranges::find(ringlet::bench::kParts, part) != ringlet::bench::kParts.end()) continue;
+    std::fprintf(stderr, "gpu_bench: there is no part '%s'\n", part.c_str());
+    return 2;
+  }
+  return ringlet::bench::run(argv[1], quick ? ringlet::bench::Extent::quick : ringlet::bench::Extent::full, parts);
 }

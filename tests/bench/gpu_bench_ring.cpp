@@ -163,7 +163,7 @@ RingRank::RingRank(const CudaInterface& interface, const HeadShape& head_shape,
   q = gpu.empty(Dtype::bf16, heads), kv = gpu.empty(Dtype::bf16, both);
   output = gpu.empty(Dtype::bf16, flat), d_output = gpu.empty(Dtype::bf16, flat);
   lse = gpu.empty(Dtype::f32, per_row), delta = gpu.empty(Dtype::f32, per_row);
-  dq = gpu.zeros(heads), dkv = gpu.zeros(both);
+  dq = gpu.zeros(heads), dkv = gpu.empty(Dtype::f32, both);
 }
 
 void RingRank::fill_with_random_numbers() {

@@ -314,7 +314,7 @@ run_steps() {
     train_steps 65536 50304 none 6 && train_steps 65536 257 selective 5
 }
 run_long() {
-  train_steps 1048576 50304 selective 1 && grep -o -E '"(step_ms|tokens_per_second|mfu)":[^,]*' "$out/steps/1048576-50304-selective.jsonl"
+  train_steps 1048576 50304 selective 1 && grep -o -E '"(step_ms|tokens_per_second)":[^,]*' "$out/steps/1048576-50304-selective.jsonl"
 }
 sanitizer=$(PATH=$PATH:/usr/local/cuda/bin command -v compute-sanitizer)
 export -f start_shards run_tests run_sanitizer run_verify run_offload run_use run_profile run_scale
@@ -327,7 +327,7 @@ for name in $parts; do
   case $name in
     tests) if [ -n "$tests" ]; then part tests 240 bash -c run_tests; tail -n 15 "$out/tests.log"
       else missing tests "cuda_tests was not built"; fi ;;
-    sanitizer) if [ -n "$tests" ] && [ -n "$sanitizer" ]; then part sanitizer 250 bash -c run_sanitizer; cat "$out/sanitizer.log"
+    sanitizer) if [ -n "$tests" ] && [ -n "$sanitizer" ]; then part sanitizer 270 bash -c run_sanitizer; cat "$out/sanitizer.log"
       else missing sanitizer "cuda_tests or NVIDIA's compute-sanitizer is not there"; fi ;;
     verify) if [ -n "$ringlet" ]; then part verify 220 bash -c run_verify; tail -n 30 "$out/verify.log"
       else missing verify "ringlet was not built"; fi ;;
@@ -342,7 +342,7 @@ for name in $parts; do
     nccl) if [ -z "$ringlet" ]; then missing nccl "ringlet was not built"
       elif grep -q 'libnccl.so.2: not found' "$out/machine.txt"; then missing nccl "NCCL is not installed"
       else part nccl 240 bash -c run_nccl; tail -n 40 "$out/nccl.log"; fi ;;
-    steps) if [ -n "$ringlet" ]; then part steps 200 bash -c run_steps; grep -E '^a step|^memory taken|^arena' "$out/steps.log"
+    steps) if [ -n "$ringlet" ]; then part steps 300 bash -c run_steps; grep -E '^run |^a step|^memory taken|^arena' "$out/steps.log"
       else missing steps "ringlet was not built"; fi ;;
     long) if [ -n "$ringlet" ]; then part long 400 bash -c run_long; tail -n 12 "$out/long.log"
       else missing long "ringlet was not built"; fi ;;

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <bit>
+#include <utility>
 
 #include "tests/support/host_tensor.h"
 
@@ -237,10 +238,11 @@ TEST_F(Bf16StorageTest, Attention) {
     for (const Side side : kSides) {
       device.attention_delta(shape, known.*side, d_output.*side, delta.*side);
       for (const size_t key : {1, 0}) {
+        Write write = key == 1 ? Write::set : Write::add;
         for (const Piece& piece : queries) {
           device.attention_backward({shape, piece, keys[key], first_visible}, q.*side, kv[key].*side,
-                                    {d_output.*side, lse.*side, delta.*side}, dq.*side, Write::add,
-                                    dkv[key].*side);
+                                    {d_output.*side, lse.*side, delta.*side}, dq.*side,
+                                    std::exchange(write, Write::add), dkv[key].*side);
         }
       }
     }

@@ -98,7 +98,7 @@ void run_rank(const RingAttentionCase& c, const SequenceLayout& layout, RankCont
 
   const Tensor dy = put(d_output, allocate(row_shape, poison));
   const Tensor delta = allocate(lse.shape, poison);
-  const Tensor dq = allocate(q_shape, 0), dkv = allocate({kv_size, 1, 1, 1}, 0);
+  const Tensor dq = allocate(q_shape, 0), dkv = allocate({kv_size, 1, 1, 1}, poison);
   device.attention_delta(c.shape, output, dy, delta);
   ring_attention_backward(step, c.shape, q, kv_tensor, {dy, lse, delta}, dq, dkv);
 

@@ -56,7 +56,8 @@ TEST(PlanCommand, TellsMemoryTrafficAndWorkAndTimesOnceCalibrated) {
   const auto calibrated = nlohmann::json::parse(plan("--json").output);
   EXPECT_GT(calibrated["step_seconds"], 0);
   EXPECT_GT(calibrated["rates"]["foreign_bytes"], 0);
-  EXPECT_THAT(plan("").output, HasSubstr("predicted step"));
+  EXPECT_GT(calibrated["rates"]["spread"], 0);
+  EXPECT_THAT(plan("").output, AllOf(HasSubstr("predicted step"), HasSubstr("equal calls differed by")));
 
   for (const auto& file : std::filesystem::recursive_directory_iterator(plan.cache())) {
     if (file.is_regular_file()) std::ofstream(file.path()) << "{";

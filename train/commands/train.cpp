@@ -167,16 +167,31 @@ void check_memory(const std::vector<StageParts>& stages, int64_t first_stage, co
   }
 }
 
+/// Bytes of the arena that each rank has to the end of the run: on a GPU what the plan says that its stages need, if steps
+/// are not verified (how much that takes is not planned). 0: the rank's share.
+int64_t arena_bytes_of(const Config& config, const std::vector<StageParts>& stages, int64_t first_stage) {
+  const bool planned = config.run.verify == Config::Run::kVerifyOff || config.run.verify == Config::Run::kVerifyStart;
+  if (config.run.device != DeviceKind::cuda || config.memory.arena_bytes > 0 || !planned) return config.memory.arena_bytes;
+  int64_t bytes = 0;
+  for (size_t i = size_t(first_stage - 1); i < stages.size(); ++i) {
+    const auto& [stage, gpt] = std::tie(stages[i].config, stages[i].gpt);
+    bytes = std::max(bytes, peak_bytes({stage, gpt, Mask{{0}, stage.data.window}}));
+  }
+  return bytes;
+}
+
 /// Of each stage from the first that is trained on; absent where nothing could be predicted.
 using Predictions = std::vector<std::optional<Prediction>>;
 
 Predictions predict(const std::vector<StageParts>& stages, int64_t first_stage,
-                    const Devices& devices, Console& console) {
+                    const Devices& devices, int64_t arena_bytes, Console& console) {
   Predictions predictions(stages.size());
   int64_t process_bytes = 0;
+  // What NCCL takes of a GPU beside the arenas nobody has measured.
+  if (stages.front().config.run.comm == CommKind::nccl) arena_bytes = 0;
   for (size_t i = size_t(first_stage - 1); i < stages.size(); ++i) {
     try {
-      predictions[i].emplace(stages[i].config, stages[i].gpt, devices, process_bytes);
+      predictions[i].emplace(stages[i].config, stages[i].gpt, devices, process_bytes, arena_bytes);
       process_bytes = predictions[i]->process_bytes();
     } catch (const Error& error) {  // trains all the same
       console.say(fmt::format("nothing is predicted: {}; {}", error.what(), error.advice));
@@ -187,7 +202,12 @@ Predictions predict(const std::vector<StageParts>& stages, int64_t first_stage,
 
 void say_prediction(const Predictions& predictions, int64_t stage, const Say& say) {
   const std::optional<Prediction>& prediction = predictions[size_t(stage - 1)];
-  const std::string text = prediction ? prediction->text() : "";
+  std::string text;
+  try {
+    if (prediction) text = prediction->text();
+  } catch (const Error& error) {  // the training is done and saved all the same
+    text = fmt::format("nothing was measured beside what was predicted: {}", error.what());
+  }
   if (!text.empty()) say(predictions.size() > 1 ? fmt::format("stage {}: {}", stage, text) : text);
 }
 
@@ -215,21 +235,8 @@ void verify_stages(const std::vector<StageParts>& stages, const Devices& devices
   }
 }
 
-/// The world is made once for all stages, with room for the longest of them. Of a GPU the arenas take no more than the
-/// plan says, except where steps are verified: how much that takes is not planned.
-Config config_of_world(const Config& config, std::span<const TrainingRun> stages) {
-  Config world = stage_config(config, chosen_stage(config, 0));
-  const bool planned = config.run.verify == Config::Run::kVerifyOff || config.run.verify == Config::Run::kVerifyStart;
-  if (config.run.device != DeviceKind::cuda || config.memory.arena_bytes > 0 || !planned) return world;
-  for (const TrainingRun& stage : stages) {
-    const int64_t needed = peak_bytes({stage.config, stage.gpt, Mask{{0}, stage.config.data.window}});
-    world.memory.arena_bytes = std::max(world.memory.arena_bytes, needed);
-  }
-  return world;
-}
-
 /// The ranks of this process, to the end of the run.
-RunEnd train_ranks(const Config& config, std::span<const TrainingRun> stages,
+RunEnd train_ranks(const Config& config, int64_t arena_bytes, std::span<const TrainingRun> stages,
                    const RankProcess& process, const Predictions& predictions) {
   RunEnd end = RunEnd::finished;
   const RankMain rank_main = [&](RankContext context, Comm& world) {
@@ -238,9 +245,11 @@ RunEnd train_ranks(const Config& config, std::span<const TrainingRun> stages,
           if (world.rank() == 0) say_prediction(predictions, stage.stage, stage.say);
         });
     if (world.rank() == process.rank) end = rank_end;
-    world.barrier();  // all hold their memory until rank 0 has said how much it is
+    world.barrier();  // threads too hold their memory until rank 0 has said how much it is
   };
-  const Config world = config_of_world(config, stages);
+  // Made once for all stages, with room for the longest of them.
+  Config world = stage_config(config, chosen_stage(config, 0));
+  world.memory.arena_bytes = arena_bytes;
   if (config.run.comm == CommKind::threads) {
     run_world(world, rank_main);
   } else {
@@ -281,11 +290,12 @@ int train(const TrainOptions& options) {
   if (resuming) checkpoint = checkpoint_to_resume(folder, config, data.corpus, say);
   const int64_t first_stage = stage_at(config, checkpoint ? checkpoint->info().step + 1 : 1).number;
   if (resuming) check_memory(stages, first_stage, devices, process);
+  const int64_t arena_bytes = arena_bytes_of(config, stages, first_stage);
   Predictions predictions(stages.size());
   if (process.leads()) {
     folder.write_config(to_toml(config));
     say_start(console, config, data, stages, devices);
-    predictions = predict(stages, first_stage, devices, console);
+    predictions = predict(stages, first_stage, devices, arena_bytes, console);
   }
   release_free_memory();  // of verification and dry runs
   const auto report = [&](const MetricsRecord& record) {
@@ -311,7 +321,7 @@ int train(const TrainOptions& options) {
   };
   const std::vector<TrainingRun> runs =
       runs_of(config, stages, first_stage, checkpoint ? &*checkpoint : nullptr, common);
-  const RunEnd end = train_ranks(config, runs, process, predictions);
+  const RunEnd end = train_ranks(config, arena_bytes, runs, process, predictions);
   return finish(say, end, config);
 }
 

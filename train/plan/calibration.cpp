@@ -8,6 +8,7 @@
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <vector>
 
 #include "kernels/comm/threads.h"
@@ -64,12 +65,25 @@ class Stopwatch : public OpObserver {
       const double work = median(calls.work);
       rates.put(key.first, {key.second, work, work * median(calls.seconds_per_work)});
     }
+    rates.spread = spread();
   }
 
  private:
   struct Calls {
     std::vector<double> work, seconds_per_work;
   };
+
+  /// Sizes count by their time.
+  double spread() const {
+    double sum = 0, weights = 0;
+    for (const auto& [key, calls] : calls_) {
+      const double middle = median(calls.seconds_per_work);
+      const double weight = middle * std::accumulate(calls.work.begin(), calls.work.end(), 0.0);
+      sum += weight * (quantile(calls.seconds_per_work, 0.9) - quantile(calls.seconds_per_work, 0.1)) / (2 * middle);
+      weights += weight;
+    }
+    return weights > 0 ? sum / weights : 0;
+  }
 
   void add(const OpCall& call, std::chrono::nanoseconds took) {
     double work = call.work;
@@ -170,6 +184,7 @@ double time_copies(const Config& config, const Devices& devices) {
 Json to_json(const Rates& rates) {
   Json json{{"version", kVersion}, {"device", rates.device}, {"source", rates.source},
             {"foreign_bytes", rates.foreign_bytes},
+            {"spread", rates.spread},
             {"offload_bytes_per_second", rates.offload_bytes_per_second},
             {"link", {{"bytes_per_second", rates.link.bytes_per_second},
                       {"latency_seconds", rates.link.latency_seconds}, {"name", rates.link.name}}}};
@@ -193,6 +208,7 @@ Rates from_json(const Json& json) {
   rates.device = json.at("device");
   rates.source = json.at("source");
   rates.foreign_bytes = positive(json.at("foreign_bytes"));
+  rates.spread = json.at("spread");
   if (const Json& copies = json.at("offload_bytes_per_second"); copies != 0) {
     rates.offload_bytes_per_second = positive(copies);
   }
@@ -238,11 +254,12 @@ Rates calibrate(const Config& config, const GptConfig& gpt, const Devices& devic
         const SequenceLayout layout = make_layout(config.run.layout, length, 1);
         rehearse_step({one_layer, layer}, {observed, *ring, trace}, world, layout, RehearsedWindows{},
                       [](Parameters& parameters) { parameters.initialise(1); });
+        stopwatch.collect();  // often: a device's clock tells what is long past less well
       }
       for (const int64_t key_rows : sizes.key_rows) {
         time_long_attention(observed, gpt.heads, gpt.dtype, sizes.query_rows, key_rows);
+        stopwatch.collect();
       }
-      stopwatch.collect();
       if (repeat > 0) continue;
       stopwatch.clear();
       world.barrier();
@@ -305,6 +322,7 @@ void save_rates(const Rates& rates) {
   all.device = rates.device;
   all.source = rates.source;
   all.foreign_bytes = rates.foreign_bytes;
+  all.spread = rates.spread;
   all.link = rates.link;
   if (rates.offload_bytes_per_second > 0) all.offload_bytes_per_second = rates.offload_bytes_per_second;
   const std::filesystem::path file = rates_file(rates.device);

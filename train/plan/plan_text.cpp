@@ -13,6 +13,7 @@ namespace ringlet {
 namespace {
 
 constexpr int kBarWidth = 40;
+constexpr double kNoisy = 0.2;  // Rates::spread from which times are off by more than a user would think
 
 std::string bar(double share) {
   std::string text;
@@ -178,6 +179,8 @@ std::string timeline_text(const DryRun& run, const Plan& plan, const Rates& rate
                         100 * plan.flops.palm / peak);
   }
   text += fmt::format("\nrates: {}; {}", rates.device, rates.source);
+  if (rates.spread > 0) text += fmt::format("; equal calls differed by {:.0f} % then", 100 * rates.spread);
+  if (rates.spread > kNoisy) text += ", which is much: calibrate once more when nothing else runs";
   if (!plan.every_rank) text += "\nthe busiest rank's time; its neighbours are taken to be as busy";
   return text;
 }
@@ -207,7 +210,7 @@ nlohmann::ordered_json to_json(const DryRun& run, const Plan& plan, const std::v
   }
   if (rates == nullptr) return json;
   json["rates"] = {{"device", rates->device}, {"source", rates->source}, {"link", rates->link.name},
-                   {"foreign_bytes", rates->foreign_bytes}};
+                   {"foreign_bytes", rates->foreign_bytes}, {"spread", rates->spread}};
   if (run.config.run.ring_size() > 1) {
     const HideThreshold hide = hide_threshold(run.gpt.heads, *rates, plan.fullest().rows);
     json["hide_threshold"] = {{"forward_tokens", hide.forward_tokens}, {"backward_tokens", hide.backward_tokens}};

@@ -29,7 +29,7 @@ int64_t host_bytes(const Plan& plan) {
 }
 
 Prediction::Prediction(const Config& config, const GptConfig& gpt, const Devices& devices,
-                       int64_t process_bytes_before)
+                       int64_t process_bytes_before, int64_t gpu_arena_bytes)
     : config_(config), devices_(devices) {
   std::optional<Rates> rates = load_rates(devices.rates_name());
   if (rates && !config.run.link.empty()) rates->link = parse_link(config.run.link);
@@ -37,8 +37,8 @@ Prediction::Prediction(const Config& config, const GptConfig& gpt, const Devices
                     devices.worker_count());
   if (!rates || rates->foreign_bytes <= 0) return;
   if (devices.kind() == DeviceKind::cuda) {
-    const int64_t ranks = devices.bytes_of_ranks(plan_.fullest().peak_bytes, config.run.ranks);
-    process_bytes_ = std::max(process_bytes_before, ranks + int64_t(rates->foreign_bytes));
+    if (gpu_arena_bytes == 0) return;
+    process_bytes_ = devices.bytes_of_ranks(gpu_arena_bytes, config.run.ranks) + int64_t(rates->foreign_bytes);
     return;
   }
   int64_t arenas = 0;

@@ -14,9 +14,9 @@ class Prediction {
  public:
   /// Runs the config's step dry; with times where this machine is calibrated.
   /// process_bytes_before: what the process has grown to in stages before; its memory never
-  /// shrinks.
+  /// shrinks. gpu_arena_bytes: of each rank, on a GPU, where it has one from the start; 0: not known.
   Prediction(const Config& config, const GptConfig& gpt, const Devices& devices,
-             int64_t process_bytes_before = 0);
+             int64_t process_bytes_before = 0, int64_t gpu_arena_bytes = 0);
   /// A step was trained. One that is verified (run.verify) does more than was predicted, and does not count.
   void add(const MetricsRecord& record);
   /// Predicted beside measured, up to now: memory of each arena, messages, time, memory of the process or of the GPU. Empty

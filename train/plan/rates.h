@@ -27,6 +27,8 @@ class Rates {
 
   double foreign_bytes = 0;    // of a process, beside the arenas: program, libraries, stacks; 0: not known
 
+  double spread = 0;  // of calls of one size when they were measured, half of p10 to p90 over the median; 0: not known
+
   /// In place of a sample of the same size, if there is one.
   void put(Op op, const Sample& sample);
   const std::vector<Sample>& samples(Op op) const { return samples_[size_t(op)]; }
