@@ -132,8 +132,8 @@ Measured measure_rank(const CudaInterface& interface, const SequenceLayout& layo
   const auto add = [&](const std::string& name, const TwoTimes& times) {
     for (const size_t pass : {0u, 1u}) samples[name][pass].push_back(times[pass]);
   };
-  // In turn, the fast ones side by side: a GPU that has waited for a slow link is cool, and faster for a while. The first
-  // pass of a round is not counted; it also fills the boxes with numbers.
+  // In turn, the fast ones side by side: a GPU that has waited for a slow link may be faster for a while. The first pass
+  // of a round is not counted; it also fills the boxes with numbers.
   for (int repeat = 0; repeat < kRepeats; ++repeat) {
     time_over(pairs.front().get());
     add("", time_over(nullptr));

@@ -145,6 +145,11 @@ RunStart start_of(const RankProcess& process, bool resuming) {
   return resuming ? RunStart::resume : RunStart::fresh;
 }
 
+/// Of the arena, by a rank.
+int64_t planned_bytes(const StageParts& stage) {
+  return peak_bytes({stage.config, stage.gpt, Mask{{0}, stage.config.data.window}});
+}
+
 /// The longest stage comes last as a rule: that it does not fit must not be found out then.
 void check_memory(const std::vector<StageParts>& stages, int64_t first_stage, const Devices& devices,
                   const RankProcess& process) {
@@ -155,7 +160,7 @@ void check_memory(const std::vector<StageParts>& stages, int64_t first_stage, co
     int64_t bytes =
         devices.share_bytes(alone ? 0 : process.rank, alone ? 1 : int(config.run.ranks));
     if (config.memory.arena_bytes > 0) bytes = std::min(bytes, config.memory.arena_bytes);
-    const int64_t needed = peak_bytes({config, stages[i].gpt, Mask{{0}, config.data.window}});
+    const int64_t needed = planned_bytes(stages[i]);
     if (needed <= bytes) continue;
     throw Error(
         fmt::format("stage {} (T = {}) needs {} a rank, and there are {}", i + 1,
@@ -167,16 +172,14 @@ void check_memory(const std::vector<StageParts>& stages, int64_t first_stage, co
   }
 }
 
-/// Bytes of the arena that each rank has to the end of the run: on a GPU what the plan says that its stages need, if steps
-/// are not verified (how much that takes is not planned). 0: the rank's share.
+/// Bytes of the arena that each rank has to the end of the run: on a GPU what the plan says that its stages need, if
+/// steps are not verified (how much that takes is not planned). 0: the rank's share.
 int64_t arena_bytes_of(const Config& config, const std::vector<StageParts>& stages, int64_t first_stage) {
-  const bool planned = config.run.verify == Config::Run::kVerifyOff || config.run.verify == Config::Run::kVerifyStart;
-  if (config.run.device != DeviceKind::cuda || config.memory.arena_bytes > 0 || !planned) return config.memory.arena_bytes;
+  const bool is_planned = config.run.verify <= Config::Run::kVerifyStart;  // else: every so many steps
+  if (config.run.device != DeviceKind::cuda || config.memory.arena_bytes > 0 || !is_planned)
+    return config.memory.arena_bytes;
   int64_t bytes = 0;
-  for (size_t i = size_t(first_stage - 1); i < stages.size(); ++i) {
-    const auto& [stage, gpt] = std::tie(stages[i].config, stages[i].gpt);
-    bytes = std::max(bytes, peak_bytes({stage, gpt, Mask{{0}, stage.data.window}}));
-  }
+  for (size_t i = size_t(first_stage - 1); i < stages.size(); ++i) bytes = std::max(bytes, planned_bytes(stages[i]));
   return bytes;
 }
 
