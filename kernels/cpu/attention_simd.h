@@ -57,9 +57,37 @@ struct RescaleAndAdd {  // result = result * factor[row] + product
   }
 };
 
-/// kRows rows from `row`, kVectors vectors from `column`: sums stay in registers, each in the order
-/// of depth.
-template <Left kLeft, int kRows, int kVectors, class D, class Write>
+/// sum += factor * the vector at `from`, read by the multiply-add itself where it can: an instruction fewer.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE void add_product(D d, V factor, const float* from, V& sum) {
+#if HWY_TARGET == HWY_AVX2
+  (void)d;  // a compiler that sees the vector read more than once would hold it, and spill another one
+  asm("vfmadd231ps %2, %1, %0" : "+x"(sum.raw) : "x"(factor.raw), "m"(*reinterpret_cast<const __m256_u*>(from)));
+#else
+  sum = hn::MulAdd(factor, hn::LoadU(d, from), sum);
+#endif
+}
+
+/// One step of depth of a block of sums. Vectors beyond kHeld of the right operand are read again for each row.
+template <int kRows, int kVectors, int kHeld, class D>
+HWY_INLINE void multiply_step(D d, const float* left, int64_t row_step, const float* right,
+                              hn::Vec<D> (&sums)[kRows][kVectors]) {
+  const auto lanes = int64_t(hn::Lanes(d));
+  hn::Vec<D> held[kHeld];
+  HWY_UNROLL(16)
+  for (int v = 0; v < kHeld; ++v) held[v] = hn::LoadU(d, right + v * lanes);
+  HWY_UNROLL(16)
+  for (int r = 0; r < kRows; ++r) {
+    const hn::Vec<D> factor = hn::Set(d, left[r * row_step]);
+    HWY_UNROLL(16)
+    for (int v = 0; v < kHeld; ++v) sums[r][v] = hn::MulAdd(factor, held[v], sums[r][v]);
+    HWY_UNROLL(16)
+    for (int v = kHeld; v < kVectors; ++v) add_product(d, factor, right + v * lanes, sums[r][v]);
+  }
+}
+
+/// kRows rows from `row`, kVectors vectors from `column`: sums stay in registers, each in the order of depth.
+template <Left kLeft, int kRows, int kVectors, int kHeld, class D, class Write>
 HWY_INLINE void multiply_block(D d, const Product& p, int64_t row, int64_t column, Write write) {
   const auto lanes = int64_t(hn::Lanes(d));
   const int64_t row_step = kLeft == Left::plain ? p.left.stride : 1;
@@ -72,16 +100,9 @@ HWY_INLINE void multiply_block(D d, const Product& p, int64_t row, int64_t colum
     HWY_UNROLL(16)
     for (int v = 0; v < kVectors; ++v) sums[r][v] = hn::Zero(d);
   }
-  for (int64_t k = 0; k < p.extent.depth; ++k, left += depth_step, right += p.right.stride) {
-    hn::Vec<D> vectors[kVectors];
-    HWY_UNROLL(16)
-    for (int v = 0; v < kVectors; ++v) vectors[v] = hn::LoadU(d, right + v * lanes);
-    HWY_UNROLL(16)
-    for (int r = 0; r < kRows; ++r) {
-      const hn::Vec<D> factor = hn::Set(d, left[r * row_step]);
-      HWY_UNROLL(16)
-      for (int v = 0; v < kVectors; ++v) sums[r][v] = hn::MulAdd(factor, vectors[v], sums[r][v]);
-    }
+  for (const float* const end = right + p.extent.depth * p.right.stride; right != end;
+       left += depth_step, right += p.right.stride) {
+    multiply_step<kRows, kVectors, kHeld>(d, left, row_step, right, sums);
   }
   float* result = p.result.data + row * p.result.stride + column;
   HWY_UNROLL(16)
@@ -93,21 +114,21 @@ HWY_INLINE void multiply_block(D d, const Product& p, int64_t row, int64_t colum
   }
 }
 
-/// All rows from `row`, in blocks of kRows, then of fewer: four rows of two vectors still hide the
-/// latency of the multiply-add, three would not.
-template <Left kLeft, int kRows, int kVectors, class D, class Write>
+/// All rows from `row`, in blocks of kRows, then of fewer, which still hide the latency of the multiply-add where four
+/// rows of two vectors do, or two of four.
+template <Left kLeft, int kRows, int kVectors, int kHeld, class D, class Write>
 HWY_INLINE void multiply_rows(D d, const Product& p, int64_t row, int64_t column, Write write) {
-  for (; row + kRows <= p.extent.rows; row += kRows) {
-    multiply_block<kLeft, kRows, kVectors>(d, p, row, column, write);
+  for (; row + kRows <= p.extent.rows && !(kRows == 3 && row + 4 == p.extent.rows); row += kRows) {
+    multiply_block<kLeft, kRows, kVectors, kHeld>(d, p, row, column, write);
   }
   if constexpr (kRows > 1) {
-    if (row < p.extent.rows)
-      multiply_rows<kLeft, (kRows > 4 ? 4 : kRows / 2), kVectors>(d, p, row, column, write);
+    constexpr int kFewer = kRows > 4 ? 4 : (kRows + 1) / 2;
+    if (row < p.extent.rows) multiply_rows<kLeft, kFewer, kVectors, kHeld>(d, p, row, column, write);
   }
 }
 
-/// Blocks of 16 sums (12 where registers are few) hide the latency of the multiply-add, and use
-/// what they load often.
+/// Blocks of 16 sums (12 where registers are few) hide the latency of the multiply-add, and use what they load often:
+/// with another thread on the same core it is instructions that are scarce, not multiply-adds.
 template <Left kLeft, class Write>
 HWY_NOINLINE void multiply(const Extent& extent, Matrix<const float> left,
                            Matrix<const float> right, Matrix<float> result, Write write) {
@@ -116,19 +137,17 @@ HWY_NOINLINE void multiply(const Extent& extent, Matrix<const float> left,
   const hn::CappedTag<float, 8> d8;
   const auto lanes = int64_t(hn::Lanes(d));
   int64_t column = 0;
-  if constexpr (kManyRegisters) {
-    for (; column + 4 * lanes <= p.extent.columns; column += 4 * lanes) {
-      multiply_rows<kLeft, 4, 4>(d, p, 0, column, write);
-    }
+  for (; column + 4 * lanes <= p.extent.columns; column += 4 * lanes) {
+    multiply_rows<kLeft, kManyRegisters ? 4 : 3, 4, kManyRegisters ? 4 : 3>(d, p, 0, column, write);
   }
   for (; column + 2 * lanes <= p.extent.columns; column += 2 * lanes) {
-    multiply_rows<kLeft, kManyRegisters ? 8 : 6, 2>(d, p, 0, column, write);
+    multiply_rows<kLeft, kManyRegisters ? 8 : 6, 2, 2>(d, p, 0, column, write);
   }
   for (; column + lanes <= p.extent.columns; column += lanes) {
-    multiply_rows<kLeft, 8, 1>(d, p, 0, column, write);
+    multiply_rows<kLeft, 8, 1, 1>(d, p, 0, column, write);
   }
   for (; column < p.extent.columns; column += int64_t(hn::Lanes(d8))) {
-    multiply_rows<kLeft, 8, 1>(d8, p, 0, column, write);
+    multiply_rows<kLeft, 8, 1, 1>(d8, p, 0, column, write);
   }
 }
 
