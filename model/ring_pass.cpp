@@ -5,14 +5,8 @@
 namespace ringlet {
 
 RingPass::RingPass(Step& step, const HeadShape& shape, const Tensor& own_kv)
-    : step_(step), shape_(shape), own_kv_(own_kv) {
+    : step_(step), shape_(shape), own_kv_(own_kv), queries_(joined(step.pieces())) {
   inbox_ = {buffer("ring inboxes", own_kv.dtype), buffer("ring inboxes", own_kv.dtype)};
-}
-
-int RingPass::most_pieces() const {
-  int most = 0;
-  for (int owner = 0; owner < size(); ++owner) most = std::max(most, piece_count(owner));
-  return most;
 }
 
 Tensor RingPass::allocate(const char* region, Dtype dtype, int64_t rows) const {

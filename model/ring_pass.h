@@ -19,7 +19,7 @@ class RingPass {
   int rank() const { return step_.ring.rank(); }
   int owner_at(int hop) const { return (rank() - hop + size()) % size(); }
   int piece_count(int owner) const { return int(pieces_of(owner).size()); }
-  int most_pieces() const;  // of any rank
+  int most_pieces() const { return step_.layout.most_pieces(); }
   bool sees(int owner, int index) const { return step_.schedule.sees(rank(), owner, index); }
 
   /// A flat buffer for the keys and values of any rank, absent on a ring of one, and a piece in it.
@@ -56,11 +56,11 @@ class RingPass {
   /// and this rank's own from its last visitor in `home`, flat.
   Event start_sum_hop(int hop, int index, const Tensor& sum, const Tensor& inbox, const Tensor& home);
 
-  /// Calls body(attention step) for each piece of this rank's queries that sees the owner's piece of keys.
+  /// Calls body(attention step) for each run of this rank's queries, pieces that touch, that sees the owner's piece of keys.
   template <class Body>
   void for_each_query_piece(int owner, int index, const Body& body) const {
     const Piece& keys = pieces_of(owner)[index];
-    for (const Piece& queries : step_.pieces()) {
+    for (const Piece& queries : queries_) {
       if (!any_visible(step_.mask, queries, keys)) continue;
       body(AttentionStep{shape_, queries, keys, step_.first_visible});
     }
@@ -76,6 +76,7 @@ class RingPass {
   Step& step_;
   HeadShape shape_;
   Tensor own_kv_;
+  const std::vector<Piece> queries_;
   std::array<Tensor, 2> inbox_;
   Event arrived_;
 };

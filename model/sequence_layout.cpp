@@ -54,6 +54,23 @@ std::vector<Piece> striped_rank(int64_t length, int ring_size, int rank) {
   return {{rank, ring_size, 0, divide_up(length - rank, ring_size)}};
 }
 
+/// Cuts each piece, so that there are `count` or more: into equal parts of whole tiles; into smaller ones only where
+/// tiles mean nothing.
+void cut(std::vector<Piece>& pieces, int64_t count, bool in_tiles) {
+  if (pieces.empty()) return;
+  const int64_t parts = divide_up(count, std::ssize(pieces));
+  std::vector<Piece> result;
+  for (const Piece& piece : pieces) {
+    const int64_t even = std::max<int64_t>(divide_up(piece.row_count, std::max<int64_t>(parts, 1)), 1);
+    const int64_t rows = in_tiles || even > kTile ? whole_tiles(even) : even;
+    for (int64_t first = 0; first < piece.row_count; first += rows) {
+      result.push_back({piece.position(first), piece.stride, piece.first_row + first,
+                        std::min(rows, piece.row_count - first)});
+    }
+  }
+  pieces = std::move(result);
+}
+
 }  // namespace
 
 const char* name_of(Layout layout) { return kNames.at(size_t(layout)); }
@@ -90,8 +107,14 @@ int SequenceLayout::rank_of(int64_t position) const {
   CHECK(false, "no rank holds position ", position, " of ", length);
 }
 
-SequenceLayout make_layout(Layout layout, int64_t length, int ring_size) {
-  CHECK(length >= 1 && ring_size >= 1, "length ", length, ", ring size ", ring_size);
+int SequenceLayout::most_pieces() const {
+  size_t most = 0;
+  for (const std::vector<Piece>& pieces : ranks) most = std::max(most, pieces.size());
+  return int(most);
+}
+
+SequenceLayout make_layout(Layout layout, int64_t length, int ring_size, int pieces) {
+  CHECK(length >= 1 && ring_size >= 1 && pieces >= 0, "length ", length, ", ring size ", ring_size, ", pieces ", pieces);
   SequenceLayout result{length, {}, layout == Layout::contiguous ? kTile : 0};
   for (int rank = 0; rank < ring_size; ++rank) {
     switch (layout) {
@@ -104,6 +127,23 @@ SequenceLayout make_layout(Layout layout, int64_t length, int ring_size) {
       case Layout::striped:
         result.ranks.push_back(striped_rank(length, ring_size, rank));
         break;
+    }
+    if (ring_size > 1) cut(result.ranks.back(), pieces, result.reproducible());
+  }
+  return result;
+}
+
+std::vector<Piece> joined(std::span<const Piece> pieces) {
+  std::vector<Piece> result;
+  for (const Piece& piece : pieces) {
+    Piece* const last = result.empty() ? nullptr : &result.back();
+    const bool follows = last != nullptr && last->stride == piece.stride &&
+                         last->position(last->row_count) == piece.first_position &&
+                         last->first_row + last->row_count == piece.first_row;
+    if (follows) {
+      last->row_count += piece.row_count;
+    } else {
+      result.push_back(piece);
     }
   }
   return result;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -26,6 +27,7 @@ struct SequenceLayout {
   int ring_size() const { return int(ranks.size()); }
   int64_t rows(int rank) const;
   int64_t max_rows() const;
+  int most_pieces() const;  // of any rank
   /// The rank that holds a position.
   int rank_of(int64_t position) const;
   bool reproducible() const { return tile > 0; }
@@ -35,7 +37,12 @@ struct SequenceLayout {
 /// with tiles of 64.
 /// zigzag: 2R chunks, rank r holds chunks r and 2R - 1 - r: equal work under a causal mask (arXiv:2310.03294).
 /// striped: rank r holds positions r, r + R, ... (arXiv:2311.09431).
-SequenceLayout make_layout(Layout layout, int64_t length, int ring_size);
+/// pieces: on a ring of more than one, pieces are cut further until a rank holds about so many, as long as its rows
+/// allow it: less travels that nobody sees, for a message more each. 0: what the layout needs.
+SequenceLayout make_layout(Layout layout, int64_t length, int ring_size, int pieces = 0);
+
+/// The same rows in as few pieces as can be: those joined that follow each other without a gap.
+std::vector<Piece> joined(std::span<const Piece> pieces);
 
 /// Which positions a query may see: from first_visible(i) to i. Documents and a sliding window are the same fact.
 struct Mask {

@@ -49,6 +49,7 @@ struct Config {
     int64_t ring = 0;  // 0: all ranks; see ring_size()
     int64_t threads_per_rank = 0;  // 0: the cores, shared out (train/world.h)
     Layout layout = Layout::zigzag;
+    int64_t pieces = 0;  // 0: as many as the layout needs
     double timeout_seconds = 120;
     std::string link;  // emulated between the ranks; empty: none
     CommKind comm = CommKind::threads;
@@ -59,6 +60,7 @@ struct Config {
     static constexpr int64_t kVerifyOff = -1, kVerifyStart = 0;  // else: every so many steps
     int64_t verify = kVerifyStart;
     int64_t ring_size() const { return ring == 0 ? ranks : ring; }
+    SequenceLayout sequence_layout() const { return make_layout(layout, seq_len, int(ring_size()), int(pieces)); }
     std::filesystem::path path() const { return std::filesystem::path(folder) / name; }
   } run;
 

@@ -94,6 +94,7 @@ std::vector<ConfigKey> run_keys(Config::Run& run) {
       {"run.ring", IntegerKey{&run.ring, 0, 1024}},
       {"run.threads_per_rank", IntegerKey{&run.threads_per_rank, 0, 1024}},
       {"run.layout", choice(run.layout, kLayouts)},
+      {"run.pieces", IntegerKey{&run.pieces, 0, 256}},
       {"run.timeout_seconds", NumberKey{&run.timeout_seconds, 0.01, 1e6}},
       {"run.link", TextKey{&run.link}},
       {"run.comm", choice(run.comm, kComms)},

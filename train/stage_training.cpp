@@ -55,10 +55,7 @@ std::string stage_text(const Config& config, int64_t number) {
 RunEnd train_stages(std::span<const TrainingRun> stages, RankContext context, Comm& world,
                     const std::function<void(const TrainingRun&, const Trainer&)>& ended) {
   std::vector<SequenceLayout> layouts;
-  for (const TrainingRun& stage : stages) {
-    const Config::Run& run = stage.config.run;
-    layouts.push_back(make_layout(run.layout, run.seq_len, int(run.ring_size())));
-  }
+  for (const TrainingRun& stage : stages) layouts.push_back(stage.config.run.sequence_layout());
   std::unique_ptr<Trainer> trainer;
   RunEnd end = RunEnd::finished;
   for (size_t i = 0; i < stages.size() && end == RunEnd::finished; ++i) {

@@ -16,7 +16,7 @@ int threads_per_rank(const Config::Run& run) {
 }
 
 int64_t offload_bytes(const Config& config, int world_rank) {
-  const SequenceLayout layout = make_layout(config.run.layout, config.run.seq_len, int(config.run.ring_size()));
+  const SequenceLayout layout = config.run.sequence_layout();
   return BlockInputs::offloaded_bytes(config.gpt(1), layout.rows(world_rank % layout.ring_size()));
 }
 

@@ -60,7 +60,7 @@ void measure(const Config& config, Point& point) {
   const WindowReader windows(corpus, config.run.seq_len);
   const TrainingRun run{config,  config.gpt(corpus.vocabulary()), windows, nullptr, nullptr, nullptr, "", "", "",
                         nullptr, nullptr,                         nullptr};
-  const SequenceLayout layout = make_layout(config.run.layout, config.run.seq_len, int(config.run.ring_size()));
+  const SequenceLayout layout = config.run.sequence_layout();
   std::vector<std::vector<double>> waits_ms(size_t(config.run.ranks), std::vector<double>(size_t(config.train.steps)));
   std::vector<MetricsRecord> records;
   run_world(config, [&](RankContext context, Comm& world) {

@@ -51,10 +51,11 @@ TEST(PlanTest, BytesOfMemoryAndMessagesAreThoseOfTrainingOnEveryRank) {
           config.run.ring = ring;
           config.run.threads_per_rank = 1;
           config.train.batch_windows = ring < ranks ? 5 : 3;  // of two rings: three windows and two
+          config.run.pieces = policy == Recompute::none ? 6 : 0;
           config.memory.zero_stage = policy == Recompute::full || ring < ranks ? 2 : 1;
           config.memory.offload = policy == Recompute::full ? folder.path().string() : "";
           const MetricsRecord step = train_case(config).records.back();
-          const SequenceLayout layout = make_layout(config.run.layout, config.run.seq_len, int(ring));
+          const SequenceLayout layout = config.run.sequence_layout();
           for (int rank = 0; rank < ranks; ++rank) {
             const DryStep dry = DryRank({config, config.gpt(257)}, layout, rank).step();
             const std::string where = config.run.name + ' ' + name_of(policy) + ' ' +

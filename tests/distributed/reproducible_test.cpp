@@ -53,6 +53,8 @@ void expect_same_bits_on_every_ring(const HeadShape& shape, int64_t length,
                    << shape.kv_heads << " documents=" << mask.document_starts.size()
                    << " window=" << mask.window);
       expect_same_bits(attend_on_ring(c, Layout::contiguous, ring_size, make_backend), alone);
+      if (length < 200) continue;  // as many pieces as ever
+      expect_same_bits(attend_on_ring(c, Layout::contiguous, ring_size, make_backend, nullptr, 7), alone);
     }
   }
 }
@@ -103,6 +105,19 @@ TEST(ReproducibleTrafficTest, APieceTravelsAsFarAsItIsSeenAndItsSumStraightHome)
   EXPECT_EQ(sent_bytes(shape, layout, Mask{{0}, 65}), piece * (3 * 3 + 3));  // to the next rank only
   EXPECT_EQ(sent_bytes(shape, layout, Mask{{0}, 66}), 2 * piece * (3 * 3 + 3));
   EXPECT_EQ(sent_bytes(shape, layout, Mask{{0, 128, 256, 384}, 0}), 0);
+}
+
+// Four ranks of 512 rows; a window that reaches 64 positions back leaves all but the last piece where it is.
+TEST(ReproducibleTrafficTest, MorePiecesLeaveMoreOfABlockWhereItIs) {
+  const HeadShape shape{4, 2, 8};
+  const int64_t row = 2 * shape.kv_heads * shape.head_dim * int64_t(sizeof(float));
+  const Mask window{{0}, 65};
+  for (const auto& [pieces, rows] : {std::pair(0, 256), std::pair(4, 128), std::pair(8, 64), std::pair(99, 64)}) {
+    EXPECT_EQ(sent_bytes(shape, make_layout(Layout::contiguous, 2048, 4, pieces), window), row * rows * (3 * 3 + 3));
+  }
+  // In zigzag layout the seven bounds of eight chunks are crossed, but for the one inside of a rank.
+  const auto zigzag = [&](int pieces) { return sent_bytes(shape, make_layout(Layout::zigzag, 2048, 4, pieces), window); };
+  EXPECT_GT(zigzag(0), 3 * zigzag(8));
 }
 
 ModelCase model_case(int64_t kv_heads, int64_t length, const Mask& mask) {

@@ -102,6 +102,36 @@ TEST(TuneTest, EverySettingIsPlannedAsTheTrainerWouldRunIt) {
   EXPECT_EQ(splits.size(), 7u);  // rings of 4 and 2 in three layouts, a ring of one
 }
 
+// A window that reaches 63 tokens back needs little of a block: in more pieces less of it travels.
+TEST(TuneTest, TriesMorePiecesAHopWhereTheyAreFaster) {
+  Config config = causal_training(4);
+  config.run.seq_len = 4096;
+  const auto in_pieces = [](const Tuning& tuning) {
+    int64_t count = 0;
+    for (const TunedSetting& setting : tuning.settings) {
+      const bool more = setting.config.run.pieces > 0;
+      count += more ? 1 : 0;
+      EXPECT_EQ(more, std::ranges::any_of(setting.set, [](const std::string& set) { return set.starts_with("run.pieces="); }));
+      if (more) {
+        EXPECT_GE(setting.pieces, setting.config.run.pieces);
+      }
+    }
+    return count;
+  };
+  config.data.window = 64;
+  EXPECT_GE(in_pieces(tune_on(config, 1e6, 1e12)), 4);
+  const Tuning slow = tune_on(config, 1e6, 1e12);
+  const auto sent = [&](Layout layout, int64_t pieces) {
+    const auto found = std::ranges::find_if(slow.settings, [&](const TunedSetting& setting) {
+      return setting.config.run.layout == layout && setting.config.run.ring_size() == 4 && setting.config.run.pieces == pieces &&
+             setting.config.run.seq_len == 4096 && setting.change == Change::nothing;
+    });
+    return found == slow.settings.end() ? -1 : found->sent_bytes;
+  };
+  EXPECT_LT(sent(Layout::zigzag, 8), sent(Layout::zigzag, 0));
+  EXPECT_GT(sent(Layout::zigzag, 8), 0);
+}
+
 TEST(TuneTest, NamesTheLeastChangeThatHides) {
   Config config = causal_training(4);
   config.run.seq_len = 512;
@@ -133,7 +163,8 @@ TEST(TuneTest, WhatDoesNotFitStandsAtTheEndOrRecomputesMore) {
   for (const TunedSetting& setting : tuning.settings) {
     EXPECT_EQ(double(setting.peak_bytes) <= budget, setting.fits);
     const bool whole = setting.config.run.ring_size() == 4 && setting.config.run.seq_len == 2048 &&
-                       setting.config.run.layout == Layout::zigzag && setting.change == Change::nothing;
+                       setting.config.run.layout == Layout::zigzag && setting.config.run.pieces == 0 &&
+                       setting.change == Change::nothing;
     if (whole) {
       EXPECT_EQ(setting.set, std::vector<std::string>{"memory.recompute=selective"});
     }

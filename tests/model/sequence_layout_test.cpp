@@ -16,37 +16,45 @@ constexpr std::array kLayouts{Layout::contiguous, Layout::zigzag, Layout::stripe
 
 class EveryLayout : public testing::TestWithParam<std::tuple<Layout, int64_t, int>> {
  protected:
-  const SequenceLayout layout_ = std::apply(make_layout, GetParam());
+  SequenceLayout layout(int pieces) const {
+    const auto& [name, length, ring_size] = GetParam();
+    return make_layout(name, length, ring_size, pieces);
+  }
   const int64_t length_ = std::get<1>(GetParam());
 };
 
 TEST_P(EveryLayout, HoldsEveryPositionOnceInRowsWithoutGaps) {
-  EXPECT_EQ(layout_.ring_size(), std::get<2>(GetParam()));
-  EXPECT_EQ(layout_.length, length_);
-  std::vector<int> held(size_t(length_), 0);
-  int64_t most = 0;
-  for (int rank = 0; rank < layout_.ring_size(); ++rank) {
-    int64_t row = 0;
-    for (const Piece& piece : layout_.ranks[size_t(rank)]) {
-      EXPECT_GT(piece.row_count, 0);
-      EXPECT_EQ(piece.first_row, row);
-      row += piece.row_count;
-      for (int64_t i = 0; i < piece.row_count; ++i) ++held.at(size_t(piece.position(i)));
+  for (const int pieces : {0, 3, 16}) {
+    const SequenceLayout layout = this->layout(pieces);
+    EXPECT_EQ(layout.ring_size(), std::get<2>(GetParam()));
+    EXPECT_EQ(layout.length, length_);
+    std::vector<int> held(size_t(length_), 0);
+    int64_t most = 0;
+    for (int rank = 0; rank < layout.ring_size(); ++rank) {
+      int64_t row = 0;
+      for (const Piece& piece : layout.ranks[size_t(rank)]) {
+        EXPECT_GT(piece.row_count, 0);
+        EXPECT_EQ(piece.first_row, row);
+        row += piece.row_count;
+        for (int64_t i = 0; i < piece.row_count; ++i) ++held.at(size_t(piece.position(i)));
+      }
+      EXPECT_EQ(layout.rows(rank), row);
+      most = std::max(most, row);
     }
-    EXPECT_EQ(layout_.rows(rank), row);
-    most = std::max(most, row);
+    EXPECT_EQ(layout.max_rows(), most);
+    EXPECT_EQ(std::count(held.begin(), held.end(), 1), length_);
   }
-  EXPECT_EQ(layout_.max_rows(), most);
-  EXPECT_EQ(std::count(held.begin(), held.end(), 1), length_);
 }
 
 TEST_P(EveryLayout, KeepsPositionsOfARankAscending) {
-  for (const auto& pieces : layout_.ranks) {
-    int64_t last = -1;
-    for (const Piece& piece : pieces) {
-      EXPECT_GT(piece.first_position, last);
-      EXPECT_GE(piece.stride, 1);
-      last = piece.last_position();
+  for (const int count : {0, 3, 16}) {
+    for (const auto& pieces : layout(count).ranks) {
+      int64_t last = -1;
+      for (const Piece& piece : pieces) {
+        EXPECT_GT(piece.first_position, last);
+        EXPECT_GE(piece.stride, 1);
+        last = piece.last_position();
+      }
     }
   }
 }
@@ -56,10 +64,41 @@ INSTANTIATE_TEST_SUITE_P(LengthsAndRings, EveryLayout,
                                           testing::Values(1, 2, 7, 63, 64, 65, 127, 256, 1009),
                                           testing::Values(1, 2, 3, 4, 8, 13, 70)));
 
+TEST(Pieces, ThatTouchJoinToTheSameRows) {
+  for (const Layout name : kLayouts) {
+    for (const int64_t length : {1, 7, 65, 1009}) {
+      for (const int ring_size : {1, 2, 3, 8}) {
+        const SequenceLayout whole = make_layout(name, length, ring_size), cut = make_layout(name, length, ring_size, 16);
+        for (size_t rank = 0; rank < whole.ranks.size(); ++rank) {
+          EXPECT_EQ(joined(cut.ranks[rank]), joined(whole.ranks[rank]));
+          EXPECT_LE(joined(cut.ranks[rank]).size(), name == Layout::zigzag ? 2u : 1u);
+        }
+      }
+    }
+  }
+}
+
+TEST(Pieces, AreAsManyAsAskedWhereRowsAllowItAndOfWholeTilesWhereTheyAreLong) {
+  for (const Layout name : kLayouts) {
+    const SequenceLayout layout = make_layout(name, 8192, 4, 8);
+    EXPECT_EQ(layout.most_pieces(), 8) << name_of(name);
+    for (const std::vector<Piece>& rank : layout.ranks) {
+      EXPECT_EQ(rank.size(), 8u);
+      for (const Piece& piece : rank) EXPECT_EQ(piece.row_count, 256);
+    }
+    EXPECT_EQ(make_layout(name, 8192, 1, 8).ranks, make_layout(name, 8192, 1).ranks) << "nothing travels";
+    EXPECT_EQ(make_layout(name, 8192, 4, 1).ranks, make_layout(name, 8192, 4).ranks) << "no fewer than it needs";
+  }
+  EXPECT_EQ(make_layout(Layout::contiguous, 512, 2, 16).most_pieces(), 4);  // four tiles a rank
+  EXPECT_EQ(make_layout(Layout::striped, 10, 2, 16).most_pieces(), 5);      // five rows a rank
+  EXPECT_EQ(make_layout(Layout::zigzag, 1000, 3, 3).ranks[0],
+            (std::vector<Piece>{{0, 1, 0, 128}, {128, 1, 128, 39}, {834, 1, 167, 128}, {962, 1, 295, 38}}));
+}
+
 TEST(Contiguous, PiecesAreInOrderAndBeginAtMultiplesOf64) {
   for (const int64_t length : {1, 64, 65, 200, 1000, 4097}) {
     for (const int ring_size : {1, 2, 3, 5, 8}) {
-      const SequenceLayout layout = make_layout(Layout::contiguous, length, ring_size);
+      const SequenceLayout layout = make_layout(Layout::contiguous, length, ring_size, ring_size % 2 == 1 ? 7 : 0);
       EXPECT_EQ(layout.tile, 64);
       int64_t next = 0;
       for (const auto& pieces : layout.ranks) {

@@ -45,8 +45,8 @@ RingParts second_chunk_off_by_one() {
     for (size_t i = 1; i < pieces.size(); ++i) pieces[i].first_position += by;
     return pieces;
   };
-  parts.layout = [real = parts.layout, shifted](Layout kind, int64_t length, int ring_size) {
-    SequenceLayout layout = real(kind, length, ring_size);
+  parts.layout = [real = parts.layout, shifted](const RingSetup& setup, int64_t length) {
+    SequenceLayout layout = real(setup, length);
     for (std::vector<Piece>& pieces : layout.ranks) pieces = shifted(pieces, -1);
     return layout;
   };

@@ -139,9 +139,10 @@ RingAttentionCase random_attention(const HeadShape& shape, const Mask& mask, int
 }
 
 RingAttentionValues<float> attend_on_ring(const RingAttentionCase& c, Layout kind, int ring_size,
-                                          const MakeBackend& make_backend, Rounding stored) {
+                                          const MakeBackend& make_backend, Rounding stored,
+                                          int pieces) {
   RingAttentionValues<float> result(c);
-  const SequenceLayout layout = make_layout(kind, c.length, ring_size);
+  const SequenceLayout layout = make_layout(kind, c.length, ring_size, pieces);
   ThreadsOptions options;
   options.ranks = ring_size;
   run_ranks(options, [&](Comm& ring, Trace& trace) {

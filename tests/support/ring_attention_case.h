@@ -37,10 +37,10 @@ using Rounding = float (*)(float);
 
 /// Forward and backward through the ring of the product, ranks on threads.
 /// `stored`: what becomes of the output before the backward pass reads it, and of the gradients
-/// at the end; nullptr: nothing.
+/// at the end; nullptr: nothing. `pieces`: as of make_layout.
 RingAttentionValues<float> attend_on_ring(const RingAttentionCase& c, Layout layout, int ring_size,
                                           const MakeBackend& make_backend = plain_backend,
-                                          Rounding stored = nullptr);
+                                          Rounding stored = nullptr, int pieces = 0);
 
 /// The definition: dense softmax attention in double, position by position.
 RingAttentionValues<double> attend_densely(const RingAttentionCase& c);

@@ -96,13 +96,14 @@ TEST(RingPicture, SendsWhatTheTrainerSends) {
   for (const Layout layout : kLayouts) {
     for (const int64_t size : {2, 3, 5}) {
       for (const Mask& mask : masks) {
+        const int pieces = size == 5 ? 0 : 7;
         const std::vector<std::string> overrides{
-            "run.seq_len=700", "run.ranks=" + std::to_string(size), std::string("run.layout=") + name_of(layout),
+            "run.seq_len=700", "run.pieces=" + std::to_string(pieces), "run.ranks=" + std::to_string(size), std::string("run.layout=") + name_of(layout),
             "model.layers=3", "model.kv_heads=2"};
         const Config config = parse_config("", "a test", overrides);
         const DryRun run{config, config.gpt(257), mask};
         const HeadShape& heads = run.gpt.heads;
-        const RingPicture ring(layout, 700, int(size), mask);
+        const RingPicture ring(layout, 700, int(size), mask, pieces);
         for (int rank = 0; rank < size; ++rank) {
           const Traffic sent = DryRank(run, ring.layout, rank).step().traffic;
           const RingWork& work = ring.of_ranks()[size_t(rank)];

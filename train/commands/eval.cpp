@@ -69,8 +69,7 @@ EvalResult run_eval(const EvalOptions& options, const Config& config, const Chec
   if (options.windows > 0) result.windows = std::min(result.windows, options.windows);
   const GptConfig gpt_config = config.gpt(corpus.vocabulary());
   check_fits(checkpoint.info(), parameter_shapes(gpt_config));
-  const SequenceLayout layout =
-      make_layout(config.run.layout, config.run.seq_len, int(config.run.ring_size()));
+  const SequenceLayout layout = config.run.sequence_layout();
   const StepSettings settings = config.step_settings();
   run_world(config, [&](RankContext context, Comm& world) {
     Parameters parameters(gpt_config, context.device, {}, Parameters::Gradients::absent);

@@ -122,7 +122,9 @@ void explain(const ExplainOptions& options) {
   if (layouts.empty()) layouts = {Layout::contiguous, Layout::zigzag, Layout::striped};
   std::vector<RingPicture> pictures;
   pictures.reserve(layouts.size());
-  for (const Layout layout : layouts) pictures.emplace_back(layout, length, int(config.run.ring_size()), mask);
+  for (const Layout layout : layouts) {
+    pictures.emplace_back(layout, length, int(config.run.ring_size()), mask, int(config.run.pieces));
+  }
 
   const HeadShape heads = config.gpt(1).heads;
   const int64_t token_bytes =

@@ -14,10 +14,10 @@ RingWork& RingWork::operator+=(const RingWork& other) {
   return *this;
 }
 
-RingPicture::RingPicture(Layout layout_name, int64_t length, int size, const Mask& ring_mask)
+RingPicture::RingPicture(Layout layout_name, int64_t length, int size, const Mask& ring_mask, int pieces)
     : name(layout_name),
       mask(ring_mask),
-      layout(make_layout(layout_name, length, size)),
+      layout(make_layout(layout_name, length, size, pieces)),
       schedule(layout, mask),
       of_ranks_(size_t(size)),
       of_hops_(size_t(size)),

@@ -23,7 +23,7 @@ struct RingWork {
 /// schedule, the mask. Takes time for the ring's size squared, and memory for it in bits.
 class RingPicture {
  public:
-  RingPicture(Layout name, int64_t length, int ring_size, const Mask& mask);
+  RingPicture(Layout name, int64_t length, int ring_size, const Mask& mask, int pieces = 0);
 
   const Layout name;
   const Mask mask;

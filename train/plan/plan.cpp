@@ -22,10 +22,6 @@ constexpr int64_t kLeastChunk = 64;  // tokens; smaller products are slow
 constexpr int64_t kLongest = int64_t{1} << 31;
 constexpr int64_t kSlopeGrains = 64;  // where the slope of memory in T is taken
 
-SequenceLayout layout_of(const Config& config) {
-  return make_layout(config.run.layout, config.run.seq_len, int(config.run.ring_size()));
-}
-
 /// Tokens that a rank trains in a step.
 double tokens_of(const Config& config, const SequenceLayout& layout, int rank) {
   const int ring_size = layout.ring_size();
@@ -104,7 +100,7 @@ Plan plan_of_rank(const DryRun& run, int rank) {
   Plan plan;
   plan.every_rank = false;
   plan.tokens_per_step = run.config.run.seq_len * run.config.train.batch_windows;
-  const SequenceLayout layout = layout_of(run.config);
+  const SequenceLayout layout = run.config.run.sequence_layout();
   plan.ranks.push_back(DryRank(run, layout, rank).step());
   plan.flops = flops_of(run, layout, plan);
   return plan;
@@ -126,7 +122,7 @@ double Plan::bubble_percent() const {
 
 Plan make_plan(const DryRun& run, const Rates* rates, int threads_per_rank, int cores) {
   const Config& config = run.config;
-  const SequenceLayout layout = layout_of(config);
+  const SequenceLayout layout = config.run.sequence_layout();
   Plan plan;
   plan.every_rank = config.run.ranks <= kEveryRank;
   plan.tokens_per_step = config.run.seq_len * config.train.batch_windows;
@@ -177,7 +173,7 @@ Plan make_plan(const DryRun& run, const Rates* rates, int threads_per_rank, int 
 }
 
 int64_t peak_bytes(const DryRun& run) {
-  const SequenceLayout layout = layout_of(run.config);
+  const SequenceLayout layout = run.config.run.sequence_layout();
   int64_t peak = 0;
   for (const int rank : kinds_of_ranks(run.config, layout)) {
     peak = std::max(peak, dry_peak_bytes(run, layout, rank));

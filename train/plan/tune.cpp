@@ -1,8 +1,8 @@
 #include "train/plan/tune.h"
 
 #include <algorithm>
+#include <map>
 #include <mutex>
-#include <set>
 
 #include "train/quantile.h"
 #include "train/window_share.h"
@@ -14,6 +14,7 @@ namespace {
 constexpr int64_t kLongestTuned = int64_t{1} << 31;
 constexpr int kMeasuredSteps = 3;
 constexpr size_t kMostMeasured = 4;
+constexpr double kWorthMorePieces = 1.01;
 
 std::vector<int64_t> divisors_of(int64_t number) {
   std::vector<int64_t> divisors;
@@ -33,6 +34,7 @@ class Tuner {
   std::vector<TunedSetting> run() {
     add(config_);
     for (const Config& split : splits(config_)) add(split);
+    for (const Config& split : splits(config_)) add_pieces(split);
     for (const Config& fewer : fewer_kv_heads()) add(fewer);
     const auto found = [&] {
       return std::ranges::any_of(settings_, [](const TunedSetting& setting) {
@@ -71,6 +73,20 @@ class Tuner {
     return result;
   }
 
+  /// The same with blocks in more pieces, as long as that makes it faster.
+  void add_pieces(const Config& split) {
+    if (split.run.ring_size() == 1) return;
+    TunedSetting fastest = add(split);
+    for (const int64_t pieces : {4, 8, 16}) {
+      Config more = split;
+      more.run.pieces = pieces;
+      if (more.run.sequence_layout().most_pieces() <= fastest.pieces) continue;
+      const TunedSetting setting = planned(more);
+      if (setting.tokens_per_second < kWorthMorePieces * fastest.tokens_per_second) return;
+      settings_.push_back(fastest = setting);
+    }
+  }
+
   std::vector<Config> fewer_kv_heads() const {
     std::vector<Config> result;
     for (const Config& split : splits(config_)) {
@@ -84,9 +100,14 @@ class Tuner {
     return result;
   }
 
-  void add(const Config& config) {
+  const TunedSetting& add(const Config& config) {
+    const auto [place, is_new] = seen_.try_emplace(changed_settings(config_, config), settings_.size());
+    if (is_new) settings_.push_back(planned(config));
+    return settings_[place->second];
+  }
+
+  TunedSetting planned(const Config& config) const {
     TunedSetting setting{.config = config, .gpt = gpt_, .set = changed_settings(config_, config)};
-    if (!seen_.insert(setting.set).second) return;
     setting.gpt.heads.kv_heads = config.model.kv_heads;
     setting.change = config.model.kv_heads != config_.model.kv_heads             ? Change::model
                      : config.run.seq_len != config_.run.seq_len                 ? Change::context
@@ -97,13 +118,14 @@ class Tuner {
     const Plan plan = setting.fits ? make_plan(run, &rates_, threads_, cores_) : make_plan(run);
     setting.peak_bytes = plan.fullest().peak_bytes;
     setting.rows = plan.fullest().rows;
+    setting.pieces = setting.config.run.sequence_layout().most_pieces();
     if (setting.fits) {
       setting.sent_bytes = plan.most_sent_bytes();
       setting.step_seconds = plan.step_seconds;
       setting.tokens_per_second = double(plan.tokens_per_step) / plan.step_seconds;
       setting.bubble_percent = plan.bubble_percent();
     }
-    settings_.push_back(std::move(setting));
+    return setting;
   }
 
   /// The config's own where it fits; cheaper on memory where it does not. What "auto" finds by itself needs no --set.
@@ -129,7 +151,7 @@ class Tuner {
   double budget_bytes_;
   int threads_, cores_;
   std::vector<TunedSetting> settings_;
-  std::set<std::vector<std::string>> seen_;
+  std::map<std::vector<std::string>, size_t> seen_;  // in settings_, by what differs from the config
 };
 
 }  // namespace
@@ -151,7 +173,7 @@ Tuning tune(const Config& config, const GptConfig& gpt, const Rates& rates, doub
 MeasuredSteps measure_steps(const TunedSetting& setting) {
   const Config& config = setting.config;
   const DryRun run{config, setting.gpt, Mask{{0}, config.data.window}};
-  const SequenceLayout layout = make_layout(config.run.layout, config.run.seq_len, int(config.run.ring_size()));
+  const SequenceLayout layout = config.run.sequence_layout();
   const int64_t rings = config.run.ranks / config.run.ring_size();
   MeasuredSteps measured;
   std::mutex mutex;

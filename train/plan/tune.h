@@ -19,6 +19,7 @@ struct TunedSetting {
   Change change = Change::nothing;
   std::vector<std::string> set;  // what differs from the config, as --set takes it
   int64_t rows = 0;              // tokens of a window that the fullest rank holds
+  int pieces = 0;                // most of a rank: messages that its keys and values make in a hop
   int64_t peak_bytes = 0;        // of the fullest rank
   bool fits = false;             // then also:
   int64_t sent_bytes = 0;        // in a step, by the rank that sends most
@@ -35,8 +36,8 @@ struct Tuning {
   const TunedSetting* first_hidden() const;
 };
 
-/// Plans every way to share a config's ranks out over rings, in every layout, and fewer KV heads where keys and values
-/// travel; if none of these is hidden without another model, windows twice as long, and again, as long as any fits. A policy
+/// Plans every way to share a config's ranks out over rings, in every layout, with fewer KV heads where keys and values
+/// travel, and in more pieces a hop where those are faster; if none of these is hidden without another model, windows twice as long, and again, as long as any fits. A policy
 /// that recomputes more, and smaller chunks, where the config's own do not fit. More windows a step where the rings could not
 /// share them evenly. Windows of one document each.
 /// threads_per_rank, cores: as of make_plan.

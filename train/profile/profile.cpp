@@ -8,7 +8,7 @@ namespace ringlet {
 Profile record_profile(const Config& config, const GptConfig& gpt, const WindowReader& windows, const ProfileSteps& steps,
                        const std::function<bool()>& stop_requested) {
   CHECK(steps.measured >= 1 && steps.warmup >= 1, steps.measured, " steps after ", steps.warmup);
-  const SequenceLayout layout = make_layout(config.run.layout, config.run.seq_len, int(config.run.ring_size()));
+  const SequenceLayout layout = config.run.sequence_layout();
   const TrainingRun run{config, gpt, windows, nullptr, nullptr, nullptr, {}, {}, {}, stop_requested, {}, {}};
   std::vector<std::unique_ptr<RankRecorder>> recorders(static_cast<size_t>(config.run.ranks));
   TransferLogs logs;

@@ -155,7 +155,7 @@ PlannedCell plan_cell(const CellWork& work, int64_t seq_len, int64_t ranks) {
       const double flops = published_peak_flops(devices.rates_name());
       if (flops > 0) cell.peak_gflops = 1e-9 * flops * cell.cores;
     }
-    const SequenceLayout layout = make_layout(run.layout, seq_len, int(run.ring_size()));
+    const SequenceLayout layout = run.sequence_layout();
     cell.tokens_per_rank = double(layout.max_rows());
     for (int rank = 0; rank < layout.ring_size(); ++rank) {
       if (layout.rows(rank) > 0) continue;

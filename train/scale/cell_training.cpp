@@ -90,7 +90,7 @@ Measured train_steps(const Config& config, const GptConfig& gpt, const MadeUpTex
   const WindowReader windows(corpus, config.run.seq_len);
   const TrainingRun run{config, gpt, windows, nullptr, nullptr, nullptr, corpus.fingerprint(),
                         corpus.tokenizer_name(), corpus.tokenizer_hash(), nullptr, nullptr, nullptr};
-  const SequenceLayout layout = make_layout(config.run.layout, config.run.seq_len, int(config.run.ring_size()));
+  const SequenceLayout layout = config.run.sequence_layout();
   const auto ranks = size_t(config.run.ranks);
   Measured measured;  // ranks write their own places
   measured.attention_ms = measured.ring_wait_ms = std::vector<double>(ranks);

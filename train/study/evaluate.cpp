@@ -101,7 +101,7 @@ VariantEvaluation evaluate_variant(const Checkpoint& checkpoint, const Config& c
   const int64_t windows = windows_of(reader.plan(), text.tokens());
   const GptConfig gpt_config = config.gpt(corpus.vocabulary());
   check_fits(checkpoint.info(), parameter_shapes(gpt_config));
-  const SequenceLayout layout = make_layout(config.run.layout, length, int(config.run.ring_size()));
+  const SequenceLayout layout = config.run.sequence_layout();
   const StepSettings settings = config.step_settings();
   std::optional<VariantEvaluation> result;
   run_world(config, [&](RankContext context, Comm& world) {

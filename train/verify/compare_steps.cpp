@@ -42,7 +42,7 @@ class Comparison {
              const StepValues& expected)
       : problem_(problem),
         setup_(setup),
-        layout_(make_layout(setup.layout, problem.length(), setup.ring_size)),
+        layout_(setup.sequence_layout(problem.length())),
         actual_(actual.values),
         step_(actual),
         expected_(expected),

@@ -29,9 +29,8 @@ class RankStep {
         watch_(watch),
         context_(context),
         world_(world),
-        pieces_(make_layout(setup.layout, problem.length(), setup.ring_size)
-                    .ranks[size_t(context.ring.rank())]),
-        layout_(parts.layout(setup.layout, problem.length(), setup.ring_size)),
+        pieces_(setup.sequence_layout(problem.length()).ranks[size_t(context.ring.rank())]),
+        layout_(parts.layout(setup, problem.length())),
         settings_(setup.settings),
         parameters_(problem.gpt, context.device, {world.rank(), world.size()}, setup.gradients),
         gpt_(parameters_),
@@ -135,8 +134,7 @@ class RankStep {
 
   void train(StepValues& values, std::vector<Deviation>& own_samples) {
     AttentionWatch watcher(context_.device, context_.trace, problem_.gpt, pieces_);
-    const SequenceLayout held =
-        make_layout(setup_.layout, problem_.length(), setup_.ring_size);
+    const SequenceLayout held = setup_.sequence_layout(problem_.length());
     SpotCheck samples(context_.device, context_.ring, context_.trace, problem_.gpt, held, {});
     const bool everything = watch_ == Watch::everything;
     size_t next = 0;
@@ -220,7 +218,7 @@ RingParts real_parts(int threads_per_rank) {
   };
   parts.ring = [](std::unique_ptr<Comm> ring) { return ring; };
   parts.world = [](std::unique_ptr<Comm> world) { return world; };
-  parts.layout = make_layout;
+  parts.layout = &RingSetup::sequence_layout;
   parts.batch = rows_of;
   parts.rules = [](const Batch&) { return StepRules{}; };
   return parts;

@@ -21,7 +21,9 @@ struct RingSetup {
   int rings = 1;  // data-parallel: window i goes to ring i % rings
   StepSettings settings;
   Parameters::Gradients gradients = Parameters::Gradients::present;
+  int pieces = 0;  // as of make_layout
   int ranks() const { return ring_size * rings; }
+  SequenceLayout sequence_layout(int64_t length) const { return make_layout(layout, length, ring_size, pieces); }
 };
 
 /// What a step on the ring is made of. These are the real parts; a test that gives a wrong one must see it caught.
@@ -30,7 +32,7 @@ struct RingParts {
   RankMemory* memory = nullptr;  // of the threads; must outlive the step; absent: the host's
   std::function<std::unique_ptr<Comm>(std::unique_ptr<Comm> ring)> ring;
   std::function<std::unique_ptr<Comm>(std::unique_ptr<Comm> world)> world;
-  std::function<SequenceLayout(Layout, int64_t length, int ring_size)> layout;
+  std::function<SequenceLayout(const RingSetup&, int64_t length)> layout;
   /// The rows of a window that `pieces` stand for.
   std::function<Batch(const VerifyWindow& window, std::span<const Piece> pieces)> batch;
   /// Rules of this rank, which holds these rows.

@@ -61,7 +61,7 @@ void for_each_setup(const VerifyMatrix& matrix, const VerifyCase& described, int
       if (world.rings != rings) continue;
       for (const Recompute policy : matrix.policies) {
         VerifyCase one = described;
-        one.setup = {layout, world.ring_size, world.rings, small_chunks(policy), world.gradients};
+        one.setup = {layout, world.ring_size, world.rings, small_chunks(policy), world.gradients, world.pieces};
         try {
           body(one);
         } catch (const Error& error) {
@@ -86,8 +86,8 @@ VerifyMatrix full_matrix(Dtype dtype) {
                   VerifyMask::documents_and_window, VerifyMask::packed};
   matrix.lengths = {5, 61, 64, 129, 257};
   matrix.layouts = {Layout::contiguous, Layout::zigzag, Layout::striped};
-  constexpr auto kInTurns = Parameters::Gradients::in_turns;
-  matrix.worlds = {{1, 1}, {2, 1}, {3, 1}, {4, 1}, {8, 1}, {2, 2}, {4, 1, kInTurns}, {2, 2, kInTurns}};
+  constexpr auto kPresent = Parameters::Gradients::present, kInTurns = Parameters::Gradients::in_turns;
+  matrix.worlds = {{1, 1}, {2, 1}, {3, 1}, {4, 1}, {8, 1}, {2, 2}, {4, 1, kInTurns}, {2, 2, kInTurns}, {3, 1, kPresent, 6}};
   matrix.policies = {Recompute::none, Recompute::selective, Recompute::full};
   return matrix;
 }
@@ -124,8 +124,9 @@ const char* name_of(VerifyAgainst against) {
 std::string VerifyCase::name() const {
   const std::string rings = setup.rings > 1 ? fmt::format("{}x", setup.rings) : "";
   const char* const zero = setup.gradients == Parameters::Gradients::in_turns ? " ZeRO-2" : "";
-  return fmt::format("{} R={}{} T={} {} {} {}{}", name_of(setup.layout), rings, setup.ring_size, length,
-                     model, name_of(mask), name_of(setup.settings.recompute), zero);
+  const std::string pieces = setup.pieces > 0 ? fmt::format(" in {} pieces", setup.pieces) : "";
+  return fmt::format("{} R={}{} T={} {} {} {}{}{}", name_of(setup.layout), rings, setup.ring_size, length,
+                     model, name_of(mask), name_of(setup.settings.recompute), zero, pieces);
 }
 
 bool VerifyCase::passed() const { return std::ranges::all_of(deviations, &Deviation::passed); }

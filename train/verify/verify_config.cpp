@@ -22,7 +22,7 @@ constexpr double kCautiousFlops = 1.5e10;    // per second and core, f32, the ri
 VerifyMatrix::World own_world(const Config& config) {
   const Config::Run& run = config.run;
   const int rings = run.ranks > run.ring_size() ? 2 : 1;
-  return {int(std::min<int64_t>(run.ring_size(), kMostThreads / rings)), rings, config.gradients()};
+  return {int(std::min<int64_t>(run.ring_size(), kMostThreads / rings)), rings, config.gradients(), int(run.pieces)};
 }
 
 /// "a ring of 4", and which world it stands for where that is another.
@@ -115,7 +115,7 @@ OwnSizeCheck verify_own_size(const Config& config, int64_t vocabulary, const Rin
   const VerifyProblem problem = make_problem(gpt, config.run.seq_len, world.rings, mask,
                                              config.data.window, uint64_t(config.run.seed));
   VerifyCase result{model_name(gpt), mask, config.run.seq_len,
-                    {config.run.layout, world.ring_size, world.rings, settings, world.gradients},
+                    {config.run.layout, world.ring_size, world.rings, settings, world.gradients, world.pieces},
                     VerifyAgainst::samples, {}};
   const RingStep actual = ring_step(problem, result.setup, parts, Watch::samples);
   result.deviations = sampled_deviations(actual);
