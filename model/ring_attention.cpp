@@ -16,7 +16,7 @@ struct Backward {
   /// Adds to dq; sets `sum`, or adds to it, what piece `index` of the keys and values in hand gets from this rank's
   /// queries, some of which see it.
   void compute(int owner, int index, const Tensor& in_hand, Write write, const Tensor& sum) {
-    ring.for_each_query_piece(owner, index, [&](const AttentionStep& pair) {
+    ring.for_each_query_run(owner, index, [&](const AttentionStep& pair) {
       step.device.attention_backward(pair, q, ring.piece(in_hand, owner, index), gradient, dq, write, sum);
       write = Write::add;
     });
@@ -118,7 +118,7 @@ void ring_attention_forward(Step& step, const HeadShape& shape, const Tensor& q,
     const Tensor in_hand = ring.take_kv(hop);
     const int owner = ring.owner_at(hop);
     for (int index = ring.piece_count(owner) - 1; index >= 0; --index) {
-      ring.for_each_query_piece(owner, index, [&](const AttentionStep& pair) {
+      ring.for_each_query_run(owner, index, [&](const AttentionStep& pair) {
         step.device.attention_forward(pair, q, ring.piece(in_hand, owner, index), state);
       });
     }

@@ -54,14 +54,14 @@ std::vector<Piece> striped_rank(int64_t length, int ring_size, int rank) {
   return {{rank, ring_size, 0, divide_up(length - rank, ring_size)}};
 }
 
-/// Cuts each piece, so that there are `count` or more: into equal parts of whole tiles; into smaller ones only where
-/// tiles mean nothing.
+/// Cuts each piece into equal parts, of whole tiles where they are longer than one or have to be, for `count` in all, or
+/// about as many.
 void cut(std::vector<Piece>& pieces, int64_t count, bool in_tiles) {
   if (pieces.empty()) return;
   const int64_t parts = divide_up(count, std::ssize(pieces));
   std::vector<Piece> result;
   for (const Piece& piece : pieces) {
-    const int64_t even = std::max<int64_t>(divide_up(piece.row_count, std::max<int64_t>(parts, 1)), 1);
+    const int64_t even = divide_up(piece.row_count, parts);
     const int64_t rows = in_tiles || even > kTile ? whole_tiles(even) : even;
     for (int64_t first = 0; first < piece.row_count; first += rows) {
       result.push_back({piece.position(first), piece.stride, piece.first_row + first,
@@ -128,7 +128,7 @@ SequenceLayout make_layout(Layout layout, int64_t length, int ring_size, int pie
         result.ranks.push_back(striped_rank(length, ring_size, rank));
         break;
     }
-    if (ring_size > 1) cut(result.ranks.back(), pieces, result.reproducible());
+    if (ring_size > 1 && pieces > 0) cut(result.ranks.back(), pieces, result.reproducible());
   }
   return result;
 }

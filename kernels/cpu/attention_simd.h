@@ -57,11 +57,18 @@ struct RescaleAndAdd {  // result = result * factor[row] + product
   }
 };
 
-/// sum += factor * the vector at `from`, read by the multiply-add itself where it can: an instruction fewer.
-template <class D, class V = hn::Vec<D>>
-HWY_INLINE void add_product(D d, V factor, const float* from, V& sum) {
+// Blocks four vectors wide: where registers are few, a multiply-add has to read one of the four by itself.
 #if HWY_TARGET == HWY_AVX2
-  (void)d;  // a compiler that sees the vector read more than once would hold it, and spill another one
+inline constexpr bool kWideBlocks = true;
+#else
+inline constexpr bool kWideBlocks = kManyRegisters;
+#endif
+
+/// sum += factor * the vector at `from`, on AVX2 in one instruction: a compiler that sees the vector read more than once
+/// would hold it, and spill another one. AddressSanitizer does not see into assembly.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE void add_product([[maybe_unused]] D d, V factor, const float* from, V& sum) {
+#if HWY_TARGET == HWY_AVX2 && !defined(__SANITIZE_ADDRESS__)
   asm("vfmadd231ps %2, %1, %0" : "+x"(sum.raw) : "x"(factor.raw), "m"(*reinterpret_cast<const __m256_u*>(from)));
 #else
   sum = hn::MulAdd(factor, hn::LoadU(d, from), sum);
@@ -114,8 +121,8 @@ HWY_INLINE void multiply_block(D d, const Product& p, int64_t row, int64_t colum
   }
 }
 
-/// All rows from `row`, in blocks of kRows, then of fewer, which still hide the latency of the multiply-add where four
-/// rows of two vectors do, or two of four.
+/// All rows from `row`, in blocks of kRows, then of fewer: eight sums still hide the latency of the multiply-add, so four
+/// rows that are left go as 2 + 2, not as 3 + 1.
 template <Left kLeft, int kRows, int kVectors, int kHeld, class D, class Write>
 HWY_INLINE void multiply_rows(D d, const Product& p, int64_t row, int64_t column, Write write) {
   for (; row + kRows <= p.extent.rows && !(kRows == 3 && row + 4 == p.extent.rows); row += kRows) {
@@ -137,8 +144,10 @@ HWY_NOINLINE void multiply(const Extent& extent, Matrix<const float> left,
   const hn::CappedTag<float, 8> d8;
   const auto lanes = int64_t(hn::Lanes(d));
   int64_t column = 0;
-  for (; column + 4 * lanes <= p.extent.columns; column += 4 * lanes) {
-    multiply_rows<kLeft, kManyRegisters ? 4 : 3, 4, kManyRegisters ? 4 : 3>(d, p, 0, column, write);
+  if constexpr (kWideBlocks) {
+    for (; column + 4 * lanes <= p.extent.columns; column += 4 * lanes) {
+      multiply_rows<kLeft, kManyRegisters ? 4 : 3, 4, kManyRegisters ? 4 : 3>(d, p, 0, column, write);
+    }
   }
   for (; column + 2 * lanes <= p.extent.columns; column += 2 * lanes) {
     multiply_rows<kLeft, kManyRegisters ? 8 : 6, 2, 2>(d, p, 0, column, write);

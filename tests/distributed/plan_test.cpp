@@ -52,12 +52,14 @@ TEST(PlanTest, BytesOfMemoryAndMessagesAreThoseOfTrainingOnEveryRank) {
           config.run.threads_per_rank = 1;
           config.train.batch_windows = ring < ranks ? 5 : 3;  // of two rings: three windows and two
           config.run.pieces = policy == Recompute::none ? 6 : 0;
+          config.data.window = policy == Recompute::none ? 40 : 0;
           config.memory.zero_stage = policy == Recompute::full || ring < ranks ? 2 : 1;
           config.memory.offload = policy == Recompute::full ? folder.path().string() : "";
           const MetricsRecord step = train_case(config).records.back();
           const SequenceLayout layout = config.run.sequence_layout();
           for (int rank = 0; rank < ranks; ++rank) {
-            const DryStep dry = DryRank({config, config.gpt(257)}, layout, rank).step();
+            const DryRun run{config, config.gpt(257), Mask{{0}, config.data.window}};
+            const DryStep dry = DryRank(run, layout, rank).step();
             const std::string where = config.run.name + ' ' + name_of(policy) + ' ' +
                                       std::to_string(rank) + '/' + std::to_string(ring) + '/' +
                                       std::to_string(ranks);

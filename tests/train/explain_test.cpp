@@ -98,8 +98,8 @@ TEST(RingPicture, SendsWhatTheTrainerSends) {
       for (const Mask& mask : masks) {
         const int pieces = size == 5 ? 0 : 7;
         const std::vector<std::string> overrides{
-            "run.seq_len=700", "run.pieces=" + std::to_string(pieces), "run.ranks=" + std::to_string(size), std::string("run.layout=") + name_of(layout),
-            "model.layers=3", "model.kv_heads=2"};
+            "run.seq_len=700", "run.ranks=" + std::to_string(size), std::string("run.layout=") + name_of(layout),
+            "run.pieces=" + std::to_string(pieces), "model.layers=3", "model.kv_heads=2"};
         const Config config = parse_config("", "a test", overrides);
         const DryRun run{config, config.gpt(257), mask};
         const HeadShape& heads = run.gpt.heads;
@@ -150,6 +150,8 @@ TEST(RingText, DrawsWhoHoldsAndSeesWhat) {
   const std::vector<RingPicture> striped{RingPicture(Layout::striped, 4096, 4, Mask{})};
   EXPECT_THAT(to_text(striped, 0), HasSubstr("the first  01230123"));
   const std::vector<RingPicture> contiguous{RingPicture(Layout::contiguous, 65, 4, Mask{})};
+  const std::vector<RingPicture> cut{RingPicture(Layout::striped, 4096, 4, Mask{}, 7)};
+  EXPECT_THAT(to_text(cut, 0), HasSubstr("1, 5, .. 4093"));  // whole, however many pieces
   const std::string short_text = to_text(contiguous, 0);
   EXPECT_THAT(short_text, HasSubstr("2: nothing"));
   EXPECT_THAT(short_text, HasSubstr("2 of 4 ranks hold nothing"));

@@ -108,6 +108,7 @@ class Findings {
     nlohmann::ordered_json json{{"layout", name_of(done.setup.layout)},
                                 {"ring", done.setup.ring_size},
                                 {"rings", done.setup.rings},
+                                {"pieces", done.setup.pieces},
                                 {"seq_len", done.length},
                                 {"model", done.model},
                                 {"mask", name_of(done.mask)},
@@ -153,7 +154,7 @@ VerifyMatrix matrix_of(const VerifyOptions& options, const Config& config) {
         throw UsageError(fmt::format("a ring of {} ranks cannot be verified", ranks),
                          fmt::format("choose 1 to {}, as in --ranks 1,2,4", kMostRanks));
       }
-      matrix.worlds.push_back({int(ranks), 1});
+      matrix.worlds.push_back({.ring_size = int(ranks), .pieces = ranks > 1 ? int(config.run.pieces) : 0});
     }
   }
   if (!options.lengths.empty()) matrix.lengths = options.lengths;

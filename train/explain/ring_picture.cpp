@@ -19,9 +19,11 @@ RingPicture::RingPicture(Layout layout_name, int64_t length, int size, const Mas
       mask(ring_mask),
       layout(make_layout(layout_name, length, size, pieces)),
       schedule(layout, mask),
+      runs_(layout.ranks.size()),
       of_ranks_(size_t(size)),
       of_hops_(size_t(size)),
       largest_pairs_(size_t(size)) {
+  std::ranges::transform(layout.ranks, runs_.begin(), [](const std::vector<Piece>& held) { return joined(held); });
   for (int rank = 0; rank < size; ++rank) {
     for (int hop = 0; hop < size; ++hop) {
       const RingWork here = work(rank, hop);
@@ -39,7 +41,7 @@ RingWork RingPicture::work(int rank, int hop) const {
   const std::vector<Piece>& block = layout.ranks[size_t(owner)];
   for (int index = 0; index < int(block.size()); ++index) {
     const Piece& keys = block[size_t(index)];
-    for (const Piece& queries : layout.ranks[size_t(rank)]) {
+    for (const Piece& queries : runs_[size_t(rank)]) {
       const int64_t pairs = queries.row_count * keys.row_count;
       sum.block_pairs += pairs;
       if (any_visible(mask, queries, keys)) {

@@ -20,7 +20,7 @@ struct RingWork {
 };
 
 /// What every rank of a ring does, hop by hop, by the functions of which the trainer's own ring is made: the layout, the
-/// schedule, the mask. Takes time for the ring's size squared, and memory for it in bits.
+/// schedule, the mask. Takes time for the ring's size squared times its pieces, and memory for it in bits.
 class RingPicture {
  public:
   RingPicture(Layout name, int64_t length, int ring_size, const Mask& mask, int pieces = 0);
@@ -52,6 +52,7 @@ class RingPicture {
   int64_t held(int rank, int64_t begin, int64_t end) const;
 
  private:
+  std::vector<std::vector<Piece>> runs_;  // of each rank's queries
   std::vector<RingWork> of_ranks_, of_hops_;
   std::vector<int64_t> largest_pairs_;  // by hop
   RingWork in_all_;

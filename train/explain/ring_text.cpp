@@ -140,16 +140,9 @@ std::string hop_table(const RingPicture& picture) {
 /// "0-511, 3584-4095" or "0, 4, .. 4092".
 std::string holdings(const std::vector<Piece>& pieces) {
   std::string text;
-  int64_t begin = 0;
-  for (size_t i = 0; i < pieces.size(); ++i) {
-    const Piece& piece = pieces[i];
-    const int64_t last = piece.last_position();
-    if (piece.stride > 1 && piece.row_count > 2) {
-      return fmt::format("{}, {}, .. {}", piece.first_position, piece.position(1), last);
-    }
-    const bool touches = i > 0 && pieces[i - 1].last_position() + 1 == piece.first_position;
-    if (!touches) begin = piece.first_position;
-    if (i + 1 < pieces.size() && last + 1 == pieces[i + 1].first_position) continue;
+  for (const Piece& piece : joined(pieces)) {
+    const int64_t begin = piece.first_position, last = piece.last_position();
+    if (piece.stride > 1 && piece.row_count > 2) return fmt::format("{}, {}, .. {}", begin, piece.position(1), last);
     const char* between = piece.stride > 1 ? ", " : "-";
     text += (text.empty() ? "" : ", ") + (begin == last ? fmt::format("{}", begin) : fmt::format("{}{}{}", begin, between, last));
   }

@@ -82,7 +82,7 @@ class Tuner {
       more.run.pieces = pieces;
       if (more.run.sequence_layout().most_pieces() <= fastest.pieces) continue;
       const TunedSetting setting = planned(more);
-      if (setting.tokens_per_second < kWorthMorePieces * fastest.tokens_per_second) return;
+      if (!setting.fits || setting.tokens_per_second < kWorthMorePieces * fastest.tokens_per_second) return;
       settings_.push_back(fastest = setting);
     }
   }

@@ -37,9 +37,9 @@ struct Tuning {
 };
 
 /// Plans every way to share a config's ranks out over rings, in every layout, with fewer KV heads where keys and values
-/// travel, and in more pieces a hop where those are faster; if none of these is hidden without another model, windows twice as long, and again, as long as any fits. A policy
-/// that recomputes more, and smaller chunks, where the config's own do not fit. More windows a step where the rings could not
-/// share them evenly. Windows of one document each.
+/// travel, and in more pieces a hop where those are faster; if none of these is hidden without another model, windows
+/// twice as long, and again, as long as any fits. A policy that recomputes more, and smaller chunks, where the config's own
+/// do not fit. More windows a step where the rings could not share them evenly. Windows of one document each.
 /// threads_per_rank, cores: as of make_plan.
 Tuning tune(const Config& config, const GptConfig& gpt, const Rates& rates, double budget_bytes, int threads_per_rank,
             int cores);

@@ -32,7 +32,8 @@ std::string memory_text(const TunedSetting& setting) {
 std::vector<std::string> row_of(const TunedSetting& setting, double budget_bytes) {
   const Config& config = setting.config;
   std::vector<std::string> row{split_text(config), ringlet::name_of(config.run.layout), std::to_string(config.run.seq_len),
-                               std::to_string(setting.rows), std::to_string(setting.pieces), std::to_string(config.train.batch_windows),
+                               std::to_string(setting.rows), std::to_string(setting.pieces),
+                               std::to_string(config.train.batch_windows),
                                std::to_string(setting.gpt.heads.kv_heads), memory_text(setting)};
   if (setting.fits) {
     const double ms = 1e3 * setting.step_seconds;
@@ -121,7 +122,8 @@ nlohmann::ordered_json to_json(const Tuning& tuning, const Rates& rates, const s
     nlohmann::ordered_json one{{"set", setting.set}, {"changes", name_of(setting.change)}, {"ring", config.run.ring_size()},
                                {"rings", config.run.ranks / config.run.ring_size()},
                                {"layout", ringlet::name_of(config.run.layout)}, {"seq_len", config.run.seq_len},
-                               {"tokens_per_rank", setting.rows}, {"pieces", setting.pieces}, {"batch_windows", config.train.batch_windows},
+                               {"tokens_per_rank", setting.rows}, {"pieces", setting.pieces},
+                               {"batch_windows", config.train.batch_windows},
                                {"kv_heads", setting.gpt.heads.kv_heads},
                                {"recompute", ringlet::name_of(config.memory.recompute)},
                                {"mlp_chunk", config.memory.mlp_chunk}, {"head_chunk", config.memory.head_chunk},

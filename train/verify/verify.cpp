@@ -87,7 +87,7 @@ VerifyMatrix full_matrix(Dtype dtype) {
   matrix.lengths = {5, 61, 64, 129, 257};
   matrix.layouts = {Layout::contiguous, Layout::zigzag, Layout::striped};
   constexpr auto kPresent = Parameters::Gradients::present, kInTurns = Parameters::Gradients::in_turns;
-  matrix.worlds = {{1, 1}, {2, 1}, {3, 1}, {4, 1}, {8, 1}, {2, 2}, {4, 1, kInTurns}, {2, 2, kInTurns}, {3, 1, kPresent, 6}};
+  matrix.worlds = {{1, 1}, {2, 1}, {3, 1}, {4, 1}, {8, 1}, {2, 2}, {4, 1, kInTurns}, {2, 2, kInTurns}, {2, 1, kPresent, 6}};
   matrix.policies = {Recompute::none, Recompute::selective, Recompute::full};
   return matrix;
 }

@@ -36,7 +36,7 @@ struct VerifyMatrix {
 
 /// Everything: MHA, GQA, MQA (with QK-norm and an untied head among them), the masks, lengths that are odd, prime,
 /// shorter than the ring and not divisible by it, the three layouts, rings of 1, 2, 3, 4, 8 and two rings of two,
-/// ZeRO-2 on a ring of four and two rings of two, a ring of three whose blocks travel in six pieces, all policies.
+/// ZeRO-2 on a ring of four and two rings of two, a ring of two whose blocks travel in about six pieces, all policies.
 /// In bf16 with head_dims that tensor cores serve, and one that they do not.
 VerifyMatrix full_matrix(Dtype dtype = Dtype::f32);
 /// Seconds instead of minutes: one length, one policy, fewer rings.

@@ -22,7 +22,8 @@ constexpr double kCautiousFlops = 1.5e10;    // per second and core, f32, the ri
 VerifyMatrix::World own_world(const Config& config) {
   const Config::Run& run = config.run;
   const int rings = run.ranks > run.ring_size() ? 2 : 1;
-  return {int(std::min<int64_t>(run.ring_size(), kMostThreads / rings)), rings, config.gradients(), int(run.pieces)};
+  return {int(std::min<int64_t>(run.ring_size(), kMostThreads / rings)), rings, config.gradients(),
+          run.ring_size() > 1 ? int(run.pieces) : 0};
 }
 
 /// "a ring of 4", and which world it stands for where that is another.
@@ -78,6 +79,8 @@ VerifyMatrix start_matrix(const Config& config) {
   matrix.layouts = {config.run.layout};
   if (config.memory.recompute != Recompute::automatic) matrix.policies = {config.memory.recompute};
   matrix.lengths = {61, 193};
+  // Contiguous pieces are whole tiles of 64: three for each of up to four ranks.
+  if (config.run.pieces > 2) matrix.lengths.push_back(64 * 3 * std::min<int64_t>(config.run.ring_size(), 4) + 1);
   return matrix;
 }
 
