@@ -3,7 +3,12 @@
 # out, and said.
 set(programs ringlet)
 if(RINGLET_TESTS)
-  list(APPEND programs cuda_tests cuda_training_tests gpu_bench)
+  list(APPEND programs cuda_tests cuda_training_tests gpu_bench kernels_tests rings)
+  foreach(program operations steps)  # need Google Benchmark
+    if(TARGET ${program})
+      list(APPEND programs ${program})
+    endif()
+  endforeach()
 endif()
 
 # Build trees have the same path: nothing is rewritten later, and no padding names the folder one stands in.
@@ -29,8 +34,9 @@ install(DIRECTORY configs/ DESTINATION configs)
 install(FILES README.md DESTINATION .)
 if(RINGLET_TESTS)
   install(PROGRAMS tests/gpu/run.sh DESTINATION tests/gpu)
-  install(FILES tests/peers/gpu_torch.py DESTINATION tests/peers)
-  install(FILES tests/bench/gpu_tables.py DESTINATION tests/bench)
+  install(FILES tests/peers/gpu_torch.py tests/peers/train_torch.py DESTINATION tests/peers)
+  install(PROGRAMS tests/bench/run.sh DESTINATION tests/bench)
+  install(FILES tests/bench/gpu_tables.py tests/bench/speed_tables.py DESTINATION tests/bench)
 endif()
 
 list(TRANSFORM built REPLACE "(.+)" "$<TARGET_FILE:\\1>" OUTPUT_VARIABLE built_files)

@@ -3,6 +3,7 @@
 # carry the folder that cmake --install makes.
 #   tests/gpu/run.sh OUT [tests|sanitizer|verify|offload|use|profile|scale|nccl|bench|steps|peers ...]      without names: all of them
 #   tests/gpu/run.sh OUT long                                          one step of 1,048,576 tokens
+#   tests/gpu/run.sh OUT cpu                                           the processor: tests and speed of its own kernels
 #   tests/gpu/run.sh OUT quick                                         tests, verify, offload and a short bench
 # Programs (ringlet, libringlet_cuda.so, cuda_tests, cuda_training_tests, gpu_bench) are looked for in
 # $RINGLET_BIN, bin (of an installed folder), build/cuda/bin, build/tests/bin; other libraries of theirs (libfmt) in ../lib, seen from
@@ -10,7 +11,7 @@
 # last lines say how each part ended.
 set -uo pipefail
 
-[ $# -ge 1 ] || { sed -n '2,11p' "$0" >&2; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,12p' "$0" >&2; exit 2; }
 out=$(realpath -m "$1")
 shift
 cd "$(dirname "$0")/../.." || exit
@@ -316,9 +317,20 @@ run_steps() {
 run_long() {
   train_steps 1048576 50304 selective 1 && grep -o -E '"(step_ms|tokens_per_second)":[^,]*' "$out/steps/1048576-50304-selective.jsonl"
 }
+# The processor there may have vectors that the one of the build lacks: the tests of the kernels for it, and their speed on two
+# of its cores, in OUT/cpu.md.
+run_cpu() {
+  local folder cores failed=0
+  folder=$(dirname "$ringlet")
+  lscpu | grep -E 'Model name|^CPU\(s\)|Thread|L[123]'
+  "$folder/kernels_tests" --gtest_brief=1 || failed=1
+  cores=$(lscpu -p=CPU,CORE | grep -v '^#' | sort -t, -k2 -n -u | head -n 2 | cut -d, -f1 | paste -sd,)
+  RINGLET_BIN=$folder taskset -c "$cores" bash tests/bench/run.sh --quick "$out/cpu.md" || failed=1
+  return $failed
+}
 sanitizer=$(PATH=$PATH:/usr/local/cuda/bin command -v compute-sanitizer)
 export -f start_shards run_tests run_sanitizer run_verify run_offload run_use run_profile run_scale
-export -f train_steps run_steps run_long
+export -f train_steps run_steps run_long run_cpu
 export -f run_nccl train_tiny train_processes expect_end same_losses
 export out tests training_tests ringlet sanitizer
 
@@ -346,6 +358,8 @@ for name in $parts; do
       else missing steps "ringlet was not built"; fi ;;
     long) if [ -n "$ringlet" ]; then part long 400 bash -c run_long; tail -n 12 "$out/long.log"
       else missing long "ringlet was not built"; fi ;;
+    cpu) if [ -n "$ringlet" ]; then part cpu 600 bash -c run_cpu; cat "$out/cpu.log"
+      else missing cpu "ringlet was not built"; fi ;;
     bench) # shellcheck disable=SC2086  # a word or nothing
       if [ -n "$bench" ]; then part bench 240 "$bench" "$out" $bench_options ${BENCH_PARTS:-}; cat "$out/bench.log"
       else missing bench "gpu_bench was not built"; fi ;;
