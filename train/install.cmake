@@ -17,6 +17,10 @@ set_target_properties(${programs} PROPERTIES INSTALL_RPATH "$ORIGIN/../lib" BUIL
 foreach(program ${programs})
   target_link_options(${program} PRIVATE LINKER:--disable-new-dtags)
 endforeach()
+if(RINGLET_TESTS AND TARGET operations AND OPENBLAS)  # the library that was found, of several by that name
+  get_filename_component(openblas_folder ${OPENBLAS} DIRECTORY)
+  set_target_properties(operations PROPERTIES INSTALL_RPATH "$ORIGIN/../lib;${openblas_folder}")
+endif()
 set(built ${programs})
 if(TARGET ringlet_cuda)
   # CUDA's libraries are the other machine's: RUNPATH, so that LD_LIBRARY_PATH goes first.

@@ -4,7 +4,10 @@
 # cores; --quick leaves out T = 32,768 and growth beyond 16,384: ten minutes.
 #   tests/bench/run.sh [--quick] [FILE]
 # With RINGLET_BIN=FOLDER it measures the programs there (operations, rings, steps, ringlet), and builds and installs nothing.
+# BENCH_RAW: the folder for what the tables are made of, instead of build/bench. BENCH_SECONDS: at least so long a short step is
+# repeated, instead of 15.
 set -euo pipefail
+[ -z "${RINGLET_BIN:-}" ] || RINGLET_BIN=$(realpath "$RINGLET_BIN")
 cd "$(dirname "$0")/../.."
 
 lengths="2048 8192 32768" growth=1k,2k,4k,8k,16k,32k,64k
@@ -13,7 +16,7 @@ if [ "${1:-}" = --quick ]; then
   shift
 fi
 file=${1:-tests/bench/results/speed.md}
-raw=build/bench
+raw=${BENCH_RAW:-build/bench}
 mkdir -p "$raw" "$(dirname "$file")"
 
 if [ -z "${RINGLET_BIN:-}" ]; then
@@ -38,7 +41,7 @@ rm -f "$raw"/steps-*.json "$raw/torch.jsonl"
 for length in $lengths; do
   for who in one_rank_of_two_threads two_ranks_zigzag two_ranks_contiguous; do  # a process each: peak memory
     if [ "$who" = two_ranks_contiguous ] && [ "$length" -ne 8192 ]; then continue; fi
-    "$bin/steps" --benchmark_filter="$who/T:$length/" --benchmark_min_time=$((length > 8192 ? 1 : 15)) \
+    "$bin/steps" --benchmark_filter="$who/T:$length/" --benchmark_min_time=$((length > 8192 ? 1 : ${BENCH_SECONDS:-15})) \
       --benchmark_out="$raw/steps-$length-$who.json" --benchmark_out_format=json
   done
   for attention in naive sdpa tiled; do
@@ -51,5 +54,5 @@ for length in $lengths; do
 done
 rm -rf "$raw/growth"
 "$bin/ringlet" scale configs/quickstart.toml --seq-len "$growth" --ranks 1 -o "$raw/growth"
-/usr/bin/python3 tests/bench/speed_tables.py "$raw" >"$file"
+python3 tests/bench/speed_tables.py "$raw" >"$file"
 cat "$file"

@@ -37,6 +37,19 @@ TEST(VerifyConfigTest, AWorldIsCutToSixteenRanksAndTheLineSaysSo) {
   EXPECT_THAT(plain, HasSubstr("on a ring of 3 equal"));
 }
 
+TEST(VerifyConfigTest, PiecesAreVerifiedWhereARankHasEnoughTiles) {
+  for (const char* const layout : {"contiguous", "zigzag", "striped"}) {
+    const Config config = config_with({"run.ranks=3", "run.pieces=9", std::string("run.layout=") + layout});
+    const VerifyMatrix matrix = start_matrix(config);
+    EXPECT_EQ(matrix.worlds.front().pieces, 9);
+    EXPECT_GT(make_layout(config.run.layout, matrix.lengths.back(), 3, 9).most_pieces(), 2) << layout;
+    EXPECT_THAT(verify_start(config, real_parts()), HasSubstr("on a ring of 3 equal"));
+  }
+  const VerifyMatrix alone = start_matrix(config_with({"run.pieces=9"}));
+  EXPECT_EQ(alone.worlds.front().pieces, 0);
+  EXPECT_THAT(alone.lengths, ElementsAre(61, 193));
+}
+
 TEST(VerifyConfigTest, TheOwnSizeIsLeftOutWhenItWouldTakeTooMuch) {
   const Config config = config_with({"run.seq_len=64", "run.ranks=2", "model.width=64"});
   const auto result = [&](OwnSizeBudget budget) {

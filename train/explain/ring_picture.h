@@ -12,7 +12,7 @@ namespace ringlet {
 struct RingWork {
   int64_t pairs = 0;            // of a query and a key that it sees: the work
   int64_t block_pairs = 0;      // of a query and a key at all
-  int64_t skipped_pairs = 0;    // of those: in pieces that see nothing of each other, never computed
+  int64_t skipped_pairs = 0;    // of those: in runs of queries that see nothing of a piece of keys, never computed
   int64_t kv_tokens = 0;        // whose keys and values move on to the next rank: forward, and once more backward
   int64_t gradient_tokens = 0;  // whose dK and dV move on, or home
 

@@ -182,7 +182,7 @@ std::string rank_table(const RingPicture& picture) {
 std::string totals(const RingPicture& picture, int64_t token_bytes) {
   const RingWork& all = picture.in_all();
   return fmt::format(
-      "  visible: {} pairs, {:.1f} % of T x T; {:.1f} % skipped: pieces that see nothing of each other\n"
+      "  visible: {} pairs, {:.1f} % of T x T; {:.1f} % skipped: queries that see nothing of a piece\n"
       "  largest work over mean {:.2f}, time {:.2f}\n"
       "  sent: {} forward, {} backward\n",
       count_text(all.pairs, 10'000'000'000), percent(all.pairs, all.block_pairs),

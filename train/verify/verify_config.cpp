@@ -79,8 +79,10 @@ VerifyMatrix start_matrix(const Config& config) {
   matrix.layouts = {config.run.layout};
   if (config.memory.recompute != Recompute::automatic) matrix.policies = {config.memory.recompute};
   matrix.lengths = {61, 193};
-  // Contiguous pieces are whole tiles of 64: three for each of up to four ranks.
-  if (config.run.pieces > 2) matrix.lengths.push_back(64 * 3 * std::min<int64_t>(config.run.ring_size(), 4) + 1);
+  // Contiguous pieces are whole tiles of 64: three for each rank.
+  if (const VerifyMatrix::World own = own_world(config); own.pieces > 2) {
+    matrix.lengths.push_back(128 * std::min(own.ring_size, 8) + 1);
+  }
   return matrix;
 }
 
