@@ -70,15 +70,15 @@ TEST(RingAttentionOrderTest, HoldsWhenTheDeviceRunsLate) {
 }
 
 TEST(RingAttentionOrderTest, HoldsInMorePiecesAHop) {
-  for (const Layout layout : {Layout::contiguous, Layout::zigzag, Layout::striped}) {
-    for (const int ring_size : {2, 3, 5}) {
-      for (const int64_t length : {7, 257, 1000}) {
-        for (const int pieces : {3, 8}) {
-          SCOPED_TRACE(testing::Message() << name_of(layout) << " R=" << ring_size << " T=" << length << " in " << pieces);
-          for (const Mask& mask : masks_for(length)) {
-            const RingAttentionCase c = random_attention({4, 2, 8}, mask, length);
-            expect_equal(attend_on_ring(c, layout, ring_size, late_backend, nullptr, pieces), attend_densely(c));
-          }
+  for (const int64_t length : {7, 400}) {
+    for (const Mask& mask : masks_for(length)) {
+      const RingAttentionCase c = random_attention({4, 2, 8}, mask, length);
+      const RingAttentionValues<double> expected = attend_densely(c);
+      for (const Layout layout : {Layout::contiguous, Layout::zigzag, Layout::striped}) {
+        for (const int ring_size : {2, 3}) {
+          SCOPED_TRACE(testing::Message() << name_of(layout) << " R=" << ring_size << " T=" << length << " documents="
+                                          << mask.document_starts.size() << " window=" << mask.window);
+          expect_equal(attend_on_ring(c, layout, ring_size, late_backend, nullptr, 8), expected);
         }
       }
     }
