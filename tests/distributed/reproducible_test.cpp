@@ -53,7 +53,7 @@ void expect_same_bits_on_every_ring(const HeadShape& shape, int64_t length,
                    << shape.kv_heads << " documents=" << mask.document_starts.size()
                    << " window=" << mask.window);
       expect_same_bits(attend_on_ring(c, Layout::contiguous, ring_size, make_backend), alone);
-      if (length < 500) continue;  // as many pieces as ever
+      if (length != 513 || ring_size > 3) continue;  // enough tiles a rank for more pieces; once is enough
       expect_same_bits(attend_on_ring(c, Layout::contiguous, ring_size, make_backend, nullptr, 7), alone);
     }
   }
