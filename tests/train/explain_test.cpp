@@ -105,7 +105,7 @@ TEST(RingPicture, SendsWhatTheTrainerSends) {
         const HeadShape& heads = run.gpt.heads;
         const RingPicture ring(layout, 700, int(size), mask, pieces);
         for (int rank = 0; rank < size; ++rank) {
-          const Traffic sent = DryRank(run, ring.layout, rank).step().traffic;
+          const Traffic sent = DryRank(run, config.run.sequence_layout(), rank).step().traffic;
           const RingWork& work = ring.of_ranks()[size_t(rank)];
           EXPECT_EQ(3 * (2 * work.kv_tokens + work.gradient_tokens) * 2 * heads.kv_heads * heads.head_dim * 4,
                     sent.exchange_bytes)
