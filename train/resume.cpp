@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "train/config_keys.h"
+#include "train/plan/memory_choice.h"
 #include "train/plan/plan.h"
 #include "train/stages.h"
 
@@ -105,6 +106,7 @@ void say_skipped(const std::vector<Skipped>& skipped, const Say& say) {
 std::optional<Config::Memory> memory_as_before(const Config& config, const Config& earlier,
                                                const GptConfig& gpt) {
   Config same = config;
+  same.memory.zero_stage = std::max(config.memory.zero_stage, earlier.memory.zero_stage);
   same.memory.recompute = earlier.memory.recompute;
   same.memory.head_chunk = earlier.memory.head_chunk;
   same.memory.mlp_chunk = earlier.memory.mlp_chunk;
@@ -163,8 +165,10 @@ Config with_earlier_memory(const Config& config, const GptConfig& gpt) {
        ++number) {
     const Config alone = stage_config(config, number);
     if (alone.memory.recompute != Recompute::automatic) continue;
-    if (const auto memory = memory_as_before(alone, stage_config(earlier, number), gpt))
+    if (const auto memory = memory_as_before(alone, stage_config(earlier, number), gpt)) {
       set_memory(same, number, *memory);
+      same.memory.zero_stage = memory->zero_stage;
+    }
   }
   return same;
 }

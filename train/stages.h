@@ -17,7 +17,7 @@ int64_t stage_count(const Config& config);
 /// that each stage has an order of windows of its own.
 Config stage_config(const Config& config, int64_t number);
 
-/// Gives stage `number` (or the config without stages) the policy and chunks of `memory`.
+/// Gives stage `number` the policy and chunks of `memory`, a config without stages all of it.
 void set_memory(Config& config, int64_t number, const Config::Memory& memory);
 
 /// Does any stage leave its policy to "auto"?

@@ -5,6 +5,7 @@
 #include "kernels/check.h"
 #include "tests/support/flat_rates.h"
 #include "tests/support/training_case.h"
+#include "train/plan/memory_choice.h"
 #include "train/plan/paper.h"
 #include "train/plan/plan.h"
 #include "train/resume.h"
@@ -190,6 +191,35 @@ TEST(PlanTest, AutoLowersChunksBeforeItRecomputesMore) {
   EXPECT_EQ(resolved_recompute(config, gpt).memory.recompute, Recompute::full);
 }
 
+// Gradients are sharded where that saves recomputation, and only there.
+TEST(PlanTest, AutoShardsGradientsBeforeItRecomputesMore) {
+  Config config = causal_training("", 4);
+  config.run.seq_len = 4096;
+  config.model.layers = 6;
+  config.memory = {.recompute = Recompute::automatic, .head_chunk = 64, .mlp_chunk = 64};
+  const GptConfig gpt = config.gpt(257);
+  const auto peak = [&](Recompute policy, int64_t zero_stage) {
+    return peak_with(config, gpt, {.recompute = policy, .zero_stage = zero_stage, .head_chunk = 64, .mlp_chunk = 64});
+  };
+  const auto chosen = [&](int64_t budget) {
+    config.memory.arena_bytes = budget;
+    const Config::Memory memory = resolved_recompute(config, gpt).memory;
+    return std::pair(memory.recompute, memory.zero_stage);
+  };
+  for (const Recompute policy : {Recompute::none, Recompute::selective, Recompute::full}) {
+    ASSERT_LT(peak(policy, 2), peak(policy, 1));
+    EXPECT_EQ(chosen(peak(policy, 1)), std::pair(policy, int64_t{1}));
+    EXPECT_EQ(chosen(peak(policy, 1) - 1), std::pair(policy, int64_t{2}));
+    EXPECT_EQ(chosen(peak(policy, 2)), std::pair(policy, int64_t{2}));
+  }
+  config.memory.arena_bytes = peak(Recompute::full, 2) - 1;
+  EXPECT_THROW(resolved_recompute(config, gpt), Error);
+  EXPECT_EQ(smallest_memory({config, gpt}).zero_stage, 2);
+  config.run.ranks = config.run.ring = 1;  // nobody to share with
+  config.memory.arena_bytes = peak(Recompute::full, 1) - 1;
+  EXPECT_THROW(resolved_recompute(config, gpt), Error);
+}
+
 // What "auto" found when a run began stays, or a resumed run would have other bits.
 TEST(PlanTest, AutoStaysWithWhatARunBeganWith) {
   const TemporaryFolder folder;
@@ -199,11 +229,13 @@ TEST(PlanTest, AutoStaysWithWhatARunBeganWith) {
   const GptConfig gpt = config.gpt(257);
   EXPECT_EQ(to_toml(with_earlier_memory(config, gpt)), to_toml(config));  // it has not begun
   Config began = config;
-  began.memory = {.recompute = Recompute::selective, .head_chunk = 128, .mlp_chunk = 256, .arena_bytes = 1 << 21};
+  began.memory = {.recompute = Recompute::selective, .zero_stage = 2, .head_chunk = 128, .mlp_chunk = 256,
+                  .arena_bytes = 1 << 21};
   RunFolder(config.run.path(), RunStart::fresh).write_config(to_toml(began));
   const Config resumed = with_earlier_memory(config, gpt);
   EXPECT_EQ(changed_settings(config, resumed),
-            (std::vector<std::string>{"memory.recompute=selective", "memory.head_chunk=128", "memory.mlp_chunk=256"}));
+            (std::vector<std::string>{"memory.recompute=selective", "memory.zero_stage=2", "memory.head_chunk=128",
+                                      "memory.mlp_chunk=256"}));
   config.memory.mlp_chunk = 128;  // asked for since
   EXPECT_EQ(with_earlier_memory(config, gpt).memory.recompute, Recompute::automatic);
   config.memory.mlp_chunk = 1024;

@@ -12,6 +12,7 @@
 #include "train/plan/calibration.h"
 #include "train/plan/corpus_windows.h"
 #include "train/plan/device_profiles.h"
+#include "train/plan/memory_choice.h"
 #include "train/plan/paper.h"
 #include "train/plan/plan_text.h"
 #include "train/plan/stage_needs.h"
@@ -77,8 +78,11 @@ int64_t fixed_bytes(const DryStep& step) {
   return bytes;
 }
 
-void check_budget(const Plan& plan, double budget_bytes) {
-  const int64_t fixed = fixed_bytes(plan.fullest());
+void check_budget(const DryRun& run, const Plan& plan, double budget_bytes) {
+  if (budget_bytes >= double(fixed_bytes(plan.fullest()))) return;
+  Config smallest = run.config;
+  smallest.memory = smallest_memory(run);
+  const int64_t fixed = fixed_bytes(make_plan({smallest, run.gpt, run.mask}).fullest());
   if (budget_bytes >= double(fixed)) return;
   throw Error(fmt::format("a budget of {} a rank is below the weights, their gradients and moments: {}",
                           human_bytes(budget_bytes), human_bytes(double(fixed))),
@@ -196,7 +200,7 @@ struct Outcome {
 
 std::string fit_text(const Subject& subject, const DryRun& run, const Outcome& outcome) {
   if (outcome.fits()) return "fits";
-  const std::optional<Config::Memory> memory = cheapest_memory(run, outcome.budget_bytes);
+  const auto memory = cheapest_memory_with_offload(run, outcome.budget_bytes);
   if (!memory) return "does not fit with any policy; more ranks on the ring make it smaller";
   return fmt::format("does not fit; --set {} does",
                      fmt::join(memory_changes(subject.config, *memory, subject.number), " --set "));
@@ -223,8 +227,8 @@ void print_text(const PlanOptions& options, const Subject& subject, const DryRun
       name_of(config.run.layout), config.run.ranks, config.run.ranks == 1 ? "" : "s",
       config.run.ring_size(), name_of(config.memory.recompute),
       subject.automatic
-          ? fmt::format(" in chunks of {} (MLP) and {} (head) tokens (chosen for the budget)",
-                        config.memory.mlp_chunk, config.memory.head_chunk)
+          ? fmt::format(" in chunks of {} (MLP) and {} (head) tokens, ZeRO-{} (chosen for the budget)",
+                        config.memory.mlp_chunk, config.memory.head_chunk, config.memory.zero_stage)
           : "");
   fmt::print("{}\n", memory_text(run, plan, rates));
   fmt::print("budget {} a rank: {}\n\n", human_bytes(outcome.budget_bytes),
@@ -289,7 +293,7 @@ void plan_command(const PlanOptions& options) {
   const DryRun run{subject.config, subject.gpt, Mask{{0}, subject.config.data.window}};
   const auto [threads, cores] = workers_of(options, subject.config);
   Outcome outcome{make_plan(run, rates, threads, cores), {}, budget, {}};
-  check_budget(outcome.plan, budget);
+  check_budget(run, outcome.plan, budget);
   outcome.knobs = knobs_of(run, outcome.plan, options.max_context ? budget : 0);
   if (options.max_context && outcome.longest_context() == 0) {
     throw Error(fmt::format("not even T = 1024 fits into {} a rank", human_bytes(budget)),

@@ -16,7 +16,7 @@
 #include "train/devices.h"
 #include "train/files.h"
 #include "train/machine.h"
-#include "train/plan/plan.h"
+#include "train/plan/memory_choice.h"
 #include "train/profile/overlap.h"
 #include "train/profile/profile.h"
 #include "train/profile/trace_file.h"

@@ -9,6 +9,7 @@
 #include "train/console.h"
 #include "train/devices.h"
 #include "train/machine.h"
+#include "train/plan/memory_choice.h"
 #include "train/plan/plan.h"
 #include "train/report/study_report.h"
 #include "train/scale/cell_run.h"
@@ -80,8 +81,8 @@ StudySettings settings_of(const ScaleOptions& options, const CellWork& work) {
 int64_t longest_length(const CellWork& work, int64_t ranks) {
   try {
     Config config = cell_config(work, 1024, ranks);
-    if (config.memory.recompute == Recompute::automatic) config.memory = smallest_memory(config.memory);
     const DryRun run{config, config.gpt(work.vocabulary), Mask{{0}, config.data.window}};
+    if (config.memory.recompute == Recompute::automatic) config.memory = smallest_memory(run);
     return std::max<int64_t>(1024, longest_context(run, budget_bytes(config)));
   } catch (const Error&) {
     return 1024;

@@ -14,6 +14,7 @@
 #include "train/devices.h"
 #include "train/machine.h"
 #include "train/nccl_world.h"
+#include "train/plan/memory_choice.h"
 #include "train/plan/prediction.h"
 #include "train/rank_process.h"
 #include "train/resume.h"
@@ -80,7 +81,7 @@ void say_start(Console& console, const Config& config, const RunData& data,
       over_stages(stages,
                   [](const Config& one) { return fmt::format("{:.4g}", one.model.rope_base); })));
   console.say(fmt::format(
-      "{} tokens a window in {} layout on {} of {} rank{} ({}, {}), {} a step, recompute {}",
+      "{} tokens a window in {} layout on {} of {} rank{} ({}, {}), {} a step, recompute {}, ZeRO-{}",
       over_stages(stages, [](const Config& one) { return fmt::format("{}", one.run.seq_len); }),
       name_of(run.layout), run.ring_size() == run.ranks ? "one ring" : "rings", run.ring_size(),
       run.ring_size() == 1 ? "" : "s", devices.name(), name_of(gpt.dtype),
@@ -90,7 +91,8 @@ void say_start(Console& console, const Config& config, const RunData& data,
                                        one.train.batch_windows == 1 ? "" : "s");
                   }),
       over_stages(stages,
-                  [](const Config& one) { return std::string(name_of(one.memory.recompute)); })));
+                  [](const Config& one) { return std::string(name_of(one.memory.recompute)); }),
+      config.memory.zero_stage));
   std::vector<int64_t> windows;
   for (const StageParts& stage : stages) windows.push_back(stage.windows.plan().window_count());
   console.say(fmt::format("corpus {}: {} tokens in {} documents, {} windows", data.corpus.path(),

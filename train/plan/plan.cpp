@@ -18,7 +18,6 @@ namespace ringlet {
 namespace {
 
 constexpr int64_t kGrain = 1024;
-constexpr int64_t kLeastChunk = 64;  // tokens; smaller products are slow
 constexpr int64_t kLongest = int64_t{1} << 31;
 constexpr int64_t kSlopeGrains = 64;  // where the slope of memory in T is taken
 
@@ -38,33 +37,6 @@ std::vector<int> kinds_of_ranks(const Config& config, const SequenceLayout& layo
     if (seen.insert({layout.rows(rank % ring_size), tokens_of(config, layout, rank)}).second) ranks.insert(rank);
   }
   return {ranks.begin(), ranks.end()};
-}
-
-/// A chunk's own size and the powers of two below it, largest first.
-std::vector<int64_t> chunk_sizes(int64_t configured) {
-  std::vector<int64_t> sizes{configured};
-  for (auto size = int64_t(std::bit_floor(uint64_t(std::max<int64_t>(1, configured - 1)))); size >= kLeastChunk; size /= 2) {
-    sizes.push_back(size);
-  }
-  return sizes;
-}
-
-/// Lowers the chunks of the config no further than the budget asks. False: the smallest do not fit either.
-bool fit_chunks(Config& config, const DryRun& run, double budget_bytes) {
-  const auto fits = [&] { return double(peak_bytes({config, run.gpt, run.mask})) <= budget_bytes; };
-  if (fits()) return true;
-  const Config::Memory configured = config.memory, smallest = smallest_memory(configured);
-  config.memory.head_chunk = smallest.head_chunk;
-  config.memory.mlp_chunk = smallest.mlp_chunk;
-  if (!fits()) return false;
-  // They are never in use together: what fits beside the other's smallest fits beside any of its that fits.
-  for (int64_t Config::Memory::*chunk : {&Config::Memory::head_chunk, &Config::Memory::mlp_chunk}) {
-    for (const int64_t size : chunk_sizes(configured.*chunk)) {
-      config.memory.*chunk = size;
-      if (fits()) break;
-    }
-  }
-  return true;
 }
 
 StepFlops flops_of(const DryRun& run, const SequenceLayout& layout, const Plan& plan) {
@@ -200,56 +172,6 @@ int64_t longest_context(const DryRun& run, double budget_bytes) {
     guess = beside > good && beside < bad ? beside : good + (bad - good) / 2;
   }
   return good * kGrain;
-}
-
-Config::Memory smallest_memory(Config::Memory memory) {
-  memory.recompute = Recompute::full;
-  memory.head_chunk = chunk_sizes(memory.head_chunk).back();
-  memory.mlp_chunk = chunk_sizes(memory.mlp_chunk).back();
-  return memory;
-}
-
-std::optional<Config::Memory> cheapest_memory(const DryRun& run, double budget_bytes) {
-  Config config = run.config;
-  for (const Recompute policy : {Recompute::none, Recompute::selective, Recompute::full}) {
-    config.memory = run.config.memory;
-    config.memory.recompute = policy;
-    if (fit_chunks(config, run, budget_bytes)) return config.memory;
-  }
-  return {};
-}
-
-double budget_bytes(const Config& config) {
-  if (config.memory.arena_bytes > 0) return double(config.memory.arena_bytes);
-  if (config.run.device == DeviceKind::cuda) return double(Devices(DeviceKind::cuda).share_bytes(0, int(config.run.ranks)));
-  return 0.8 * double(physical_memory_bytes()) / double(config.run.ranks);
-}
-
-Config resolved_recompute(const Config& config, const GptConfig& gpt, int64_t only_stage) {
-  Config resolved = config;
-  for (int64_t number = 1; number <= stage_count(config); ++number) {
-    const Config alone = stage_config(config, number);
-    if (alone.memory.recompute != Recompute::automatic) continue;
-    const double budget = budget_bytes(alone);
-    if (const auto memory = cheapest_memory({alone, gpt, Mask{{0}, alone.data.window}}, budget)) {
-      set_memory(resolved, number, *memory);
-      continue;
-    }
-    if (only_stage > 0 && number != only_stage) {
-      set_memory(resolved, number, smallest_memory(alone.memory));
-      continue;
-    }
-    Config smallest = alone;
-    smallest.memory = smallest_memory(alone.memory);
-    const DryRun run{smallest, gpt, Mask{{0}, alone.data.window}};
-    throw Error(
-        fmt::format(
-            "{}no recompute policy fits {} a rank: \"full\" in chunks of {} tokens needs {}",
-            config.stages.empty() ? "" : fmt::format("stage {}: ", number), human_bytes(budget),
-            smallest.memory.mlp_chunk, human_bytes(double(peak_bytes(run)))),
-        "use more ranks or a shorter run.seq_len; `ringlet plan` tells what each setting buys");
-  }
-  return resolved;
 }
 
 namespace {

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -46,21 +45,6 @@ int64_t peak_bytes(const DryRun& run);
 /// The longest T, in multiples of 1,024, whose fullest rank needs at most `budget_bytes`, by dry runs; 0: not even
 /// 1,024.
 int64_t longest_context(const DryRun& run, double budget_bytes);
-
-/// The policy that recomputes least and lets the fullest rank fit, with the head and MLP chunks of the config or, where these
-/// are too large for it, the largest powers of two that fit, down to 64; absent: no policy does.
-std::optional<Config::Memory> cheapest_memory(const DryRun& run, double budget_bytes);
-
-/// The settings that need least: all is recomputed, in the smallest chunks that cheapest_memory tries.
-Config::Memory smallest_memory(Config::Memory configured);
-
-/// The bytes that a config gives each rank: memory.arena_bytes, or four fifths of the machine's memory, shared out.
-double budget_bytes(const Config& config);
-
-/// The config with the cheapest memory settings in place of recompute "auto", for each stage.
-/// Throws Error that says how much is missing when none fits; where `only_stage` is not 0, of that
-/// stage only: another one that does not fit gets what needs least.
-Config resolved_recompute(const Config& config, const GptConfig& gpt, int64_t only_stage = 0);
 
 /// What one setting in place of the config's own would change.
 struct Knob {

@@ -4,6 +4,7 @@
 #include <map>
 #include <mutex>
 
+#include "train/plan/memory_choice.h"
 #include "train/quantile.h"
 #include "train/window_share.h"
 #include "train/world.h"
@@ -137,11 +138,7 @@ class Tuner {
     if (setting.fits) return;
     const std::optional<Config::Memory> memory = cheapest_memory(run, budget_bytes_);
     setting.fits = memory.has_value();
-    if (memory) {
-      config.memory = *memory;
-    } else {
-      config.memory = smallest_memory(config.memory);
-    }
+    config.memory = memory ? *memory : smallest_memory(run);
     if (memory && !automatic) setting.set = changed_settings(config_, config);
   }
 

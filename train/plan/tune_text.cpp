@@ -23,10 +23,13 @@ std::string split_text(const Config& config) {
 
 std::string memory_text(const TunedSetting& setting) {
   const Config::Memory& memory = setting.config.memory;
-  const auto is_chunk = [](const std::string& set) { return set.find("_chunk=") != std::string::npos; };
-  const bool chunks = std::ranges::any_of(setting.set, is_chunk);
-  return ringlet::name_of(memory.recompute) +
-         (chunks ? fmt::format(", {}/{}", memory.mlp_chunk, memory.head_chunk) : std::string());
+  const auto changes = [&](std::string_view key) {
+    return std::ranges::any_of(setting.set, [&](const std::string& set) { return set.find(key) != std::string::npos; });
+  };
+  std::string text = ringlet::name_of(memory.recompute);
+  if (changes("zero_stage=")) text += fmt::format(", ZeRO-{}", memory.zero_stage);
+  if (changes("_chunk=")) text += fmt::format(", {}/{}", memory.mlp_chunk, memory.head_chunk);
+  return text;
 }
 
 std::vector<std::string> row_of(const TunedSetting& setting, double budget_bytes) {
@@ -126,6 +129,7 @@ nlohmann::ordered_json to_json(const Tuning& tuning, const Rates& rates, const s
                                {"batch_windows", config.train.batch_windows},
                                {"kv_heads", setting.gpt.heads.kv_heads},
                                {"recompute", ringlet::name_of(config.memory.recompute)},
+                               {"zero_stage", config.memory.zero_stage},
                                {"mlp_chunk", config.memory.mlp_chunk}, {"head_chunk", config.memory.head_chunk},
                                {"peak_bytes", setting.peak_bytes}, {"fits", setting.fits}};
     if (setting.fits) {

@@ -10,6 +10,7 @@
 #include "train/machine.h"
 #include "train/plan/calibration.h"
 #include "train/plan/device_profiles.h"
+#include "train/plan/memory_choice.h"
 #include "train/plan/plan.h"
 #include "train/quantile.h"
 #include "train/units.h"

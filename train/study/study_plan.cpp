@@ -7,6 +7,7 @@
 #include "kernels/check.h"
 #include "train/console.h"
 #include "train/machine.h"
+#include "train/plan/memory_choice.h"
 #include "train/plan/plan.h"
 
 namespace ringlet {

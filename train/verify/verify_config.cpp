@@ -7,7 +7,7 @@
 #include <thread>
 
 #include "kernels/check.h"
-#include "train/plan/plan.h"
+#include "train/plan/memory_choice.h"
 
 namespace ringlet {
 namespace {
