@@ -194,6 +194,8 @@ void add_scale(CLI::App& main, ScaleOptions& options) {
   app.add_option("--budget", options.budget, "Memory of a rank, as in 2GiB (default: the machine's, shared out)");
   add_key(app, "--device", "run.device", options.overrides, "What computes: cpu or cuda");
   add_count(app, "--steps", options.steps, "Steps measured in a cell, at least; more where a step is short");
+  app.add_flag("--calibrate", options.calibrate,
+               "Predict each visit of a cell from this machine's speed right before it (some ten seconds)");
   app.add_option("-o,--output", options.folder, "Folder of the study; the same command goes on with it")->required();
   add_json(app, options.format);
   app.footer(

@@ -241,7 +241,7 @@ TEST(ScaleCommand, RepeatsNoFinishedCell) {
 TEST(ScaleCommand, LongestContextIsTrained) {
   const TemporaryFolder folder;
   const ProgramResult result =
-      scale(folder.path(), {"--max-context", "--budget", "12MiB", "--ranks", "1,2", "-o", "s", "--json"});
+      scale(folder.path(), {"--max-context", "--budget", "12MiB", "--ranks", "1,2", "--calibrate", "-o", "s", "--json"});
   ASSERT_EQ(result.exit_code, 0) << result.errors;
   const auto cells = nlohmann::json::parse(result.output)["cells"];
   ASSERT_EQ(cells.size(), 2u);
@@ -250,6 +250,7 @@ TEST(ScaleCommand, LongestContextIsTrained) {
     EXPECT_EQ(cell["peak_bytes"], cell["predicted_peak_bytes"]);
     EXPECT_LE(cell["peak_bytes"], 12 << 20);
     EXPECT_EQ(cell["seq_len"].get<int64_t>() % 1024, 0);
+    EXPECT_GT(cell["predicted_step_ms"], 0);
   }
   EXPECT_GT(cells[1]["seq_len"], cells[0]["seq_len"]);
 }

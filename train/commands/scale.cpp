@@ -134,6 +134,7 @@ struct Measuring {
   const CellWork& work;
   const std::vector<PlannedCell>& cells;
   int64_t visits;
+  bool calibrate;
   CellsFile& file;
   std::filesystem::path folder;
   Console& console;
@@ -143,11 +144,13 @@ struct Measuring {
 bool visit_all(const Measuring& measuring, int64_t earlier, OneRankGradient& one_rank) {
   CellsFile& file = measuring.file;
   for (size_t i = 0; i < measuring.cells.size(); ++i) {
-    const PlannedCell& planned = measuring.cells[i];
+    PlannedCell planned = measuring.cells[i];
     const Cell& cell = planned.cell;
     if (stop_requested()) return false;
     const bool there = file.has(cell.seq_len, cell.ranks, earlier);
     if (there && earlier > 0) continue;
+    const bool possible = cell.status == CellStatus::done;
+    if (measuring.calibrate && possible && !there) calibrate_cell(planned);
     const std::string turn = measuring.visits > 1 ? fmt::format(" ({} of {})", earlier + 1, measuring.visits) : "";
     const std::string expected =
         std::isfinite(cell.predicted_step_ms) ? fmt::format(", predicted {:.4g} ms a step", cell.predicted_step_ms) : "";
@@ -156,7 +159,6 @@ bool visit_all(const Measuring& measuring, int64_t earlier, OneRankGradient& one
                                       there ? ": measured before" : expected));
     if (there) continue;
     const CellVisit visit{measuring.folder, stop_requested, earlier == 0 ? &one_rank : nullptr};
-    const bool possible = cell.status == CellStatus::done;
     const std::optional<Cell> measured = possible ? measure_cell(measuring.work, planned, visit) : cell;
     if (!measured) return false;
     file.append(*measured);
@@ -192,7 +194,7 @@ void scale_command(const ScaleOptions& options) {
   CellsFile file(folder, settings);
   install_signal_handlers();
   Console console;
-  const bool finished = measure({work, cells, visits_of(options), file, folder, console});
+  const bool finished = measure({work, cells, visits_of(options), options.calibrate, file, folder, console});
   const Study study = make_study({settings, file.visits()});
   write_study(study, folder);
   const bool any = std::ranges::any_of(study.cells, [](const Cell& cell) { return cell.status == CellStatus::done; });

@@ -19,6 +19,7 @@ struct ScaleOptions {
   int64_t steps = 9;   // measured in each cell, at least
   std::string budget;  // bytes of a rank; empty: the machine's
   std::string folder;
+  bool calibrate = false;  // before each visit of a cell
   OutputFormat format = OutputFormat::text;
 };
 

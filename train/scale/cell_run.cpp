@@ -95,14 +95,15 @@ void compare_gradient(const PlannedCell& planned, const MadeUpText& text, Measur
   cell.gradient_note = fmt::format("not compared: {}", error.what());
 }
 
-void predict(PlannedCell& planned, const Devices& devices) {
+std::optional<Rates> kept_rates(const Devices& devices) try {
+  return load_rates(devices.rates_name());
+} catch (const Error&) {  // damaged: nothing is known of times
+  return {};
+}
+
+void predict(PlannedCell& planned, const Devices& devices, std::optional<Rates> rates) {
   const Config& config = planned.config;
   Cell& cell = planned.cell;
-  std::optional<Rates> rates;
-  try {
-    rates = load_rates(devices.rates_name());
-  } catch (const Error&) {  // damaged: nothing is known of times
-  }
   if (rates && !config.run.link.empty()) rates->link = parse_link(config.run.link);
   const DryRun run{config, planned.gpt, Mask{{0}, config.data.window}};
   const Plan plan = make_plan(run, rates ? &*rates : nullptr, devices.threads_per_rank(), devices.worker_count());
@@ -163,7 +164,7 @@ PlannedCell plan_cell(const CellWork& work, int64_t seq_len, int64_t ranks) {
       return impossible(fmt::format("rank {} of the ring would hold 0 of {} tokens", rank, seq_len));
     }
     planned.config = resolved_recompute(planned.config, planned.gpt);
-    predict(planned, devices);
+    predict(planned, devices, kept_rates(devices));
   } catch (const Error& error) {
     return impossible(error.what());
   }
@@ -173,6 +174,12 @@ PlannedCell plan_cell(const CellWork& work, int64_t seq_len, int64_t ranks) {
                                   human_bytes(budget)));
   }
   return planned;
+}
+
+void calibrate_cell(PlannedCell& planned) {
+  const Config::Run& run = planned.config.run;
+  const Devices devices(run.device, threads_per_rank(run));
+  predict(planned, devices, calibrate(planned.config, planned.gpt, devices));
 }
 
 std::optional<Cell> measure_cell(const CellWork& work, const PlannedCell& planned, const CellVisit& visit) {

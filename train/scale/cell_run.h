@@ -33,6 +33,10 @@ Config cell_config(const CellWork& work, int64_t seq_len, int64_t ranks);
 /// the memory budget does not allow makes an impossible cell, not an error.
 PlannedCell plan_cell(const CellWork& work, int64_t seq_len, int64_t ranks);
 
+/// Predicts the times of a possible cell anew, with rates that are measured now, and not kept: this process has more in its
+/// memory than a run has. Cost: that of calibrate().
+void calibrate_cell(PlannedCell& planned);
+
 /// The gradient of the first step on one rank, kept for the next cells of that length.
 struct OneRankGradient {
   double host_bytes = 0;    // what one rank may take of the host's memory

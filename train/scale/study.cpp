@@ -230,7 +230,7 @@ std::string to_text(const Study& study) {
       "of the same T, of the same tokens a rank. ideal: one rank's attention time over the cores, over attention and waits\n"
       "for the ring. =: to the byte.\n"
       "gradient: of the first step, of the parameter that is off most, beside one rank's; relative, in L2.\n";
-  if (!predicted) text += "Times are predicted once `ringlet plan CONFIG --ranks R --calibrate` has run here.\n";
+  if (!predicted) text += "Times are predicted with --calibrate, or once `ringlet plan CONFIG --ranks R --calibrate` has run here.\n";
   return text;
 }
 
