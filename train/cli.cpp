@@ -195,7 +195,7 @@ void add_scale(CLI::App& main, ScaleOptions& options) {
   add_key(app, "--device", "run.device", options.overrides, "What computes: cpu or cuda");
   add_count(app, "--steps", options.steps, "Steps measured in a cell, at least; more where a step is short");
   app.add_flag("--calibrate", options.calibrate,
-               "Predict each visit of a cell from this machine's speed right before it (some ten seconds)");
+               "Predict each visit of a cell from this machine's speed right before it (ten to forty seconds)");
   app.add_option("-o,--output", options.folder, "Folder of the study; the same command goes on with it")->required();
   add_json(app, options.format);
   app.footer(

@@ -57,7 +57,7 @@ void add_plan(CLI::App& main, PlanOptions& options) {
                "The block-size and activation tables of the ring attention paper, by its formulas "
                "and by ours");
   app.add_flag("--calibrate", options.calibrate,
-               "Measure this machine first (about ten seconds); kept for later plans");
+               "Measure this machine first (ten to forty seconds); kept for later plans");
   add_json(app, options.format);
   app.footer(
       "The trainer's own step runs on a device that computes nothing, over a ring that sends "

@@ -126,7 +126,7 @@ void tune_command(const PlanOptions& options, Config config, int64_t stage, cons
   if (!rates) {
     throw Error(fmt::format("--tune needs rates, and this machine is not calibrated for {} thread{} a rank", threads,
                             threads == 1 ? "" : "s"),
-                "add --calibrate (about ten seconds, once), or --device h200, h100 or a100");
+                "add --calibrate (ten to forty seconds, once), or --device h200, h100 or a100");
   }
   if (options.measure && !here) {
     throw UsageError("--measure runs on this machine, --device says " + options.device,
@@ -244,8 +244,7 @@ void print_text(const PlanOptions& options, const Subject& subject, const DryRun
     fmt::print("\n{}\n\n{}\n", overlap_text(run, plan, *rates), timeline_text(run, plan, *rates));
   } else {
     fmt::print(
-        "\nno times: this machine is not calibrated for this many threads a rank; --calibrate "
-        "takes about ten "
+        "\nno times: this machine is not calibrated for this many threads a rank; --calibrate takes ten to forty "
         "seconds for a small model\n");
   }
 }
