@@ -195,7 +195,7 @@ void add_scale(CLI::App& main, ScaleOptions& options) {
   add_key(app, "--device", "run.device", options.overrides, "What computes: cpu or cuda");
   add_count(app, "--steps", options.steps, "Steps measured in a cell, at least; more where a step is short");
   app.add_flag("--calibrate", options.calibrate,
-               "Predict each visit of a cell from this machine's speed right before it (ten to forty seconds)");
+               "Predict each visit of a cell from this machine's speed right before it (ten to forty seconds a visit)");
   app.add_option("-o,--output", options.folder, "Folder of the study; the same command goes on with it")->required();
   add_json(app, options.format);
   app.footer(
@@ -207,6 +207,7 @@ void add_scale(CLI::App& main, ScaleOptions& options) {
       "Examples:\n"
       "  ringlet scale configs/quickstart.toml -o studies/quick\n"
       "  ringlet scale configs/quickstart.toml --seq-len 1k,4k,16k --ranks 1,2,4 --set run.layout=contiguous -o studies/c\n"
+      "  ringlet scale configs/quickstart.toml --seq-len 2k,8k,32k --steps 1 --calibrate -o studies/predicted\n"
       "  ringlet scale configs/quickstart.toml --weak --seq-len 1k,2k -o studies/weak\n"
       "  ringlet scale configs/quickstart.toml --max-context --budget 64MiB -o studies/longest");
 }

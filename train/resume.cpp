@@ -165,10 +165,10 @@ Config with_earlier_memory(const Config& config, const GptConfig& gpt) {
        ++number) {
     const Config alone = stage_config(config, number);
     if (alone.memory.recompute != Recompute::automatic) continue;
-    if (const auto memory = memory_as_before(alone, stage_config(earlier, number), gpt)) {
-      set_memory(same, number, *memory);
-      same.memory.zero_stage = memory->zero_stage;
-    }
+    Config before = stage_config(earlier, number);
+    // "auto" has not raised it of a run with stages, and has nobody to share with on one rank.
+    if (!config.stages.empty() || config.run.ranks == 1) before.memory.zero_stage = 1;
+    if (const auto memory = memory_as_before(alone, before, gpt)) set_memory(same, number, *memory);
   }
   return same;
 }

@@ -30,9 +30,14 @@ std::string difference(const std::string& old_text, const std::string& new_text)
 
 void check_same(const StudySettings& old_settings, const StudySettings& settings,
                 const std::filesystem::path& folder) {
-  for (const auto& [name, text] : settings) {
-    const auto old = old_settings.find(name);
-    const std::string old_text = old == old_settings.end() ? "" : old->second;
+  StudySettings all = settings;
+  all.insert(old_settings.begin(), old_settings.end());
+  const auto text_of = [](const StudySettings& of, const std::string& name) {
+    const auto found = of.find(name);
+    return found == of.end() ? std::string() : found->second;
+  };
+  for (const auto& [name, ignored] : all) {
+    const std::string old_text = text_of(old_settings, name), text = text_of(settings, name);
     if (old_text == text) continue;
     throw Error(fmt::format("{} holds a study with another {}: {}", folder.string(), name,
                             difference(old_text, text)),

@@ -196,6 +196,7 @@ TEST(PlanTest, AutoShardsGradientsBeforeItRecomputesMore) {
   Config config = causal_training("", 4);
   config.run.seq_len = 4096;
   config.model.layers = 6;
+  config.train.batch_windows = 1;
   config.memory = {.recompute = Recompute::automatic, .head_chunk = 64, .mlp_chunk = 64};
   const GptConfig gpt = config.gpt(257);
   const auto peak = [&](Recompute policy, int64_t zero_stage) {
@@ -215,6 +216,10 @@ TEST(PlanTest, AutoShardsGradientsBeforeItRecomputesMore) {
   config.memory.arena_bytes = peak(Recompute::full, 2) - 1;
   EXPECT_THROW(resolved_recompute(config, gpt), Error);
   EXPECT_EQ(smallest_memory({config, gpt}).zero_stage, 2);
+  config.train.batch_windows = 3;  // they would be summed three times a step: before nothing fits, recompute
+  EXPECT_EQ(chosen(peak(Recompute::none, 1) - 1), std::pair(Recompute::selective, int64_t{1}));
+  EXPECT_EQ(chosen(peak(Recompute::full, 1) - 1).second, 2);
+  config.train.batch_windows = 1;
   config.run.ranks = config.run.ring = 1;  // nobody to share with
   config.memory.arena_bytes = peak(Recompute::full, 1) - 1;
   EXPECT_THROW(resolved_recompute(config, gpt), Error);
@@ -223,7 +228,7 @@ TEST(PlanTest, AutoShardsGradientsBeforeItRecomputesMore) {
 // What "auto" found when a run began stays, or a resumed run would have other bits.
 TEST(PlanTest, AutoStaysWithWhatARunBeganWith) {
   const TemporaryFolder folder;
-  Config config = causal_training("", 1);
+  Config config = causal_training("", 2);
   config.run.folder = folder.path();
   config.memory = {.recompute = Recompute::automatic, .head_chunk = 512, .mlp_chunk = 1024, .arena_bytes = 1 << 22};
   const GptConfig gpt = config.gpt(257);

@@ -220,26 +220,6 @@ TEST_F(StagesTest, AutoFindsAndKeepsAPolicyForEach) {
   }
 }
 
-// memory.zero_stage is the run's: the stage that needs it raises it for all, and it stays.
-TEST_F(StagesTest, AutoShardsTheGradientsOfAllWhereOneNeedsIt) {
-  Config training = config(4, 4, {"memory.recompute=auto", "stage.3.recompute=auto", "model.layers=6",
-                                  "run.folder=" + folder.path().string()});
-  const GptConfig gpt = training.gpt(257);
-  Config third = stage_config(training, 3);
-  third.memory.recompute = Recompute::none;
-  third.memory.head_chunk = third.memory.mlp_chunk = 64;
-  const int64_t with_whole_gradients = peak_bytes({third, gpt});
-  third.memory.zero_stage = 2;
-  ASSERT_LT(peak_bytes({third, gpt}), with_whole_gradients);
-  training.memory.arena_bytes = peak_bytes({third, gpt});
-  const Config resolved = resolved_recompute(training, gpt);
-  EXPECT_EQ(resolved.memory.zero_stage, 2);
-  EXPECT_EQ(resolved.stages[2].recompute, Recompute::none);
-  RunFolder(training.run.path(), RunStart::fresh).write_config(to_toml(resolved));
-  training.memory.arena_bytes = 1 << 30;
-  EXPECT_EQ(with_earlier_memory(training, gpt).memory.zero_stage, 2);
-}
-
 TEST_F(StagesTest, WhatLiesBehindMayNotMove) {
   const Config before = config(1, 1);
   const auto with = [&](const std::string& setting) { return config(1, 1, {setting}); };

@@ -138,6 +138,8 @@ TEST(Study, VisitsOfACellAreOne) {
     cell.tokens_per_step = 100;
     cell.exposed_ms = exposed_ms;
     cell.gradient_error = gradient_error;
+    cell.predicted_step_ms = 2 * cell.step_ms;  // of its own minute
+    derive_speed(cell);
     return cell;
   };
   Cell lost = cell_of(200, 2, NAN, 1e6);
@@ -149,6 +151,7 @@ TEST(Study, VisitsOfACellAreOne) {
   EXPECT_EQ(cells[0].step_ms, 13);  // of all steps: a slow visit does not count by itself
   EXPECT_NEAR(cells[0].tokens_per_second, 1e5 / 13, 1e-9);
   EXPECT_EQ(cells[0].exposed_ms, 2);
+  EXPECT_EQ(cells[0].predicted_ratio, 26 / 13.5);  // the middle of three, not the middle prediction over the middle step
   EXPECT_EQ(cells[0].gradient_error, 1e-6);
   EXPECT_EQ(cells[1].status, CellStatus::failed);
 }
@@ -241,7 +244,7 @@ TEST(ScaleCommand, RepeatsNoFinishedCell) {
 TEST(ScaleCommand, LongestContextIsTrained) {
   const TemporaryFolder folder;
   const ProgramResult result =
-      scale(folder.path(), {"--max-context", "--budget", "12MiB", "--ranks", "1,2", "--calibrate", "-o", "s", "--json"});
+      scale(folder.path(), {"--max-context", "--budget", "12MiB", "--ranks", "1,2", "-o", "s", "--json"});
   ASSERT_EQ(result.exit_code, 0) << result.errors;
   const auto cells = nlohmann::json::parse(result.output)["cells"];
   ASSERT_EQ(cells.size(), 2u);
@@ -250,9 +253,24 @@ TEST(ScaleCommand, LongestContextIsTrained) {
     EXPECT_EQ(cell["peak_bytes"], cell["predicted_peak_bytes"]);
     EXPECT_LE(cell["peak_bytes"], 12 << 20);
     EXPECT_EQ(cell["seq_len"].get<int64_t>() % 1024, 0);
-    EXPECT_GT(cell["predicted_step_ms"], 0);
   }
   EXPECT_GT(cells[1]["seq_len"], cells[0]["seq_len"]);
+}
+
+TEST(ScaleCommand, CalibratesBeforeAVisit) {
+  const TemporaryFolder folder;
+  const std::vector<std::string> words{"--max-context", "--budget", "6MiB", "--ranks", "2", "-o", "s", "--json"};
+  std::vector<std::string> calibrating = words;
+  calibrating.push_back("--calibrate");
+  const ProgramResult result = scale(folder.path(), calibrating);
+  ASSERT_EQ(result.exit_code, 0) << result.errors;
+  const auto cell = nlohmann::json::parse(result.output)["cells"][0];
+  EXPECT_GT(cell["predicted_step_ms"], 0);
+  EXPECT_DOUBLE_EQ(cell["predicted_ratio"].get<double>(),
+                   cell["predicted_step_ms"].get<double>() / cell["step_ms"].get<double>());
+  const ProgramResult without = scale(folder.path(), words);  // its numbers would be of another kind
+  EXPECT_EQ(without.exit_code, 1);
+  EXPECT_THAT(without.errors, HasSubstr("calibrated"));
 }
 
 TEST(ScaleCommand, WeakGridHasTheSameTokensARank) {

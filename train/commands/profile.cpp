@@ -129,8 +129,8 @@ void print(const ProfileOptions& options, const Config& config, const std::strin
 
 void profile_command(const ProfileOptions& options) {
   Console console;
-  Config config = one_stage(load_config(options.config, options.overrides), options.stage,
-                            [&](const std::string& line) { console.say(line); });
+  const Config whole = load_config(options.config, options.overrides);
+  Config config = one_stage(whole, options.stage, [&](const std::string& line) { console.say(line); });
   if (config.run.comm != CommKind::threads) {
     throw UsageError("profile runs its ranks as threads of one process", "add --set run.comm=threads");
   }
@@ -146,7 +146,8 @@ void profile_command(const ProfileOptions& options) {
   const WindowReader windows(corpus, config.run.seq_len);
   const GptConfig gpt = config.gpt(corpus.vocabulary());
   gpt.validate();
-  config = resolved_recompute(config, gpt);
+  const int64_t stage = chosen_stage(whole, options.stage);
+  config.memory = stage_config(resolved_recompute(whole, gpt, stage), stage).memory;
   install_signal_handlers();
   const Profile profile = record_profile(config, gpt, windows, {options.steps, options.warmup}, stop_requested);
   if (profile.stopped) return console.say("stopped as asked; no trace was written");

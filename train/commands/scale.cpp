@@ -69,12 +69,14 @@ StudySettings settings_of(const ScaleOptions& options, const CellWork& work) {
                   model.heads, model.kv_heads, model.head_dim, name_of(config.memory.recompute));
   config.run.seq_len = 0;  // the cell's own
   config.run.ranks = 0;
-  return {{"mode", name_of(options.mode)},
-          {"config", to_toml(config)},
-          {"model", shape},
-          {"vocabulary", std::to_string(work.vocabulary)},
-          {"steps", std::to_string(work.counts.least_steps * visits_of(options))},
-          {"machine", machine_of(config)}};
+  StudySettings settings{{"mode", name_of(options.mode)},
+                         {"config", to_toml(config)},
+                         {"model", shape},
+                         {"vocabulary", std::to_string(work.vocabulary)},
+                         {"steps", std::to_string(work.counts.least_steps * visits_of(options))},
+                         {"machine", machine_of(config)}};
+  if (options.calibrate) settings["calibrated"] = "before each visit";
+  return settings;
 }
 
 /// The longest T in the budget of a rank; 1,024 where not even that fits, which its plan will say.
@@ -125,8 +127,11 @@ void say_cell(Console& console, const Cell& cell) {
     console.say(fmt::format("  {}: {}", name_of(cell.status), cell.reason));
     return;
   }
-  console.say(fmt::format("  {:.4g} ms a step (p10-p90 {:.4g}-{:.4g}, n = {:.0f}), {} tokens/s", cell.step_ms,
-                          cell.step_ms_p10, cell.step_ms_p90, cell.steps, human_count(cell.tokens_per_second)));
+  const std::string ratio = std::isfinite(cell.predicted_ratio)
+                                ? fmt::format(", predicted {:.4g} ({:.2f} times that)", cell.predicted_step_ms, cell.predicted_ratio)
+                                : "";
+  console.say(fmt::format("  {:.4g} ms a step (p10-p90 {:.4g}-{:.4g}, n = {:.0f}){}, {} tokens/s", cell.step_ms,
+                          cell.step_ms_p10, cell.step_ms_p90, cell.steps, ratio, human_count(cell.tokens_per_second)));
 }
 
 /// Cells on their way to a file.
@@ -149,15 +154,20 @@ bool visit_all(const Measuring& measuring, int64_t earlier, OneRankGradient& one
     if (stop_requested()) return false;
     const bool there = file.has(cell.seq_len, cell.ranks, earlier);
     if (there && earlier > 0) continue;
-    const bool possible = cell.status == CellStatus::done;
-    if (measuring.calibrate && possible && !there) calibrate_cell(planned);
     const std::string turn = measuring.visits > 1 ? fmt::format(" ({} of {})", earlier + 1, measuring.visits) : "";
-    const std::string expected =
-        std::isfinite(cell.predicted_step_ms) ? fmt::format(", predicted {:.4g} ms a step", cell.predicted_step_ms) : "";
+    const std::string expected = measuring.calibrate && cell.status == CellStatus::done ? ", calibrating first"
+                                 : std::isfinite(cell.predicted_step_ms)
+                                     ? fmt::format(", predicted {:.4g} ms a step", cell.predicted_step_ms)
+                                     : "";
     measuring.console.say(fmt::format("[{}/{}] T = {} on {} rank{}{}{}", i + 1, measuring.cells.size(),
                                       length_text(double(cell.seq_len)), cell.ranks, cell.ranks == 1 ? "" : "s", turn,
                                       there ? ": measured before" : expected));
     if (there) continue;
+    const bool possible = cell.status == CellStatus::done;
+    if (measuring.calibrate && possible) {
+      calibrate_cell(planned);
+      if (stop_requested()) return false;
+    }
     const CellVisit visit{measuring.folder, stop_requested, earlier == 0 ? &one_rank : nullptr};
     const std::optional<Cell> measured = possible ? measure_cell(measuring.work, planned, visit) : cell;
     if (!measured) return false;

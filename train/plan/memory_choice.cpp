@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <utility>
 #include <vector>
 
 #include "train/console.h"
@@ -67,55 +66,34 @@ std::optional<Config::Memory> cheapest_policy(const DryRun& run, double budget_b
   return {};
 }
 
-/// As configured, and what shards more over the ranks.
-std::vector<int64_t> zero_stages(const Config& config) {
-  if (config.memory.zero_stage == 1 && config.run.ranks > 1) return {1, 2};
-  return {config.memory.zero_stage};
+/// Would ZeRO-2 spare the fullest rank anything?
+bool can_shard_gradients(const Config& config) { return config.memory.zero_stage == 1 && config.run.ranks > 1; }
+
+Config with_sharded_gradients(Config config) {
+  config.memory.zero_stage = 2;
+  return config;
 }
 
-/// A config whose stages have policies of their own.
-struct Resolved {
-  Config config;
-  int recomputed = 0;        // sum of the policies of its stages, as numbers
-  int64_t does_not_fit = 0;  // the first such stage; 0: all fit
-
-  bool is_cheaper_than(const Resolved& other) const {
-    return std::pair(does_not_fit > 0, recomputed) < std::pair(other.does_not_fit > 0, other.recomputed);
-  }
-};
-
-/// With memory.zero_stage as it is.
-Resolved with_policies(const Config& config, const GptConfig& gpt, int64_t only_stage) {
-  Resolved resolved{config};
-  for (int64_t number = 1; number <= stage_count(config); ++number) {
-    const Config alone = stage_config(config, number);
-    if (alone.memory.recompute != Recompute::automatic) continue;
-    const DryRun run{alone, gpt, Mask{{0}, alone.data.window}};
-    std::optional<Config::Memory> memory = cheapest_policy(run, budget_bytes(alone));
-    if (!memory) {
-      const bool counts = only_stage == 0 || number == only_stage;
-      if (counts && resolved.does_not_fit == 0) resolved.does_not_fit = number;
-      memory = alone.memory;
-      take_least(*memory);
-    }
-    resolved.recomputed += int(memory->recompute);
-    set_memory(resolved.config, number, *memory);
-  }
-  return resolved;
-}
-
+/// Says what is missing, and what would help.
 [[noreturn]] void throw_does_not_fit(const Config& config, const GptConfig& gpt, int64_t number) {
   const Config alone = stage_config(config, number);
   const DryRun run{alone, gpt, Mask{{0}, alone.data.window}};
+  const double budget = budget_bytes(alone);
   Config smallest = alone;
-  smallest.memory = smallest_memory(run);
-  const double budget = budget_bytes(alone), least = double(peak_bytes({smallest, gpt, run.mask}));
-  const auto offloaded = cheapest_memory_with_offload(run, budget);
-  throw Error(fmt::format("{}no recompute policy fits {} a rank: \"full\" in chunks of {} tokens needs {}",
+  take_least(smallest.memory);
+  if (config.stages.empty()) smallest.memory = smallest_memory(run);
+  std::string help;
+  if (const auto memory = cheapest_memory_with_offload(run, budget)) {
+    Config helped = smallest;
+    helped.memory.zero_stage = memory->zero_stage;
+    helped.memory.offload = memory->offload;
+    for (const std::string& setting : changed_settings(smallest, helped)) help += setting + ", ";
+  }
+  throw Error(fmt::format("{}no recompute policy fits {} a rank: \"full\"{} in chunks of {} tokens needs {}",
                           config.stages.empty() ? "" : fmt::format("stage {}: ", number), human_bytes(budget),
-                          smallest.memory.mlp_chunk, human_bytes(least)),
-              fmt::format("use {}more ranks or a shorter run.seq_len",
-                          offloaded ? fmt::format("memory.offload = \"{}\", ", offloaded->offload) : ""));
+                          smallest.memory.zero_stage > alone.memory.zero_stage ? " with ZeRO-2" : "",
+                          smallest.memory.mlp_chunk, human_bytes(double(peak_bytes({smallest, gpt, run.mask})))),
+              fmt::format("use {}more ranks or a shorter run.seq_len", help));
 }
 
 }  // namespace
@@ -127,14 +105,14 @@ double budget_bytes(const Config& config) {
 }
 
 std::optional<Config::Memory> cheapest_memory(const DryRun& run, double budget_bytes) {
-  std::optional<Config::Memory> cheapest;
-  Config config = run.config;
-  for (const int64_t zero_stage : zero_stages(config)) {
-    config.memory.zero_stage = zero_stage;
-    const std::optional<Config::Memory> memory = cheapest_policy({config, run.gpt, run.mask}, budget_bytes);
-    if (memory && (!cheapest || memory->recompute < cheapest->recompute)) cheapest = memory;
-  }
-  return cheapest;
+  const auto configured = cheapest_policy(run, budget_bytes);
+  const Config& config = run.config;
+  if (!can_shard_gradients(config)) return configured;
+  const bool sums_once = config.train.batch_windows <= config.run.ranks / config.run.ring_size();
+  if (configured && (!sums_once || configured->recompute == Recompute::none)) return configured;
+  const Config sharded = with_sharded_gradients(config);
+  const auto other = cheapest_policy({sharded, run.gpt, run.mask}, budget_bytes);
+  return other && (!configured || other->recompute < configured->recompute) ? other : configured;
 }
 
 std::optional<Config::Memory> cheapest_memory_with_offload(const DryRun& run, double budget_bytes) {
@@ -146,26 +124,28 @@ std::optional<Config::Memory> cheapest_memory_with_offload(const DryRun& run, do
 }
 
 Config::Memory smallest_memory(const DryRun& run) {
-  std::vector<Config> candidates;
-  for (const int64_t zero_stage : zero_stages(run.config)) {
-    Config& config = candidates.emplace_back(run.config);
-    config.memory.zero_stage = zero_stage;
-    take_least(config.memory);
-  }
+  Config smallest = run.config;
+  take_least(smallest.memory);
+  if (!can_shard_gradients(smallest)) return smallest.memory;
+  const Config sharded = with_sharded_gradients(smallest);
   const auto peak = [&](const Config& config) { return peak_bytes({config, run.gpt, run.mask}); };
-  return std::ranges::min_element(candidates, {}, peak)->memory;
+  return peak(sharded) < peak(smallest) ? sharded.memory : smallest.memory;
 }
 
 Config resolved_recompute(const Config& config, const GptConfig& gpt, int64_t only_stage) {
-  Resolved cheapest = with_policies(config, gpt, only_stage);
-  for (const int64_t zero_stage : zero_stages(config)) {
-    Config changed = config;
-    changed.memory.zero_stage = zero_stage;
-    Resolved resolved = with_policies(changed, gpt, only_stage);
-    if (resolved.is_cheaper_than(cheapest)) cheapest = std::move(resolved);
+  Config resolved = config;
+  for (int64_t number = 1; number <= stage_count(config); ++number) {
+    Config alone = stage_config(config, number);
+    if (alone.memory.recompute != Recompute::automatic) continue;
+    const DryRun run{alone, gpt, Mask{{0}, alone.data.window}};
+    const double budget = budget_bytes(alone);
+    std::optional<Config::Memory> memory =
+        config.stages.empty() ? cheapest_memory(run, budget) : cheapest_policy(run, budget);
+    if (!memory && (only_stage == 0 || number == only_stage)) throw_does_not_fit(config, gpt, number);
+    if (!memory) take_least(alone.memory);
+    set_memory(resolved, number, memory ? *memory : alone.memory);
   }
-  if (cheapest.does_not_fit > 0) throw_does_not_fit(config, gpt, cheapest.does_not_fit);
-  return cheapest.config;
+  return resolved;
 }
 
 }  // namespace ringlet

@@ -3,15 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <functional>
 #include <set>
 
-#include "train/console.h"
-#include "train/devices.h"
-#include "train/machine.h"
-#include "train/stages.h"
 #include "train/window_share.h"
 
 namespace ringlet {

@@ -129,7 +129,8 @@ class Tuner {
     return setting;
   }
 
-  /// The config's own where it fits; cheaper on memory where it does not. What "auto" finds by itself needs no --set.
+  /// The config's own where it fits; cheaper on memory where it does not. The policy and chunks that "auto" finds by itself
+  /// need no --set.
   void choose_memory(TunedSetting& setting) const {
     Config& config = setting.config;
     const bool automatic = config.memory.recompute == Recompute::automatic;
@@ -139,7 +140,13 @@ class Tuner {
     const std::optional<Config::Memory> memory = cheapest_memory(run, budget_bytes_);
     setting.fits = memory.has_value();
     config.memory = memory ? *memory : smallest_memory(run);
-    if (memory && !automatic) setting.set = changed_settings(config_, config);
+    if (!memory) return;
+    Config told = config;
+    if (automatic) {
+      told.memory = config_.memory;
+      told.memory.zero_stage = memory->zero_stage;
+    }
+    setting.set = changed_settings(config_, told);
   }
 
   const Config& config_;

@@ -23,12 +23,10 @@ std::string split_text(const Config& config) {
 
 std::string memory_text(const TunedSetting& setting) {
   const Config::Memory& memory = setting.config.memory;
-  const auto changes = [&](std::string_view key) {
-    return std::ranges::any_of(setting.set, [&](const std::string& set) { return set.find(key) != std::string::npos; });
-  };
+  const auto is_chunk = [](const std::string& set) { return set.find("_chunk=") != std::string::npos; };
   std::string text = ringlet::name_of(memory.recompute);
-  if (changes("zero_stage=")) text += fmt::format(", ZeRO-{}", memory.zero_stage);
-  if (changes("_chunk=")) text += fmt::format(", {}/{}", memory.mlp_chunk, memory.head_chunk);
+  if (memory.zero_stage == 2) text += ", ZeRO-2";
+  if (std::ranges::any_of(setting.set, is_chunk)) text += fmt::format(", {}/{}", memory.mlp_chunk, memory.head_chunk);
   return text;
 }
 

@@ -46,13 +46,15 @@ void fill_in(Cell& cell, const PlannedCell& planned, const Measured& measured, d
   cell.sent_bytes = double(*std::ranges::max_element(measured.sent_bytes));
 }
 
-/// The cell's step on one rank with all cores, or on one GPU. Its policy and chunks are the cell's.
+/// The cell's step on one rank with all cores, or on one GPU. Its policy and chunks are the cell's; its gradients have
+/// nobody to share with.
 Config one_rank_config(Config config) {
   config.run.ranks = 1;
   config.run.ring = 0;
   config.run.threads_per_rank = 0;
   config.run.link.clear();
   config.memory.arena_bytes = 0;
+  config.memory.zero_stage = 1;
   return config;
 }
 
@@ -176,10 +178,11 @@ PlannedCell plan_cell(const CellWork& work, int64_t seq_len, int64_t ranks) {
   return planned;
 }
 
-void calibrate_cell(PlannedCell& planned) {
+void calibrate_cell(PlannedCell& planned) try {
   const Config::Run& run = planned.config.run;
   const Devices devices(run.device, threads_per_rank(run));
   predict(planned, devices, calibrate(planned.config, planned.gpt, devices));
+} catch (const Error&) {  // the cell says what is wrong when it is measured
 }
 
 std::optional<Cell> measure_cell(const CellWork& work, const PlannedCell& planned, const CellVisit& visit) {

@@ -34,7 +34,7 @@ Config cell_config(const CellWork& work, int64_t seq_len, int64_t ranks);
 PlannedCell plan_cell(const CellWork& work, int64_t seq_len, int64_t ranks);
 
 /// Predicts the times of a possible cell anew, with rates that are measured now, and not kept: this process has more in its
-/// memory than a run has. Cost: that of calibrate().
+/// memory than a run has. Where that fails, the prediction stays. Cost: that of calibrate().
 void calibrate_cell(PlannedCell& planned);
 
 /// The gradient of the first step on one rank, kept for the next cells of that length.

@@ -31,8 +31,8 @@ Cell cell_from(const Json& json) {
   cell.gradient_note = json.at("gradient_note");
   cell.step_samples_ms = json.at("step_samples_ms").get<std::vector<double>>();
   for (const CellField& field : cell_fields()) {
-    const Json& value = json.at(field.name);
-    if (!value.is_null()) cell.*field.value = value;
+    const auto value = json.find(field.name);  // older studies know fewer
+    if (value != json.end() && !value->is_null()) cell.*field.value = *value;
   }
   const bool measured = cell.step_ms > 0 && !cell.step_samples_ms.empty() && cell.peak_bytes > 0 &&
                         cell.cores > 0 && cell.ring >= 1;
@@ -60,7 +60,9 @@ Cell merged(const std::vector<Cell>& visits) {
     cell.step_samples_ms.insert(cell.step_samples_ms.end(), more.begin(), more.end());
     if (cell.gradient_note.empty()) cell.gradient_note = visits[i].gradient_note;
   }
+  const double predicted_ratio = cell.predicted_ratio;
   derive_speed(cell);
+  cell.predicted_ratio = predicted_ratio;
   return cell;
 }
 
@@ -73,6 +75,7 @@ void derive_speed(Cell& cell) {
   cell.step_ms = quantile(cell.step_samples_ms, 0.5);
   cell.step_ms_p10 = quantile(cell.step_samples_ms, 0.1);
   cell.step_ms_p90 = quantile(cell.step_samples_ms, 0.9);
+  cell.predicted_ratio = cell.predicted_step_ms / cell.step_ms;
   cell.tokens_per_second = 1e3 * cell.tokens_per_step / cell.step_ms;
   cell.tokens_per_second_per_rank = cell.tokens_per_second / double(cell.ranks);
   const double step_peak_flops = 1e6 * cell.peak_gflops * cell.step_ms;
@@ -105,6 +108,7 @@ std::span<const CellField> cell_fields() {
       CellField{"step_ms_p10", &Cell::step_ms_p10},
       CellField{"step_ms_p90", &Cell::step_ms_p90},
       CellField{"predicted_step_ms", &Cell::predicted_step_ms},
+      CellField{"predicted_ratio", &Cell::predicted_ratio},
       CellField{"tokens_per_second", &Cell::tokens_per_second},
       CellField{"tokens_per_second_per_rank", &Cell::tokens_per_second_per_rank},
       CellField{"mfu_percent", &Cell::mfu_percent},

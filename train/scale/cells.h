@@ -28,6 +28,7 @@ struct Cell {
   double threads_per_rank = NAN, cores = NAN;  // cores (or GPUs): those that compute, ranks * threads or all there are
   double tokens_per_step = NAN, steps = NAN;   // steps: measured
   double step_ms = NAN, step_ms_p10 = NAN, step_ms_p90 = NAN, predicted_step_ms = NAN;
+  double predicted_ratio = NAN;  // predicted over measured step, of each visit
   double tokens_per_second = NAN, tokens_per_second_per_rank = NAN;
   double mfu_percent = NAN, mfu_palm_percent = NAN, hfu_percent = NAN;
   double strong_percent = NAN, weak_percent = NAN, ideal_percent = NAN;  // see derive()
@@ -45,8 +46,8 @@ struct Cell {
 /// What follows from the samples: step_ms with its quantiles, tokens per second, utilisation.
 void derive_speed(Cell& cell);
 
-/// Visits of cells, each cell's made one, in the order of its first: all samples together, of other numbers the median. A
-/// visit that failed makes a failed cell.
+/// Visits of cells, each cell's made one, in the order of its first: all samples together, of other numbers the median (also
+/// of predicted over measured, for each visit may have a prediction of its own minute). A visit that failed makes a failed cell.
 std::vector<Cell> merge_visits(std::span<const Cell> visits);
 
 /// The numbers of a cell by name, in the order of the columns of cells.csv.

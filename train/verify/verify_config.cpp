@@ -106,7 +106,7 @@ std::string verify_start(const Config& config, const RingParts& parts) {
 OwnSizeCheck verify_own_size(const Config& config, int64_t vocabulary, const RingParts& parts,
                              OwnSizeBudget budget) {
   const GptConfig gpt = config.gpt(vocabulary);
-  const VerifyMatrix::World world = own_world(config);
+  VerifyMatrix::World world = own_world(config);
   const double cores = std::min(2.0, double(std::max(1u, std::thread::hardware_concurrency())));
   const double flops = double(world.rings) * step_flops(gpt, config.run.seq_len);
   const double ring_seconds = flops / (kCautiousFlops * cores), one_seconds = flops / kCautiousFlops;
@@ -115,7 +115,9 @@ OwnSizeCheck verify_own_size(const Config& config, int64_t vocabulary, const Rin
   const int ranks = world.ring_size * world.rings;
   check.estimated_bytes = double(parameter_count(gpt)) * (kBytesOfRank * ranks + kBytesOfComparison);
   if (ring_seconds > budget.seconds || check.estimated_bytes > budget.bytes) return check;
-  const StepSettings settings = resolved_recompute(config, gpt).step_settings();
+  const Config resolved = resolved_recompute(config, gpt);
+  const StepSettings settings = resolved.step_settings();
+  world.gradients = resolved.gradients();
   const VerifyMask mask = masks_of(config.data).back();
   const VerifyProblem problem = make_problem(gpt, config.run.seq_len, world.rings, mask,
                                              config.data.window, uint64_t(config.run.seed));
