@@ -195,17 +195,46 @@ void pack_left(const Product& p, int64_t first_row, int64_t rows, float* to) {
   }
 }
 
-/// Rows [first_row, + rows) of the panels [first_panel, end_panel) of one block of the sum.
+/// Fetches rows into the cache a few at a time, while something else is computed.
+class Prefetch {
+ public:
+  /// `columns` of each of `rows` rows, in at most `calls` calls.
+  Prefetch(const float* from, int64_t row_step, int64_t rows, int64_t columns, int64_t calls)
+      : next_(from), row_step_(row_step), rows_(rows), columns_(columns),
+        rows_a_call_((rows + calls - 1) / calls) {}
+
+  HWY_INLINE void go_on() {
+    if (rows_ <= 0) return;
+    for (int64_t row = 0; row < rows_a_call_; ++row, next_ += row_step_) {
+      for (int64_t i = 0; i < columns_; i += kLineFloats) __builtin_prefetch(next_ + i, 0, 2);
+    }
+    rows_ -= rows_a_call_;
+  }
+
+ private:
+  static constexpr int64_t kLineFloats = 16;
+  const float* next_;
+  int64_t row_step_, rows_, columns_, rows_a_call_;
+};
+
+/// Rows [first_row, + rows) of the panels [first_panel, end_panel) of one block of the sum, which
+/// has a next one of `next_depth` steps.
 void multiply_part(const Product& p, const float* panels, int64_t first_row, int64_t rows,
-                   int64_t first_panel, int64_t end_panel) {
+                   int64_t first_panel, int64_t end_panel, int64_t next_depth) {
   HWY_ALIGN float packed[kTaskRows * kMatmulDepth];
   const bool transposed = p.a_row_step == 1 && p.a_depth_step != 1;
   if (transposed) pack_left(p, first_row, rows, packed);
   const int64_t width = panel_columns();
+  // What lies row by row of the sum is packed from short stretches, which the processor does not
+  // foresee: those of the next block arrive while this one is computed.
+  Prefetch next(p.a + first_row + p.depth * p.a_depth_step, p.a_depth_step,
+                transposed ? next_depth : 0, rows,
+                (end_panel - first_panel) * ((rows + kBlockRows - 1) / kBlockRows));
   for (int64_t panel = first_panel; panel < end_panel; ++panel) {
     const float* const right = panels + panel * width * p.depth;
     const int64_t columns = std::min(width, p.columns - panel * width);
     for (int64_t row = 0; row < rows; row += kBlockRows) {
+      next.go_on();
       const LeftRows left = transposed ? LeftRows{packed + row * p.depth, 1, kBlockRows}
                                        : LeftRows{p.a + (first_row + row) * p.a_row_step,
                                                   p.a_row_step, p.a_depth_step};
@@ -220,8 +249,10 @@ void multiply_part(const Product& p, const float* panels, int64_t first_row, int
 void multiply_task(const Product& p, const float* panels, int64_t panel_count, int64_t first_row,
                    int64_t rows, int64_t first_panel, int64_t end_panel) {
   for (int64_t i = 0; i < p.depth_blocks(); ++i) {
+    const int64_t after = p.depth - (i + 1) * kMatmulDepth;
     multiply_part(p.depth_block(i), panels + i * kMatmulDepth * panel_count * panel_columns(),
-                  first_row, rows, first_panel, end_panel);
+                  first_row, rows, first_panel, end_panel,
+                  std::clamp<int64_t>(after, 0, kMatmulDepth));
   }
 }
 
@@ -241,7 +272,8 @@ HWY_EXPORT(multiply_task);
 HWY_EXPORT(block_rows);
 HWY_EXPORT(panel_width);
 
-constexpr int64_t kWidestPanel = 128;  // panels of all instruction sets divide it
+constexpr int64_t kWidestPanel = 128;     // panels of all instruction sets divide it
+constexpr int64_t kNearFloats = 1 << 17;  // half a MiB: an L2 cache
 constexpr int64_t kSmallProduct =
     1 << 17;  // multiply-adds below which waking threads costs more than it gives
 
@@ -300,7 +332,12 @@ void matmul(ThreadTeam& team, std::span<float> panels, const Tensor& a, Transpos
                 b_depth_step = b_turned ? 1 : b.row_stride;
   const int64_t most_columns =
       std::min(int64_t(panels.size()) / kMatmulDepth, ceil_div(n, kWidestPanel) * kWidestPanel);
-  const int64_t most_depth = int64_t(panels.size()) / (most_columns * kMatmulDepth) * kMatmulDepth;
+  // Where the sum is longer than the result has rows (gradients of weights), the result is read
+  // again sooner than panels leave the L2 cache.
+  const auto there = int64_t(panels.size());
+  const int64_t floats = m < k ? std::min(there, kNearFloats) : there;
+  const int64_t most_depth =
+      std::max<int64_t>(1, floats / (most_columns * kMatmulDepth)) * kMatmulDepth;
   for (int64_t column = 0; column < n; column += most_columns) {
     for (int64_t depth = 0; depth < k; depth += most_depth) {
       multiply(team, panels.data(),
