@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "kernels/check.h"
+#include "kernels/op_shapes.h"
 
 namespace ringlet {
 namespace {
@@ -53,7 +54,7 @@ void GptConfig::validate() const {
   require_range("width", width, 1 << 20);
   require_range("heads", heads.heads, 4096);
   require_range("kv_heads", heads.kv_heads, 4096);
-  require_range("head_dim", heads.head_dim, 4096);
+  require_range("head_dim", heads.head_dim, shapes::kMaxHeadDim);
   require_range("mlp_width", mlp_width, 1 << 20);
   require(heads.heads % heads.kv_heads == 0,
           fmt::format("model.kv_heads = {} does not divide model.heads = {}", heads.kv_heads,

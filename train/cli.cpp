@@ -129,7 +129,9 @@ void add_eval(CLI::App& main, EvalOptions& options) {
   CLI::App& app = *main.add_subcommand("eval", "Measure the loss of a trained model");
   app.add_option("RUN", options.run, "A run's folder, or one of its checkpoints")->required();
   app.add_option("--corpus", options.corpus, "Another corpus than the run's for validation");
-  add_count(app, "--seq-len", options.seq_len, "Tokens of a window (default: as trained)");
+  app.add_option_function<std::string>(
+      "--seq-len", [&options](const std::string& text) { options.seq_len = parse_tokens(text); },
+      "Tokens of a window; 16k is 16,384 (default: as trained)");
   add_count(app, "--ranks", options.ranks, "Ranks of the ring (default: as trained)");
   add_count(app, "--windows", options.windows, "Windows to read (default: all)");
   app.add_option("--bigram", options.bigram_corpus,
@@ -272,7 +274,9 @@ Command parse_command_line(int argument_count, const char* const* arguments) {
     return HelpText{app.help()};
   } catch (const CLI::ParseError& error) {
     const auto chosen = app.get_subcommands();
-    throw UsageError(error.what(), fmt::format("`ringlet {}--help` shows what there is",
+    const bool no_command = chosen.empty() && argument_count > 1 && arguments[1][0] != '-';
+    const std::string cause = no_command ? fmt::format("there is no command \"{}\"", arguments[1]) : error.what();
+    throw UsageError(cause, fmt::format("`ringlet {}--help` shows what there is",
                                                chosen.empty() ? "" : chosen[0]->get_name() + " "));
   }
   return commands.chosen(app.get_subcommands()[0]->get_name());

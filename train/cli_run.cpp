@@ -14,8 +14,8 @@ namespace {
 enum ExitCode { kDone = 0, kFailed = 1, kWrongUsage = 2 };
 
 int report(const char* cause, const std::string& advice, ExitCode code) {
-  fmt::print(stderr, "ringlet: {}\n", cause);
-  if (!advice.empty()) fmt::print(stderr, "  {}\n", advice);
+  print_error(fmt::format("ringlet: {}\n", cause));
+  if (!advice.empty()) print_error(fmt::format("  {}\n", advice));
   return code;
 }
 
@@ -23,8 +23,8 @@ int report(const char* cause, const std::string& advice, ExitCode code) {
 void show_prepared(int64_t done_bytes, int64_t total_bytes) {
   if (isatty(STDERR_FILENO) == 0) return;
   const std::string total = total_bytes < 0 ? "" : " of " + human_bytes(double(total_bytes));
-  fmt::print(stderr, "\r{}{}\x1b[K{}", human_bytes(double(done_bytes)), total,
-             done_bytes == total_bytes ? "\n" : "");
+  print_error(fmt::format("\r{}{}\x1b[K{}", human_bytes(double(done_bytes)), total,
+                          done_bytes == total_bytes ? "\n" : ""));
 }
 
 struct Runner {
@@ -58,13 +58,13 @@ int run_cli(int argument_count, const char* const* arguments) {
   try {
     if (argument_count <= 1) {
       const char* const help[] = {"ringlet", "--help"};
-      fmt::print(stderr, "{}", std::get<HelpText>(parse_command_line(2, help)).text);
+      print_error(std::get<HelpText>(parse_command_line(2, help)).text);
       return kWrongUsage;
     }
     ignore_write_signals();
     const int code = std::visit(Runner{}, parse_command_line(argument_count, arguments));
     // Output that did not arrive (a full disk, a closed pipe) was not done.
-    if (std::fflush(stdout) != 0) throw Error("standard output cannot be written");
+    if (std::fflush(stdout) != 0) throw Error("standard output cannot be written", "give it a file with room, or a reader");
     return code;
   } catch (const UsageError& error) {
     return report(error.what(), error.advice, kWrongUsage);

@@ -83,7 +83,13 @@ void add_verify(CLI::App& main, VerifyOptions& options) {
   add_count(app, "--stage", options.stage,
             "Of a config with [[stage]]: the one to verify (default: the longest)");
   app.add_option("--ranks", options.ranks, "Ring sizes, as in 1,2,3,4,8")->delimiter(',');
-  app.add_option("--lengths", options.lengths, "Lengths in tokens, as in 61,1000")->delimiter(',');
+  app.add_option_function<std::vector<std::string>>(
+         "--lengths",
+         [&options](const std::vector<std::string>& lengths) {
+           for (const std::string& length : lengths) options.lengths.push_back(parse_tokens(length));
+         },
+         "Lengths in tokens, as in 61,1000; 16k is 16,384")
+      ->delimiter(',');
   app.add_flag_callback(
       "--quick", [&options] { options.extent = VerifyExtent::quick; },
       "Seconds instead of minutes");

@@ -22,9 +22,9 @@ void require(bool possible, const std::string& cause, const std::string& advice)
 
 void check_run(const Config& config) {
   const Config::Run& run = config.run;
-  require(run.name.find('/') == std::string::npos && run.name != "." && run.name != "..",
+  require(!run.name.empty() && run.name.find('/') == std::string::npos && run.name != "." && run.name != "..",
           fmt::format("run.name = \"{}\" cannot name a folder", run.name),
-          "choose a name without '/'; run.folder says where the folder stands");
+          "choose a name, without '/'; run.folder says where the folder stands");
   require(run.ranks % run.ring_size() == 0,
           fmt::format("run.ring = {} does not divide run.ranks = {}", run.ring_size(), run.ranks),
           "choose a ring that divides the ranks, or 0 for a ring of all ranks");
@@ -32,6 +32,11 @@ void check_run(const Config& config) {
 
 void check_link(const Config::Run& run) {
   if (!run.link.empty()) parse_link(run.link);
+}
+
+void check_window(const Config::Data& data) {
+  require(data.window != 1, "data.window = 1 lets a token see nothing but itself",
+          "choose 2 or more, or 0 for all that comes before it");
 }
 
 void check_offload(const Config& config) {
@@ -172,6 +177,7 @@ void check_config(const Config& config) {
   config.gpt(1).validate();
   check_run(config);
   check_link(config.run);
+  check_window(config.data);
   check_offload(config);
   check_address(config.run);
   if (config.stages.empty()) check_train(config.train);

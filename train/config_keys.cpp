@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 
+#include "kernels/op_shapes.h"
+
 namespace ringlet {
 namespace {
 
@@ -65,7 +67,7 @@ std::vector<ConfigKey> model_keys(Config::Model& model) {
       {"model.width", IntegerKey{&model.width, 1, 1 << 20}},
       {"model.heads", IntegerKey{&model.heads, 1, 4096}},
       {"model.kv_heads", IntegerKey{&model.kv_heads, 1, 4096}},
-      {"model.head_dim", IntegerKey{&model.head_dim, 8, 4096}},
+      {"model.head_dim", IntegerKey{&model.head_dim, 8, shapes::kMaxHeadDim}},
       {"model.mlp_width", IntegerKey{&model.mlp_width, 1, 1 << 20}},
       {"model.tied_head", FlagKey{&model.tied_head}},
       {"model.qk_norm", FlagKey{&model.qk_norm}},

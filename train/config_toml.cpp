@@ -345,7 +345,7 @@ Config parse(std::string_view text, std::string_view source, const std::string& 
 
 Config parse_config(std::string_view text, std::string_view source,
                     std::span<const std::string> overrides) {
-  return parse(text, source, "", overrides);
+  return parse(text, source, "run", overrides);
 }
 
 Config load_config(const std::filesystem::path& file, std::span<const std::string> overrides) {

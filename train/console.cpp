@@ -29,10 +29,15 @@ size_t columns_of(std::string_view text) {
   return size_t(std::ranges::count_if(text, [](char byte) { return (byte & 0xC0) != 0x80; }));
 }
 
+/// What cannot be shown is no reason to end a training.
+void put(std::FILE* stream, std::string_view text) { (void)!std::fwrite(text.data(), 1, text.size(), stream); }
+
 /// A step's share in the mean of the step times, from which the ETA is made.
 constexpr double kNewest = 0.1;
 
 }  // namespace
+
+void print_error(std::string_view text) { put(stderr, text); }
 
 std::string human_count(double count) {
   constexpr std::array<const char*, 7> kUnits{"", "k", "M", "G", "T", "P", "E"};
@@ -101,14 +106,14 @@ void Console::progress(const MetricsRecord& record) {
   const double eta_seconds = double(end - record.step) * mean_step_ms_ / 1000;
   live_ = progress_text(record, eta_seconds);
   if (terminal_) return draw();
-  fmt::print(stream_, "{}\n", live_);
+  put(stream_, live_ + '\n');
   std::fflush(stream_);
   live_.clear();
 }
 
 void Console::say(std::string_view line) {
   if (!live_.empty()) std::fputs("\r\x1b[K", stream_);
-  fmt::print(stream_, "{}\n", line);
+  put(stream_, std::string(line) + '\n');
   if (!live_.empty()) draw();
   std::fflush(stream_);
 }
@@ -118,7 +123,7 @@ void Console::draw() {
   const bool known = ioctl(fileno(stream_), TIOCGWINSZ, &size) == 0 && size.ws_col > 1;
   // A line that wraps could not be drawn over.
   const size_t width = known ? size_t(size.ws_col) - 1 : 79;
-  fmt::print(stream_, "\r{}\x1b[K", std::string_view(live_).substr(0, width));
+  put(stream_, '\r' + live_.substr(0, width) + "\x1b[K");
   std::fflush(stream_);
 }
 

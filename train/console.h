@@ -10,6 +10,9 @@
 
 namespace ringlet {
 
+/// A text on standard error. Where it does not arrive, a closed pipe or a full disk, the work goes on all the same.
+void print_error(std::string_view text);
+
 /// 41.2k, 3.5M; 1.5 GiB; 3m12s: numbers for people.
 std::string human_count(double count);
 std::string human_bytes(double bytes);

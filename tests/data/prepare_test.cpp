@@ -183,9 +183,38 @@ TEST_F(PrepareTest, OptionsAndInputsThatCannotBe) {
     o.input.paths = {"-"};
   });
   auto wanted = options({text});
-  wanted.output = folder_.file("no/such/folder/c.h5");
-  expect_error([&] { prepare(wanted); }, {"no/such/folder"});
+  wanted.output = folder_.file("in/c.h5");
+  expect_error([&] { prepare(wanted); }, {"in"});
   EXPECT_EQ(folder_.entries(), (std::vector<std::string>{"in", "none"}));
+}
+
+TEST_F(PrepareTest, FoldersOfTheOutputAreMade) {
+  auto wanted = options({folder_.write("in", "text")});
+  wanted.output = folder_.file("new/folder/c.h5");
+  prepare(wanted);
+  EXPECT_EQ(Corpus::open(wanted.output).document_count(), 1);
+}
+
+// A corpus is binary: read as a text, it would be a document of its successor.
+TEST_F(PrepareTest, WhatIsReadIsNotWritten) {
+  folder_.write("texts/in", "text");
+  auto wanted = options({folder_.file("texts/in")});
+  wanted.validation_share = 0.5;
+  for (const char* output : {"texts/c.h5", "c.h5"}) {
+    wanted.output = folder_.file(output);
+    wanted.input.paths = {folder_.file("texts/in")};
+    prepare(wanted);
+    const std::string content = Corpus::open(wanted.output).fingerprint();
+    const std::string validation = folder_.file(std::string(output).substr(0, std::string(output).size() - 3)) + ".validation.h5";
+    for (const std::string& input : {wanted.output, validation}) {
+      wanted.input.paths = {folder_.file("texts/in"), input};
+      expect_error([&] { prepare(wanted); }, {"would be read and written"});
+    }
+    EXPECT_EQ(Corpus::open(wanted.output).fingerprint(), content);
+  }
+  wanted.output = folder_.file("texts/c.h5");
+  wanted.input.paths = {folder_.file("texts")};
+  expect_error([&] { prepare(wanted); }, {"would be read and written"});
 }
 
 // A file may have no more than so many bytes, as when the disk is full; the limits reach from the

@@ -408,5 +408,18 @@ TEST_F(ProgramTest, RefusesCheckpointsThatDoNotFitAndSkipsDamagedOnes) {
   expect_refusal(run({"generate", "runs/book", "--top-p", "0"}), 2, "top-p");
 }
 
+// Where messages cannot be shown (a full disk, a closed terminal) the training goes on and is saved.
+TEST_F(ProgramTest, ATrainingOutlivesTheEndOfItsMessages) {
+  std::string words;
+  for (const std::string& word : training("mute", {"--steps", "12"})) words += " '" + word + "'";
+  const auto muted = [&](const std::string& arguments) {
+    return run_program("/bin/sh", {"-c", RINGLET_PROGRAM + (arguments + " 2>/dev/full")}, folder).exit_code;
+  };
+  EXPECT_EQ(muted(words), 0);
+  EXPECT_TRUE(fs::exists(folder / "runs/mute/checkpoints/step_00000012"));
+  EXPECT_EQ(muted(" train nothing.toml"), 2);
+  EXPECT_EQ(muted(""), 2);
+}
+
 }  // namespace
 }  // namespace ringlet::test

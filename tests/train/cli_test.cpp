@@ -157,6 +157,15 @@ TEST(CommandLine, InspectEvalGenerateAndDoctorOptions) {
   EXPECT_EQ(parse_as<DoctorCommand>({"doctor", "--json"}).format, OutputFormat::json);
 }
 
+TEST(CommandLine, ACommandThatIsNotThereIsNamed) {
+  try {
+    parse({"trian", "x.toml"});
+    ADD_FAILURE();
+  } catch (const UsageError& error) {
+    EXPECT_STREQ(error.what(), "there is no command \"trian\"");
+  }
+}
+
 TEST(CommandLine, WrongUsageIsAUsageErrorWithAdvice) {
   const std::vector<std::vector<const char*>> cases{
       {"trian"},

@@ -73,12 +73,15 @@ void generate(const GenerateOptions& options) {
   const std::unique_ptr<Tokenizer> tokenizer = corpus.tokenizer();
   const std::string prompt = options.prompt.empty() ? "\n" : options.prompt;
   const std::vector<int32_t> prompt_tokens = tokenizer->encode(prompt);
-  if (prompt_tokens.empty()) throw UsageError("the prompt holds no tokens", "give another --prompt");
+  if (prompt_tokens.empty()) {
+    throw UsageError("the prompt holds no tokens",
+                     fmt::format("give a --prompt that the corpus' tokenizer, {}, reads", tokenizer->name()));
+  }
 
   const bool json = options.format == OutputFormat::json;
-  if (!json) fmt::print("{}", prompt);
-  std::vector<int32_t> so_far;
-  std::string shown;
+  std::vector<int32_t> so_far = prompt_tokens;
+  std::string shown = tokenizer->decode(so_far);
+  if (!json) fmt::print("{}{}", prompt, shown.starts_with(prompt) ? shown.substr(prompt.size()) : "");  // a blank after ids
   const Generated result =
       sample(options, checkpoint, config, *tokenizer, prompt_tokens, [&](int32_t token) {
         if (json) return;

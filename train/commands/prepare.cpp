@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 #include <xxhash.h>
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
@@ -53,6 +54,19 @@ void check_options(const PrepareOptions& options) {
   }
 }
 
+std::string validation_path(const PrepareOptions& options) { return without_ending(options.output) + ".validation.h5"; }
+
+/// What is read must not be written: a corpus in a folder of texts would become text of its own.
+void check_outputs(const PrepareOptions& options, const std::vector<SourceFile>& files) {
+  for (const std::string& output : {options.output, validation_path(options), without_ending(options.output) + ".model"}) {
+    std::error_code absent;
+    const auto is_output = [&](const SourceFile& file) { return std::filesystem::equivalent(file.path, output, absent); };
+    if (std::ranges::none_of(files, is_output)) continue;
+    throw UsageError(fmt::format("\"{}\" would be read and written", output),
+                     "Choose an output with -o that is no input, outside of the folders that are read.");
+  }
+}
+
 /// From the files to the spool, in one go.
 class Preparation {
  public:
@@ -65,8 +79,11 @@ class Preparation {
 
   PrepareReport run() {
     const auto start = std::chrono::steady_clock::now();
+    check_outputs(options_, files_);
     if (is_task()) make_task();
     tokenizer_ = task_ ? task_->tokenizer() : tokens_ ? ids() : choose_tokenizer();
+    std::error_code failure;  // writing says more
+    std::filesystem::create_directories(folder_of(options_.output), failure);
     check_disk();
     spool_ = std::make_unique<CorpusSpool>(folder_of(options_.output), *tokenizer_);
     if (task_)
@@ -211,7 +228,7 @@ class Preparation {
     std::vector<std::unique_ptr<PendingCorpus>> pending;
     for (size_t i = 0; i < parts.size(); ++i) {
       const std::string path =
-          i == 0 ? options_.output : without_ending(options_.output) + ".validation.h5";
+          i == 0 ? options_.output : validation_path(options_);
       const std::string split = i == 0 ? options_.split : "validation";
       pending.push_back(std::make_unique<PendingCorpus>(*spool_, parts[i], split, path));
       report_.files.push_back({path, split, "", parts[i].token_count, parts[i].document_count, 0});

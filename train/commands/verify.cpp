@@ -213,7 +213,7 @@ void verify_command(const VerifyOptions& options) {
   const auto done = [&](const VerifyCase& one) {
     findings.add(one);
     if (live && findings.cases() % 16 == 0) {
-      fmt::print(stderr, "\r{} of {} cases, {} failed\x1b[K", findings.cases(), total, findings.failed());
+      print_error(fmt::format("\r{} of {} cases, {} failed\x1b[K", findings.cases(), total, findings.failed()));
     }
   };
   VerifyMatrix sampled = matrix;
@@ -234,7 +234,7 @@ void verify_command(const VerifyOptions& options) {
     if (own.result) findings.add(*own.result);
     notes.push_back(own_size_line(own, config));
   }
-  if (live) fmt::print(stderr, "\r\x1b[K");
+  if (live) print_error("\r\x1b[K");
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   if (options.format == OutputFormat::json) {
     const nlohmann::ordered_json json{{"passed", findings.failed() == 0},
