@@ -130,7 +130,7 @@ std::vector<CorpusPart> split_spool(const CorpusSpool& spool, double share) {
 
 PendingCorpus::PendingCorpus(const CorpusSpool& spool, const CorpusPart& part,
                              const std::string& split, const std::string& path)
-    : path_(path), temporary_(path + ".partial") {
+    : path_(path), temporary_(path + '.' + std::to_string(getpid()) + ".partial") {
   try {
     write_corpus_image(spool, part, split, temporary_);
     Corpus::open(temporary_).verify();
