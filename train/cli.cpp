@@ -277,7 +277,7 @@ Command parse_command_line(int argument_count, const char* const* arguments) {
     const bool no_command = chosen.empty() && argument_count > 1 && arguments[1][0] != '-';
     const std::string cause = no_command ? fmt::format("there is no command \"{}\"", arguments[1]) : error.what();
     throw UsageError(cause, fmt::format("`ringlet {}--help` shows what there is",
-                                               chosen.empty() ? "" : chosen[0]->get_name() + " "));
+                                        chosen.empty() ? "" : chosen[0]->get_name() + " "));
   }
   return commands.chosen(app.get_subcommands()[0]->get_name());
 }

@@ -184,7 +184,7 @@ TEST_F(PrepareTest, OptionsAndInputsThatCannotBe) {
   });
   auto wanted = options({text});
   wanted.output = folder_.file("in/c.h5");
-  expect_error([&] { prepare(wanted); }, {"in"});
+  expect_error([&] { prepare(wanted); }, {folder_.file("in")});
   EXPECT_EQ(folder_.entries(), (std::vector<std::string>{"in", "none"}));
 }
 

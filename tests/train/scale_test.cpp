@@ -138,8 +138,8 @@ TEST(Study, VisitsOfACellAreOne) {
     cell.tokens_per_step = 100;
     cell.exposed_ms = exposed_ms;
     cell.gradient_error = gradient_error;
-    cell.predicted_step_ms = 2 * cell.step_ms;  // of its own minute
-    derive_speed(cell);
+    cell.predicted_step_ms = 20;
+    cell.predicted_ratio = 20 / cell.step_ms;  // of its own minute
     return cell;
   };
   Cell lost = cell_of(200, 2, NAN, 1e6);
@@ -151,7 +151,7 @@ TEST(Study, VisitsOfACellAreOne) {
   EXPECT_EQ(cells[0].step_ms, 13);  // of all steps: a slow visit does not count by itself
   EXPECT_NEAR(cells[0].tokens_per_second, 1e5 / 13, 1e-9);
   EXPECT_EQ(cells[0].exposed_ms, 2);
-  EXPECT_EQ(cells[0].predicted_ratio, 26 / 13.5);  // the middle of three, not the middle prediction over the middle step
+  EXPECT_EQ(cells[0].predicted_ratio, 20.0 / 13);  // the middle of 20 / 10, 20 / 90 and 20 / 13
   EXPECT_EQ(cells[0].gradient_error, 1e-6);
   EXPECT_EQ(cells[1].status, CellStatus::failed);
 }

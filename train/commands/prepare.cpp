@@ -227,8 +227,7 @@ class Preparation {
     const auto parts = split_spool(*spool_, options_.validation_share);
     std::vector<std::unique_ptr<PendingCorpus>> pending;
     for (size_t i = 0; i < parts.size(); ++i) {
-      const std::string path =
-          i == 0 ? options_.output : validation_path(options_);
+      const std::string path = i == 0 ? options_.output : validation_path(options_);
       const std::string split = i == 0 ? options_.split : "validation";
       pending.push_back(std::make_unique<PendingCorpus>(*spool_, parts[i], split, path));
       report_.files.push_back({path, split, "", parts[i].token_count, parts[i].document_count, 0});

@@ -36,6 +36,7 @@ void fill_in(Cell& cell, const PlannedCell& planned, const Measured& measured, d
   cell.step_samples_ms = measured.step_ms;
   cell.peak_gflops = peak_gflops;
   derive_speed(cell);
+  cell.predicted_ratio = cell.predicted_step_ms / cell.step_ms;
   cell.exposed_ms = median(measured.exposed_ms);
   cell.bubble_percent = median(measured.bubble_percent);
   // Of a GPU the host's thread says nothing.

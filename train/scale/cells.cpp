@@ -60,9 +60,7 @@ Cell merged(const std::vector<Cell>& visits) {
     cell.step_samples_ms.insert(cell.step_samples_ms.end(), more.begin(), more.end());
     if (cell.gradient_note.empty()) cell.gradient_note = visits[i].gradient_note;
   }
-  const double predicted_ratio = cell.predicted_ratio;
   derive_speed(cell);
-  cell.predicted_ratio = predicted_ratio;
   return cell;
 }
 
@@ -75,7 +73,6 @@ void derive_speed(Cell& cell) {
   cell.step_ms = quantile(cell.step_samples_ms, 0.5);
   cell.step_ms_p10 = quantile(cell.step_samples_ms, 0.1);
   cell.step_ms_p90 = quantile(cell.step_samples_ms, 0.9);
-  cell.predicted_ratio = cell.predicted_step_ms / cell.step_ms;
   cell.tokens_per_second = 1e3 * cell.tokens_per_step / cell.step_ms;
   cell.tokens_per_second_per_rank = cell.tokens_per_second / double(cell.ranks);
   const double step_peak_flops = 1e6 * cell.peak_gflops * cell.step_ms;

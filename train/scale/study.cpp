@@ -96,14 +96,14 @@ std::string gradient_remark(const Cell& cell) {
 }
 
 std::string time_table(const std::vector<Cell>& cells) {
-  std::vector<std::vector<std::string>> table{{"T", "ranks", "a rank", "step ms", "p10-p90", "n", "predicted", "ratio", "tokens/s",
-                                               "a rank", "MFU %", "12LdT %", "HFU %"}};
+  std::vector<std::vector<std::string>> table{{"T", "ranks", "a rank", "step ms", "p10-p90", "n", "predicted", "ratio",
+                                               "tokens/s", "a rank", "MFU %", "12LdT %", "HFU %"}};
   for (const Cell& cell : cells) {
     if (!is_measured(cell)) continue;
     table.push_back({length_text(double(cell.seq_len)), std::to_string(cell.ranks), length_text(cell.tokens_per_rank),
                      ms_text(cell.step_ms), ms_text(cell.step_ms_p10) + "-" + ms_text(cell.step_ms_p90),
-                     number(cell.steps, 0), ms_text(cell.predicted_step_ms), number(cell.predicted_ratio, 2), count_text(cell.tokens_per_second),
-                     count_text(cell.tokens_per_second_per_rank), number(cell.mfu_percent, 1),
+                     number(cell.steps, 0), ms_text(cell.predicted_step_ms), number(cell.predicted_ratio, 2),
+                     count_text(cell.tokens_per_second), count_text(cell.tokens_per_second_per_rank), number(cell.mfu_percent, 1),
                      number(cell.mfu_palm_percent, 1), number(cell.hfu_percent, 1)});
   }
   return format_table(table);
@@ -225,7 +225,8 @@ std::string to_text(const Study& study) {
   text += "peak bytes = a + b T / ring, a line for each moment in which memory is fullest\n";
   for (const FitsOfRanks& fits : study.fits) text += "  " + memory_fit_text(fits) + '\n';
   text +=
-      "\nratio: predicted over measured, median of the visits. MFU: 6 N T + 12 L d a visible pair over the FMA peak of the cores, measured before and after, or the published bf16\n"
+      "\nratio: predicted over measured step, median of the visits.\n"
+      "MFU: 6 N T + 12 L d a visible pair over the FMA peak of the cores, measured before and after, or the published bf16\n"
       "peak of the GPUs; 12LdT: every pair counted; HFU: what runs. strong, weak: model FLOP/s a core beside the fewest ranks\n"
       "of the same T, of the same tokens a rank. ideal: one rank's attention time over the cores, over attention and waits\n"
       "for the ring. =: to the byte.\n"
