@@ -75,7 +75,7 @@ struct LeftRows {
 /// kRows x kVectors vectors of the result; `right` is packed, a row of the block per step.
 template <int kRows, int kVectors>
 HWY_INLINE void multiply_block(const LeftRows& left, const float* HWY_RESTRICT right, int64_t depth,
-                               bool add, int64_t columns, float* out, int64_t out_stride) {
+                               bool add, float* out, int64_t out_stride) {
   const Floats d;
   const int64_t lanes = float_lanes(), row_step = left.row_step;
   const float* a = left.data;
@@ -105,10 +105,8 @@ HWY_INLINE void multiply_block(const LeftRows& left, const float* HWY_RESTRICT r
   for (int r = 0; r < kRows; ++r, out += out_stride) {
     HWY_UNROLL(16)
     for (int v = 0; v < kVectors; ++v) {
-      const int64_t left_columns = columns - v * lanes;
-      if (left_columns <= 0) break;
       float* const to = out + v * lanes;
-      store(add ? hn::Add(load(to, left_columns), sums[r][v]) : sums[r][v], to, left_columns);
+      hn::StoreU(add ? hn::Add(hn::LoadU(d, to), sums[r][v]) : sums[r][v], d, to);
     }
   }
 }
@@ -116,9 +114,9 @@ HWY_INLINE void multiply_block(const LeftRows& left, const float* HWY_RESTRICT r
 /// Fewer than 2 * kRows rows.
 template <int kRows, int kVectors>
 HWY_INLINE void multiply_rows(LeftRows left, int64_t rows, const float* right, int64_t depth,
-                              bool add, int64_t columns, float* out, int64_t out_stride) {
+                              bool add, float* out, int64_t out_stride) {
   if (rows >= kRows) {
-    multiply_block<kRows, kVectors>(left, right, depth, add, columns, out, out_stride);
+    multiply_block<kRows, kVectors>(left, right, depth, add, out, out_stride);
     left.data += kRows * left.row_step;
     out += kRows * out_stride;
     rows -= kRows;
@@ -126,7 +124,7 @@ HWY_INLINE void multiply_rows(LeftRows left, int64_t rows, const float* right, i
   if constexpr (kRows > 1) {
     constexpr int kFewer = kRows > 8 ? 8 : kRows > 4 ? 4 : kRows / 2;
     if (rows > 0) {
-      multiply_rows<kFewer, kVectors>(left, rows, right, depth, add, columns, out, out_stride);
+      multiply_rows<kFewer, kVectors>(left, rows, right, depth, add, out, out_stride);
     }
   }
 }
@@ -217,6 +215,13 @@ class Prefetch {
   int64_t row_step_, rows_, columns_, rows_a_call_;
 };
 
+void copy_block(const float* from, int64_t from_stride, int64_t rows, int64_t columns, float* to,
+                int64_t to_stride) {
+  for (int64_t row = 0; row < rows; ++row) {
+    std::copy_n(from + row * from_stride, columns, to + row * to_stride);
+  }
+}
+
 /// Rows [first_row, + rows) of the panels [first_panel, end_panel) of one block of the sum, which
 /// has a next one of `next_depth` steps.
 void multiply_part(const Product& p, const float* panels, int64_t first_row, int64_t rows,
@@ -230,6 +235,9 @@ void multiply_part(const Product& p, const float* panels, int64_t first_row, int
   Prefetch next(p.a + first_row + p.depth * p.a_depth_step, p.a_depth_step,
                 transposed ? next_depth : 0, rows,
                 (end_panel - first_panel) * ((rows + kBlockRows - 1) / kBlockRows));
+  // The last panel may be narrower than a block, which stores whole vectors: with stores of parts the compiler spills
+  // sums of the inner loop.
+  float narrow[kBlockRows * kBlockVectors * HWY_MAX_BYTES / sizeof(float)] = {};
   for (int64_t panel = first_panel; panel < end_panel; ++panel) {
     const float* const right = panels + panel * width * p.depth;
     const int64_t columns = std::min(width, p.columns - panel * width);
@@ -238,9 +246,13 @@ void multiply_part(const Product& p, const float* panels, int64_t first_row, int
       const LeftRows left = transposed ? LeftRows{packed + row * p.depth, 1, kBlockRows}
                                        : LeftRows{p.a + (first_row + row) * p.a_row_step,
                                                   p.a_row_step, p.a_depth_step};
-      multiply_rows<kBlockRows, kBlockVectors>(
-          left, std::min<int64_t>(kBlockRows, rows - row), right, p.depth, p.add, columns,
-          p.out + (first_row + row) * p.out_stride + panel * width, p.out_stride);
+      const int64_t block_rows = std::min<int64_t>(kBlockRows, rows - row);
+      float* const out = p.out + (first_row + row) * p.out_stride + panel * width;
+      const bool whole = columns == width;
+      if (!whole) copy_block(out, p.out_stride, block_rows, columns, narrow, width);
+      multiply_rows<kBlockRows, kBlockVectors>(left, block_rows, right, p.depth, p.add,
+                                               whole ? out : narrow, whole ? p.out_stride : width);
+      if (!whole) copy_block(narrow, width, block_rows, columns, out, p.out_stride);
     }
   }
 }
