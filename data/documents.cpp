@@ -51,17 +51,6 @@ std::vector<std::string> files_below(const std::string& folder) {
   return files;
 }
 
-void add_folder(const std::string& folder, const DocumentInput& input,
-                std::vector<SourceFile>& files) {
-  const InputFormat format =
-      input.format == InputFormat::automatic ? InputFormat::text : input.format;
-  const bool joined = input.unit == DocumentUnit::directory;
-  for (const std::string& path : files_below(folder)) {
-    files.push_back({path, format, !joined, joined ? folder : path});
-  }
-  files.back().ends_document = true;
-}
-
 /// Reads a file, or the standard input, from its beginning to its end.
 class Source {
  public:
@@ -83,6 +72,35 @@ class Source {
   File file_;
   std::string buffer_ = std::string(kReadBytes, '\0');
 };
+
+/// As git and grep see it: a zero byte near the beginning.
+bool is_text(const std::string& path) {
+  constexpr size_t kLookedAt = 8192;
+  return Source(path).next().substr(0, kLookedAt).find('\0') == std::string_view::npos;
+}
+
+void add_folder(const std::string& folder, const DocumentInput& input, SourceList& list) {
+  const std::vector<std::string> paths = files_below(folder);
+  const auto is = [&](InputFormat format) {
+    return [=, &input](const std::string& path) { return format_of(path, input.format) == format; };
+  };
+  const bool joined = input.unit == DocumentUnit::directory, tokens = std::ranges::all_of(paths, is(InputFormat::tokens));
+  const size_t before = list.files.size();
+  for (const std::string& path : paths) {
+    if (input.format == InputFormat::automatic && !tokens && !is_text(path)) {
+      list.left_out.push_back(path);
+      continue;
+    }
+    const bool lines = is(InputFormat::jsonl)(path) && !joined;
+    const InputFormat format = tokens ? InputFormat::tokens : lines ? InputFormat::jsonl : InputFormat::text;
+    list.files.push_back({path, format, !joined, joined ? folder : path});
+  }
+  if (list.files.size() == before) {
+    throw Error(fmt::format("{} holds no text: each of its files has a zero byte", folder),
+                "Read their bytes with --format text, or name the files.");
+  }
+  list.files.back().ends_document = true;
+}
 
 class JsonLines {
  public:
@@ -114,12 +132,12 @@ class JsonLines {
     if (line.find_first_not_of(" \t\r") != line.npos) {
       const auto value = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
       if (!value.is_object()) {
-        refuse("is not a JSON object", "JSON lines hold one object a line, in UTF-8.");
+        refuse("is not a JSON object", "JSON lines hold one object a line, in UTF-8; --format text reads them as they are.");
       }
       const auto text = value.find(field_);
       if (text == value.end() || !text->is_string()) {
         refuse(fmt::format("has no text field \"{}\"", field_),
-               "Name the field that holds the text.");
+               "Name the field that holds the text with --field, or read lines as they are with --format text.");
       }
       sink_.text(text->get_ref<const std::string&>());
       sink_.end(fmt::format("{}:{}", path_, line_number_ + 1));
@@ -206,11 +224,12 @@ class TokenFile {
 
 }  // namespace
 
-std::vector<SourceFile> list_source_files(const DocumentInput& input) {
-  std::vector<SourceFile> files;
+SourceList list_source_files(const DocumentInput& input) {
+  SourceList list;
+  std::vector<SourceFile>& files = list.files;
   for (const std::string& path : input.paths) {
     if (path != "-" && fs::is_directory(path))
-      add_folder(path, input, files);
+      add_folder(path, input, list);
     else if (path == "-" || fs::exists(path)) {
       files.push_back({path, format_of(path, input.format), true, path});
     } else {
@@ -222,7 +241,7 @@ std::vector<SourceFile> list_source_files(const DocumentInput& input) {
   if (token_files != 0 && token_files != std::ssize(files)) {
     throw UsageError("text and token files cannot go into one corpus", "Prepare them one by one.");
   }
-  return files;
+  return list;
 }
 
 int64_t source_bytes(const std::vector<SourceFile>& files) {

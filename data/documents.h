@@ -9,8 +9,9 @@
 
 namespace ringlet {
 
-/// How a file is read. automatic: by its ending (.jsonl: JSON lines, .bin: tokens, else text);
-/// files found in a folder are text unless said otherwise. "-" is the standard input.
+/// How a file is read. automatic: by its ending (.jsonl: JSON lines, .bin: tokens, else text). Of a folder's files those
+/// are left out that are no text (a zero byte in their first 8 KiB); .bin is tokens only where all are, and of a folder
+/// that is one document all is text. "-" is the standard input.
 enum class InputFormat : uint8_t { automatic, text, jsonl, tokens };
 
 /// file: each file is a document; directory: each folder named as input is one document, its files
@@ -42,10 +43,15 @@ struct TokenSink {
   std::function<void(std::string_view name)> end;
 };
 
+struct SourceList {
+  std::vector<SourceFile> files;
+  std::vector<std::string> left_out;  // of folders: no text
+};
+
 /// The files behind the inputs: folders recursively, in sorted order, without hidden entries (a
-/// leading dot). Throws Error for a path that is missing or a folder without files, UsageError for
-/// tokens beside text.
-std::vector<SourceFile> list_source_files(const DocumentInput& input);
+/// leading dot). Throws Error for a path that is missing or a folder without files to read,
+/// UsageError for tokens beside text.
+SourceList list_source_files(const DocumentInput& input);
 
 /// Bytes of all files; -1 when one of them is not a regular file.
 int64_t source_bytes(const std::vector<SourceFile>& files);

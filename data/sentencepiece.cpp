@@ -103,9 +103,14 @@ std::unique_ptr<Tokenizer> train_sentencepiece(const std::vector<std::string>& s
   std::string model;
   const auto status = sentencepiece::SentencePieceTrainer::Train(settings, &sentences, &model);
   if (!status.ok()) {
+    // "FILE(LINE) [CONDITION] REASON. Advice for its own program."
+    std::string reason = status.error_message();
+    if (const size_t end = reason.rfind("] "); end != reason.npos) reason = reason.substr(end + 2);
+    const bool too_small = reason.find("smaller than required_chars") != reason.npos;
     throw Error(fmt::format("cannot train a SentencePiece model of {} pieces: {}", pieces,
-                            status.error_message()),
-                "Ask for a smaller --vocabulary, or give more text.");
+                            reason.substr(0, reason.find(". Increase"))),
+                too_small ? "Ask for a larger --vocabulary: each character is a piece."
+                          : "Ask for a smaller --vocabulary, or give more text.");
   }
   return make_sentencepiece_tokenizer(std::move(model));
 }

@@ -63,6 +63,10 @@ void save_checkpoint(const std::filesystem::path& checkpoints, const CheckpointI
                      std::span<const NamedWeights> weights, std::span<const Shard> shards,
                      const SavePolicy& policy, const SavingRank& rank);
 
+/// Deletes checkpoints of steps before `newest_step`, until `keep_last` (0: all) that open are left, with the one of that
+/// step. Throws Error.
+void remove_old_checkpoints(const std::filesystem::path& checkpoints, int64_t newest_step, int keep_last);
+
 /// A checkpoint opened for reading: a value, which keeps no file open. Threads may share one.
 class Checkpoint {
  public:

@@ -91,7 +91,7 @@ class Save {
   void write_weights(std::span<const NamedWeights> weights);
   void commit();
   void put_in_place() const;
-  void remove_old(int keep_last) const;
+  void remove_superseded(int keep_last) const;
   void undo();
   void remove_temporary();
   bool is_in_place() const;
@@ -132,7 +132,7 @@ void Save::run(std::span<const NamedWeights> weights, std::span<const Shard> sha
   world_.barrier();  // in place, or gone
   if (error_) std::rethrow_exception(error_);
   if (!leads && !is_in_place()) fail_after_peer("another rank");
-  if (leads) remove_old(policy.keep_last);
+  if (leads) remove_superseded(policy.keep_last);
 }
 
 void Save::prepare() {
@@ -219,19 +219,11 @@ void Save::put_in_place() const {
   sync_folder(checkpoints_.parent_path().empty() ? "." : checkpoints_.parent_path());
 }
 
-/// Only checkpoints that open count, newer steps are left alone, and the one just saved is the
-/// first to be kept.
-void Save::remove_old(int keep_last) const {
-  int kept = 0;
+void Save::remove_superseded(int keep_last) const {
   try {
-    for (const StepFolder& folder : step_folders(checkpoints_)) {
-      if (folder.step > info_.step) continue;
-      const bool superseded = folder.step == info_.step && folder.replaced;
-      if (superseded || (keep_last > 0 && kept >= keep_last))
-        discard(folder.path);
-      else if (opens(folder.path))
-        ++kept;
-    }
+    const fs::path replaced = replaced_folder(checkpoints_, info_.step);
+    if (std::error_code unknown; fs::exists(replaced, unknown)) discard(replaced);
+    remove_old_checkpoints(checkpoints_, info_.step, keep_last);
   } catch (const Error&) {  // the new checkpoint is safe; the next save tries again
   }
 }
@@ -256,6 +248,17 @@ bool Save::is_in_place() const {
 }
 
 }  // namespace
+
+void remove_old_checkpoints(const fs::path& checkpoints, int64_t newest_step, int keep_last) {
+  int kept = 1;
+  for (const StepFolder& folder : step_folders(checkpoints)) {
+    if (keep_last == 0 || folder.step >= newest_step) continue;
+    if (kept >= keep_last)
+      discard(folder.path);
+    else if (opens(folder.path))
+      ++kept;
+  }
+}
 
 void save_checkpoint(const fs::path& checkpoints, const CheckpointInfo& info,
                      std::span<const NamedWeights> weights, std::span<const Shard> shards,

@@ -193,6 +193,7 @@ void add_scale(CLI::App& main, ScaleOptions& options) {
   add_mode("--weak", ScaleMode::weak, "The lengths are tokens of a rank");
   add_mode("--max-context", ScaleMode::max_context, "The longest that fits on each number of ranks, trained one step");
   modes.require_option(0, 1);
+  modes.get_option("--max-context")->excludes(app.get_option("--seq-len"));
   app.add_option("--budget", options.budget, "Memory of a rank, as in 2GiB (default: the machine's, shared out)");
   add_key(app, "--device", "run.device", options.overrides, "What computes: cpu or cuda");
   add_count(app, "--steps", options.steps, "Steps measured in a cell, at least; more where a step is short");

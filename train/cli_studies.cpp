@@ -55,7 +55,8 @@ void add_plan(CLI::App& main, PlanOptions& options) {
   tune->excludes(max_context)->excludes(app.get_option("--windows"));
   app.add_flag("--paper", options.paper,
                "The block-size and activation tables of the ring attention paper, by its formulas "
-               "and by ours");
+               "and by ours")
+      ->excludes(app.get_option("CONFIG"));
   app.add_flag("--calibrate", options.calibrate,
                "Measure this machine first (ten to forty seconds); kept for later plans");
   add_json(app, options.format);

@@ -71,13 +71,22 @@ struct Setter {
   template <class Number>
   Number in_range(Number value, Number lowest, Number highest) const {
     if (value >= lowest && value <= highest) return value;
+    refuse_value(fmt::format("{}", value), lowest, highest, value > highest);
+  }
+  template <class Number>
+  [[noreturn]] void refuse_value(std::string_view value, Number lowest, Number highest, bool too_large) const {
     const bool bounded = double(highest) < 1e12;  // beyond, only int64 and double themselves end
     refuse(place, fmt::format("{} = {} cannot be", name, value),
-           bounded ? fmt::format("choose a value from {} to {}", lowest, highest)
-                   : fmt::format("choose a value of at least {}", lowest));
+           bounded || too_large ? fmt::format("choose a value from {} to {}", lowest, highest)
+                                : fmt::format("choose a value of at least {}", lowest));
   }
 
   void operator()(const IntegerKey& key) const {
+    // --set takes for a text what is no integer of 64 bits.
+    const auto text = node.value<std::string>();
+    if (text && text->size() > 18 && text->find_first_not_of("0123456789") == text->npos) {
+      refuse_value(*text, key.lowest, key.highest, true);
+    }
     if (!node.is_integer()) refuse_type("an integer");
     *key.value = in_range(node.as_integer()->get(), key.lowest, key.highest);
   }

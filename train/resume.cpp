@@ -150,7 +150,11 @@ std::optional<Checkpoint> checkpoint_to_resume(RunFolder& folder, const Config& 
     throw Error("the corpus " + corpus.path() + " is not the one that the run was trained on",
                 "give the run its corpus back, or start another run (run.name)");
   }
-  if (folder.leads()) folder.cut_metrics(info.step);
+  if (folder.leads()) {
+    // A full disk may be why fewer are kept now: the next save needs the room.
+    remove_old_checkpoints(folder.checkpoints(), info.step, int(config.checkpoint.keep));
+    folder.cut_metrics(info.step);
+  }
   say(fmt::format("resuming {} (saved on {} rank{})", checkpoint->folder().string(), info.world,
                   info.world == 1 ? "" : "s"));
   return checkpoint;
@@ -197,7 +201,8 @@ Checkpoint checkpoint_of(const std::filesystem::path& run_or_checkpoint,
   say_skipped(skipped, say);
   if (!checkpoint) {
     throw Error(checkpoints.string() + " holds no whole checkpoint",
-                "train for longer: one is saved every checkpoint.every steps and at the end");
+                skipped.empty() ? "train for longer: one is saved every checkpoint.every steps and at the end"
+                                : "all that were saved are damaged: train anew, under another run.name");
   }
   return *checkpoint;
 }

@@ -13,7 +13,7 @@
 namespace ringlet {
 
 /// The newest whole checkpoint of a run, checked against the config and corpus that want to
-/// continue it; metrics of later steps are cut off where the folder leads. `say` gets what was
+/// continue it; where the folder leads, metrics of later steps are cut off, and older checkpoints than are to be kept go. `say` gets what was
 /// skipped and why, and which settings have changed, in the stage that goes on and in those that
 /// are over. Nothing where the run has no checkpoint at all yet. Throws Error where there are
 /// checkpoints but none is whole, where model, tokenizer or corpus are not those of the checkpoint,

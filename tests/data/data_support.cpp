@@ -107,9 +107,10 @@ void expect_error(const std::function<void()>& act, const std::vector<std::strin
   try {
     act();
   } catch (const Error& error) {
+    const std::string text = error.what() + std::string("\n") + error.advice;
     for (const std::string& part : parts) {
-      EXPECT_NE(std::string(error.what()).find(part), std::string::npos)
-          << "\"" << error.what() << "\" does not hold \"" << part << "\"";
+      EXPECT_NE(text.find(part), std::string::npos)
+          << "\"" << text << "\" does not hold \"" << part << "\"";
     }
     return;
   }

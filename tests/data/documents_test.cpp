@@ -23,7 +23,7 @@ Documents read_all(const DocumentInput& input) {
                         documents.emplace_back(name, text);
                         text.clear();
                       }};
-  read_text_files(list_source_files(input), input.json_field, sink);
+  read_text_files(list_source_files(input).files, input.json_field, sink);
   EXPECT_EQ(text, "") << "text without an end";
   return documents;
 }
@@ -36,7 +36,7 @@ std::vector<std::vector<int32_t>> read_all_tokens(const std::string& path, int64
                                                  piece.end());
                        },
                        [&](std::string_view) { documents.emplace_back(); }};
-  read_token_files(list_source_files({.paths = {path}}), vocabulary, separator, sink);
+  read_token_files(list_source_files({.paths = {path}}).files, vocabulary, separator, sink);
   EXPECT_TRUE(documents.back().empty()) << "tokens without an end";
   documents.pop_back();
   return documents;
@@ -66,13 +66,33 @@ TEST_F(DocumentsTest, ATextFileIsADocumentByteForByte) {
 }
 
 TEST_F(DocumentsTest, AFolderIsReadInSortedOrderWithoutHiddenEntries) {
-  const std::string z = folder_.write("in/z.txt", "last"), b = folder_.write("in/b/c.jsonl", "{}");
+  const std::string z = folder_.write("in/z.txt", "last"), b = folder_.write("in/b/c.json", "{}");
   const std::string a = folder_.write("in/a.md", "first");
   folder_.write("in/.git/config", "hidden");
   folder_.write("in/.hidden", "hidden");
   std::filesystem::create_symlink("nowhere", folder_.file("in/broken"));
   EXPECT_EQ(read_all({.paths = {folder_.file("in")}}),
             (Documents{{a, "first"}, {b, "{}"}, {z, "last"}}));
+}
+
+TEST_F(DocumentsTest, OfAFolderOnlyTextIsRead) {
+  const std::string a = folder_.write("in/a.txt", "first"), b = folder_.write("in/b.jsonl", "{\"text\": \"line\"}\n");
+  const std::string c = folder_.write("in/c.bin", "letters");
+  const std::string d = folder_.write("in/d.h5", std::string(8000, 'x') + '\0');
+  const std::string e = folder_.write("in/e.txt", std::string(9000, 'y') + '\0');
+  const DocumentInput folder{.paths = {folder_.file("in")}};
+  EXPECT_EQ(list_source_files(folder).left_out, std::vector<std::string>{d});
+  EXPECT_EQ(read_all(folder), (Documents{{a, "first"}, {b + ":1", "line"}, {c, "letters"}, {e, read_file(e)}}));
+  EXPECT_EQ(read_all({.paths = {folder_.file("in")}, .format = InputFormat::text}).size(), 5u);
+  EXPECT_EQ(read_all({.paths = {d}}), (Documents{{d, read_file(d)}})) << "named itself";
+  folder_.write("blobs/d.h5", std::string(1, '\0'));
+  expect_error([&] { list_source_files({.paths = {folder_.file("blobs")}}); }, {"blobs holds no text"});
+}
+
+TEST_F(DocumentsTest, AFolderOfTokenFilesIsTokens) {
+  folder_.write("in/1.bin", bytes_of({1, 2}));
+  folder_.write("in/2.bin", bytes_of({3}));
+  EXPECT_EQ(read_all_tokens(folder_.file("in"), 5, -1), (std::vector<std::vector<int32_t>>{{1, 2}, {3}}));
 }
 
 TEST_F(DocumentsTest, AFolderCanBeOneDocument) {
@@ -162,8 +182,8 @@ TEST_F(DocumentsTest, InputsThatCannotBeUsed) {
   expect_error([&] { list_source_files({.paths = {folder_.file("no")}}); }, {"no does not exist"});
   expect_error([&] { list_source_files({.paths = {folder_.file("void")}}); }, {"holds no files"});
   EXPECT_THROW(list_source_files({.paths = {text, tokens}}), UsageError);
-  EXPECT_EQ(source_bytes(list_source_files({.paths = {text, text}})), 2);
-  EXPECT_EQ(source_bytes(list_source_files({.paths = {text, "-"}})), -1);
+  EXPECT_EQ(source_bytes(list_source_files({.paths = {text, text}}).files), 2);
+  EXPECT_EQ(source_bytes(list_source_files({.paths = {text, "-"}}).files), -1);
 }
 
 }  // namespace

@@ -159,9 +159,19 @@ TEST_F(PrepareTest, SentencePieceIsTrainedKeptAndUsedAgain) {
   EXPECT_LT(corpus.token_count(), std::ssize(text) / 2);
   EXPECT_EQ(report.model_path, folder_.file("c.model"));
   wanted.tokenizer = report.model_path;
+  wanted.vocabulary = 0;
   wanted.output = folder_.file("again.h5");
   prepare(wanted);
   EXPECT_EQ(Corpus::open(folder_.file("again.h5")).fingerprint(), corpus.fingerprint());
+}
+
+TEST_F(PrepareTest, AVocabularyThatCannotBeTrainedSaysWhichWayOut) {
+  auto wanted = options({folder_.write("in", "a short text")});
+  wanted.tokenizer = "sentencepiece";
+  wanted.vocabulary = 4;
+  expect_error([&] { prepare(wanted); }, {"of 4 pieces", "smaller than", "larger --vocabulary"});
+  wanted.vocabulary = 5000;
+  expect_error([&] { prepare(wanted); }, {"of 5000 pieces", "too high", "smaller --vocabulary"});
 }
 
 TEST_F(PrepareTest, OptionsAndInputsThatCannotBe) {
@@ -214,7 +224,27 @@ TEST_F(PrepareTest, WhatIsReadIsNotWritten) {
   }
   wanted.output = folder_.file("texts/c.h5");
   wanted.input.paths = {folder_.file("texts")};
+  EXPECT_EQ(prepare(wanted).left_out,
+            (std::vector<std::string>{folder_.file("texts/c.h5"), folder_.file("texts/c.validation.h5")}));
+  wanted.input.format = InputFormat::text;
   expect_error([&] { prepare(wanted); }, {"would be read and written"});
+}
+
+TEST_F(PrepareTest, AVocabularyThatNothingHeedsIsRefused) {
+  auto wanted = options({folder_.write("in", "some text")});
+  wanted.vocabulary = 300;
+  EXPECT_THROW(prepare(wanted), UsageError);
+  EXPECT_EQ(folder_.entries().size(), 1u);
+}
+
+TEST_F(PrepareTest, AnOldValidationCorpusIsNamed) {
+  auto wanted = options({folder_.write("in", "some text")});
+  wanted.validation_share = 0.5;
+  EXPECT_EQ(prepare(wanted).old_validation, "");
+  wanted.validation_share = 0;
+  const PrepareReport report = prepare(wanted);
+  EXPECT_EQ(report.old_validation, folder_.file("c.validation.h5"));
+  EXPECT_NE(to_text(report).find("c.validation.h5 is of an earlier corpus"), std::string::npos) << to_text(report);
 }
 
 // A file may have no more than so many bytes, as when the disk is full; the limits reach from the

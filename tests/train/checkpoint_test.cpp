@@ -89,6 +89,18 @@ TEST(Checkpoint, KeepsTheLast) {
   EXPECT_EQ(names_in(scratch.path()).size(), 4u);
 }
 
+TEST(Checkpoint, OldOnesCanGoBeforeASave) {
+  ScratchFolder scratch;
+  for (int64_t step = 1; step <= 4; ++step) save_alone(scratch.path(), make_case(step), 0);
+  remove_old_checkpoints(scratch.path(), 3, 0);
+  EXPECT_EQ(names_in(scratch.path()).size(), 4u);
+  remove_old_checkpoints(scratch.path(), 3, 2);
+  EXPECT_EQ(names_in(scratch.path()), (Names{"step_00000002", "step_00000003", "step_00000004"}));
+  std::filesystem::rename(scratch.path() / "step_00000003", scratch.path() / "step_00000003.replaced");
+  remove_old_checkpoints(scratch.path(), 3, 1);
+  EXPECT_EQ(names_in(scratch.path()), (Names{"step_00000003.replaced", "step_00000004"}));
+}
+
 // Neither a damaged checkpoint nor one of a later step may cost a whole one its place.
 TEST(Checkpoint, DamagedOnesDoNotCountAsKept) {
   ScratchFolder scratch;

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -68,6 +69,13 @@ Json facts_of_run(const fs::path& folder, CorpusCheck check) {
   return facts;
 }
 
+void expect_no_damage(const Json& checkpoints) {
+  const auto damaged = std::ranges::count_if(checkpoints, [](const Json& facts) { return facts.contains("damaged"); });
+  if (damaged == 0) return;
+  throw Error(fmt::format("{} of {} checkpoints {} damaged", damaged, checkpoints.size(), damaged == 1 ? "is" : "are"),
+              "resuming takes the newest that is whole; delete the others");
+}
+
 /// "key  value" lines; a list or an object is set in beneath its key.
 void print_facts(const Json& facts, const std::string& margin) {
   for (const auto& [key, value] : facts.items()) {
@@ -109,6 +117,7 @@ void inspect(const InspectOptions& options) {
   } else {
     print_facts(facts, "");
   }
+  if (run && options.check == CorpusCheck::everything) expect_no_damage(facts["checkpoints"]);
 }
 
 }  // namespace ringlet

@@ -73,12 +73,17 @@ class Preparation {
   Preparation(const PrepareOptions& options, const PrepareProgress& progress)
       : options_(options),
         progress_(progress),
-        files_(is_task() ? std::vector<SourceFile>{} : list_source_files(options.input)),
+        sources_(is_task() ? SourceList{} : list_source_files(options.input)),
+        files_(sources_.files),
         total_bytes_(source_bytes(files_)),
         tokens_(!is_task() && files_.front().format == InputFormat::tokens) {}
 
   PrepareReport run() {
     const auto start = std::chrono::steady_clock::now();
+    if (options_.vocabulary > 0 && !is_task() && !tokens_ && options_.tokenizer != "sentencepiece") {
+      throw UsageError(fmt::format("the tokenizer \"{}\" has a vocabulary of its own", options_.tokenizer),
+                       "Leave --vocabulary out, or train a tokenizer with --tokenizer sentencepiece.");
+    }
     check_outputs(options_, files_);
     if (is_task()) make_task();
     tokenizer_ = task_ ? task_->tokenizer() : tokens_ ? ids() : choose_tokenizer();
@@ -101,6 +106,7 @@ class Preparation {
     report_.tokenizer_hash = tokenizer_->hash();
     report_.vocabulary = tokenizer_->vocabulary();
     report_.empty_documents = spool_->empty_documents();
+    report_.left_out = sources_.left_out;
     report_.answer_tokens = spool_->answer_count();
     report_.seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -160,8 +166,8 @@ class Preparation {
     const int64_t needed = 4 * total_bytes_,
                   free_bytes = free_disk_bytes(folder_of(options_.output));
     if (needed > free_bytes) {
-      throw Error(fmt::format("{} MB are needed for {}, its disk has {} MB", needed / 1'000'000,
-                              options_.output, free_bytes / 1'000'000),
+      throw Error(fmt::format("{:.1f} MB are needed for {}, its disk has {:.1f} MB", double(needed) / 1e6,
+                              options_.output, double(free_bytes) / 1e6),
                   "Make room on that disk, or write to another one.");
     }
   }
@@ -232,6 +238,9 @@ class Preparation {
       pending.push_back(std::make_unique<PendingCorpus>(*spool_, parts[i], split, path));
       report_.files.push_back({path, split, "", parts[i].token_count, parts[i].document_count, 0});
     }
+    if (parts.size() == 1 && std::filesystem::exists(validation_path(options_))) {
+      report_.old_validation = validation_path(options_);
+    }
     if (options_.tokenizer == "sentencepiece" && !tokens_ && !task_) write_model();
     for (size_t i = pending.size(); i-- > 0;) {
       pending[i]->publish();
@@ -250,7 +259,8 @@ class Preparation {
 
   const PrepareOptions& options_;
   const PrepareProgress& progress_;
-  std::vector<SourceFile> files_;
+  const SourceList sources_;
+  const std::vector<SourceFile>& files_;
   int64_t total_bytes_;
   bool tokens_;
   std::optional<Task> task_;
@@ -276,6 +286,9 @@ std::string to_text(const PrepareReport& report) {
                     file.token_count, file.document_count, file.document_count == 1 ? "" : "s",
                     double(file.file_bytes) / 1e6, file.split, file.fingerprint.substr(0, 8));
   }
+  if (!report.old_validation.empty()) {
+    text += fmt::format("warning: {} is of an earlier corpus, and may hold what is trained on now\n", report.old_validation);
+  }
   text += fmt::format("tokenizer {}, vocabulary {}", report.tokenizer, report.vocabulary);
   if (report.answer_tokens > 0) {
     return text + fmt::format("\n{} tokens are answers: they alone are trained and scored\n",
@@ -285,7 +298,13 @@ std::string to_text(const PrepareReport& report) {
                       double(tokens) / double(report.input_bytes));
   if (!report.model_path.empty()) text += fmt::format("tokenizer model: {}\n", report.model_path);
   if (report.empty_documents > 0) {
-    text += fmt::format("{} empty documents were left out\n", report.empty_documents);
+    text += fmt::format("{} empty document{} left out\n", report.empty_documents,
+                        report.empty_documents == 1 ? " was" : "s were");
+  }
+  if (!report.left_out.empty()) {
+    text += fmt::format("{} file{} left out, as no text (a zero byte near the beginning): {}{}\n", report.left_out.size(),
+                        report.left_out.size() == 1 ? " was" : "s were", report.left_out.front(),
+                        report.left_out.size() == 1 ? "" : ", ...");
   }
   text +=
       fmt::format("{:.1f} MB read in {:.1f} s ({:.0f} MB/s)\n", double(report.input_bytes) / 1e6,
@@ -304,12 +323,14 @@ std::string to_json(const PrepareReport& report) {
                      {"fingerprint", file.fingerprint}});
   }
   nlohmann::ordered_json object{{"files", files},
+                                {"old_validation", report.old_validation},
                                 {"tokenizer", report.tokenizer},
                                 {"tokenizer_hash", report.tokenizer_hash},
                                 {"tokenizer_model", report.model_path},
                                 {"vocabulary", report.vocabulary},
                                 {"input_bytes", report.input_bytes},
                                 {"empty_documents", report.empty_documents},
+                                {"left_out", report.left_out},
                                 {"answer_tokens", report.answer_tokens},
                                 {"seconds", report.seconds}};
   // a path need not be UTF-8

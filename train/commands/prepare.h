@@ -39,10 +39,12 @@ struct PrepareReport {
     int64_t token_count = 0, document_count = 0, file_bytes = 0;
   };
   std::vector<File> files;  // the corpus, then the validation corpus if there is one
+  std::string old_validation;  // NAME.validation.h5 of an earlier corpus, beside a new one without any
   std::string tokenizer, tokenizer_hash, model_path;
   int64_t vocabulary = 0;
   int64_t input_bytes = 0;  // of text, or of token files
   int64_t empty_documents = 0;
+  std::vector<std::string> left_out;  // files of folders that are no text
   int64_t answer_tokens = 0;  // of a task
   double seconds = 0;
 };

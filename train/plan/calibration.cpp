@@ -186,6 +186,7 @@ double time_copies(const Config& config, const Devices& devices) {
 Json to_json(const Rates& rates) {
   Json json{{"version", kVersion}, {"device", rates.device}, {"source", rates.source},
             {"foreign_bytes", rates.foreign_bytes},
+            {"measured_at", rates.measured_at},
             {"spread", rates.spread},
             {"offload_bytes_per_second", rates.offload_bytes_per_second},
             {"link", {{"bytes_per_second", rates.link.bytes_per_second},
@@ -210,6 +211,7 @@ Rates from_json(const Json& json) {
   rates.device = json.at("device");
   rates.source = json.at("source");
   rates.foreign_bytes = positive(json.at("foreign_bytes"));
+  rates.measured_at = json.value("measured_at", int64_t{0});
   rates.spread = json.at("spread");
   if (const Json& copies = json.at("offload_bytes_per_second"); copies != 0) {
     rates.offload_bytes_per_second = positive(copies);
@@ -243,6 +245,7 @@ Rates time_operations(const Config& config, const GptConfig& gpt, const Devices&
   int repeats = kRepeats;  // written by rank 0 between barriers
   rates.device = devices.rates_name();
   rates.source = "measured on this machine";
+  rates.measured_at = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
   run_ranks(options, [&](Comm& world, Trace& trace) {
     const std::unique_ptr<Backend> device = devices.make(world.rank(), world.size(), kArenaBytes, trace);
     const std::unique_ptr<Comm> ring = world.split(world.rank());
@@ -337,6 +340,7 @@ void save_rates(const Rates& rates) {
   }
   all.device = rates.device;
   all.source = rates.source;
+  all.measured_at = rates.measured_at;
   all.foreign_bytes = rates.foreign_bytes;
   all.spread = rates.spread;
   all.link = rates.link;

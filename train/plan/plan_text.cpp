@@ -178,7 +178,7 @@ std::string timeline_text(const DryRun& run, const Plan& plan, const Rates& rate
     text += fmt::format(", MFU {:.1f} % (causal exact; {:.1f} % by 12 L d T)", 100 * plan.flops.model / peak,
                         100 * plan.flops.palm / peak);
   }
-  text += fmt::format("\nrates: {}; {}", rates.device, rates.source);
+  text += fmt::format("\nrates: {}; {}", rates.device, rates.source_text());
   if (rates.spread > 0) text += fmt::format("; equal calls differed by {:.0f} % then", 100 * rates.spread);
   if (rates.spread > kNoisy) text += ", which is much: calibrate once more when nothing else runs";
   if (!plan.every_rank) text += "\nthe busiest rank's time; its neighbours are taken to be as busy";
@@ -209,7 +209,7 @@ nlohmann::ordered_json to_json(const DryRun& run, const Plan& plan, const std::v
     if (knob.longest_context > 0) json["knobs"].back()["longest_context"] = knob.longest_context;
   }
   if (rates == nullptr) return json;
-  json["rates"] = {{"device", rates->device}, {"source", rates->source}, {"link", rates->link.name},
+  json["rates"] = {{"device", rates->device}, {"source", rates->source}, {"measured_at", rates->measured_at}, {"link", rates->link.name},
                    {"foreign_bytes", rates->foreign_bytes}, {"spread", rates->spread}};
   if (run.config.run.ring_size() > 1) {
     const HideThreshold hide = hide_threshold(run.gpt.heads, *rates, plan.fullest().rows);

@@ -30,21 +30,20 @@ int64_t host_bytes(const Plan& plan) {
 
 Prediction::Prediction(const Config& config, const GptConfig& gpt, const Devices& devices,
                        int64_t process_bytes_before, int64_t gpu_arena_bytes)
-    : config_(config), devices_(devices) {
-  std::optional<Rates> rates = load_rates(devices.rates_name());
-  if (rates && !config.run.link.empty()) rates->link = parse_link(config.run.link);
-  plan_ = make_plan({config, gpt, Mask{{0}, config.data.window}}, rates ? &*rates : nullptr, devices.threads_per_rank(),
+    : config_(config), devices_(devices), rates_(load_rates(devices.rates_name())) {
+  if (rates_ && !config.run.link.empty()) rates_->link = parse_link(config.run.link);
+  plan_ = make_plan({config, gpt, Mask{{0}, config.data.window}}, rates_ ? &*rates_ : nullptr, devices.threads_per_rank(),
                     devices.worker_count());
-  if (!rates || rates->foreign_bytes <= 0) return;
+  if (!rates_ || rates_->foreign_bytes <= 0) return;
   if (devices.kind() == DeviceKind::cuda) {
     if (gpu_arena_bytes == 0) return;
-    process_bytes_ = devices.bytes_of_ranks(gpu_arena_bytes, config.run.ranks) + int64_t(rates->foreign_bytes);
+    process_bytes_ = devices.bytes_of_ranks(gpu_arena_bytes, config.run.ranks) + int64_t(rates_->foreign_bytes);
     return;
   }
   int64_t arenas = 0;
   for (const DryStep& rank : plan_.ranks) arenas += rank.peak_bytes;
   process_bytes_ =
-      std::max(process_bytes_before, arenas + host_bytes(plan_) + int64_t(rates->foreign_bytes));
+      std::max(process_bytes_before, arenas + host_bytes(plan_) + int64_t(rates_->foreign_bytes));
 }
 
 void Prediction::add(const MetricsRecord& record) {
@@ -77,7 +76,10 @@ std::string Prediction::text() const {
   }
   std::string text = format_table(table);
   while (text.ends_with('\n')) text.pop_back();
-  if (plan_.step_seconds == 0) text += "\ntimes are predicted too once `ringlet plan CONFIG --calibrate` has run here";
+  if (rates_)
+    text += "\nthe time of a step is by rates " + rates_->source_text();
+  else
+    text += "\ntimes are predicted too once `ringlet plan CONFIG --calibrate` has run here";
   return text;
 }
 

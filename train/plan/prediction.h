@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,7 @@ class Prediction {
  private:
   const Config& config_;
   const Devices& devices_;
+  std::optional<Rates> rates_;
   Plan plan_;
   int64_t process_bytes_ = 0;
   std::vector<double> step_ms_;

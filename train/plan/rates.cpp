@@ -1,9 +1,19 @@
 #include "train/plan/rates.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 
+#include "train/console.h"
+
 namespace ringlet {
+
+std::string Rates::source_text() const {
+  using std::chrono::system_clock;
+  if (measured_at == 0) return source;
+  const auto age = system_clock::now() - system_clock::from_time_t(measured_at);
+  return source + " " + human_seconds(std::max(0.0, std::chrono::duration<double>(age).count())) + " ago";
+}
 
 void Rates::put(Op op, const Sample& sample) {
   std::vector<Sample>& samples = samples_[size_t(op)];

@@ -80,7 +80,7 @@ std::string tuning_text(const Tuning& tuning, const Rates& rates) {
       "{} settings for {} ranks over {} ({:.4g} GB/s, {:.3g} us) were planned; windows of one document each\n"
       "rates: {}; {}\n\n{}",
       tuning.settings.size(), best.config.run.ranks, rates.link.name, rates.link.bytes_per_second / 1e9,
-      1e6 * rates.link.latency_seconds, rates.device, rates.source, table_text(tuning));
+      1e6 * rates.link.latency_seconds, rates.device, rates.source_text(), table_text(tuning));
   if (const TunedSetting* first = tuning.first_hidden()) {
     text += fmt::format("\nthe least change that hides communication (bubble {:.1f} %, below {:.0f} %): {}",
                         first->bubble_percent, kHiddenPercent, first->set.empty() ? "none, the config as it is"

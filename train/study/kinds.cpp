@@ -98,8 +98,7 @@ constexpr std::array<StudyKind, 4> kKinds{{
     {"ring", "what do ring size and layout cost, and do they change the losses?",
      "1, 2 and 4 ranks (--large: 8 too) in each layout at the same T, a tenth of train.steps. "
      "Ranks are threads that share\n"
-     "the cores. Losses differ by the rounding of sums, which training then lets grow; contiguous "
-     "ones have the same bits.",
+     "the cores. Losses differ by the rounding of sums, which training then lets grow.",
      "ringlet study ring configs/quickstart.toml -o studies/ring", Measure::all, 10, ring_variants},
 }};
 
