@@ -22,6 +22,10 @@ struct GptConfig {
   double rope_base = 10'000;
   Dtype dtype = Dtype::f32;  // of activations and of the weights that meet them: f32 or bf16
 
+  /// Keys and values of a token, as a hop carries them forward; their gradients are f32.
+  int64_t kv_token_bytes() const { return 2 * heads.kv_heads * heads.head_dim * element_bytes(dtype); }
+  int64_t kv_gradient_token_bytes() const { return 2 * heads.kv_heads * heads.head_dim * element_bytes(Dtype::f32); }
+
   /// Throws UsageError that names the value that cannot be.
   void validate() const;
 };

@@ -75,8 +75,9 @@ std::unique_ptr<Backend> Devices::make(int rank, int ranks, int64_t arena_bytes,
   return module_->make_backend({gpu_of(rank).index, std::min(arena_bytes, share_bytes(rank, ranks)), attention_}, trace);
 }
 
-std::string Devices::rates_name() const {
-  return kind_ == DeviceKind::cpu ? device_name(threads_per_rank_) : machine_.devices.front().name;
+std::string Devices::rates_name(Dtype dtype) const {
+  const std::string device = kind_ == DeviceKind::cpu ? device_name(threads_per_rank_) : machine_.devices.front().name;
+  return dtype == Dtype::f32 ? device : device + ", bf16";
 }
 
 int Devices::worker_count() const {

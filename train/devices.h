@@ -31,8 +31,8 @@ class Devices {
   RankMemory* memory() const { return memory_.get(); }
   /// Bytes of tensors that a rank may have.
   int64_t share_bytes(int rank, int ranks) const;
-  /// What rates are measured for: "AMD EPYC, AVX2, 2 threads", "NVIDIA H200".
-  std::string rates_name() const;
+  /// What rates are measured for: "AMD EPYC, AVX2, 2 threads", "NVIDIA H200, bf16".
+  std::string rates_name(Dtype dtype) const;
   /// Who computes: so many ranks' threads at a time, on so many cores or GPUs; 0: one for each rank.
   int threads_per_rank() const { return kind_ == DeviceKind::cpu ? threads_per_rank_ : 1; }
   int worker_count() const;

@@ -56,4 +56,10 @@ void run_world(const Config& config, const RankMain& rank_main,
   });
 }
 
+void expect_no_rank_left_behind() {
+  if (!ranks_were_left_behind()) return;
+  throw Error("a rank has not ended after this error, and would go on beside what follows",
+              "the same command goes on behind what failed");
+}
+
 }  // namespace ringlet

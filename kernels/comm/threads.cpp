@@ -1,5 +1,6 @@
 #include "kernels/comm/threads.h"
 
+#include <atomic>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -53,7 +54,11 @@ std::vector<std::thread> start_ranks(const std::shared_ptr<Run>& run) {
   return ranks;
 }
 
+std::atomic<bool> left_behind{false};  // of the process, as are the threads
+
 }  // namespace
+
+bool ranks_were_left_behind() { return left_behind; }
 
 void run_ranks(const ThreadsOptions& options,
                const std::function<void(Comm& world, Trace& trace)>& rank_main) {
@@ -65,7 +70,7 @@ void run_ranks(const ThreadsOptions& options,
   world.wait_for_ranks(kGrace);
   for (size_t rank = 0; rank < ranks.size(); ++rank) {
     if (world.ended(static_cast<int>(rank))) ranks[rank].join();
-    else ranks[rank].detach();
+    else ranks[rank].detach(), left_behind = true;
   }
   world.stop_progress();
   progress.join();

@@ -36,4 +36,7 @@ struct ThreadsOptions {
 void run_ranks(const ThreadsOptions& options,
                const std::function<void(Comm& world, Trace& trace)>& rank_main);
 
+/// Has a run_ranks of this process left a rank behind? Who caught its error should keep what it has, and leave.
+bool ranks_were_left_behind();
+
 }  // namespace ringlet

@@ -24,8 +24,8 @@ void attention_finish(const HeadShape& shape, const AttentionState& state, const
                       const Tensor& lse);
 void attention_delta(const HeadShape& shape, const Tensor& output, const Tensor& d_output,
                      const Tensor& delta);
-/// progress: scratch of at least a count for each KV head and 64 queries, and one more for each KV
-/// head.
+/// progress: scratch of two counts or more for each KV head; with one for each 64 queries and one more all are shared
+/// out at once.
 void attention_backward(ThreadTeam& team, std::span<int64_t> progress, const AttentionStep& step,
                         const Tensor& q, const Tensor& kv, const AttentionGradient& gradient,
                         const Tensor& dq, const Tensor& dkv);

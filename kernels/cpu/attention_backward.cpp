@@ -217,18 +217,22 @@ void attention_backward(ThreadTeam& team, std::span<int64_t> progress, const Att
                         const Tensor& dq, const Tensor& dkv) {
   check_head_dim(step.shape);
   if (step.queries.row_count == 0 || step.keys.row_count == 0) return;
-  const int64_t kv_heads = step.shape.kv_heads, tasks = kv_heads * group_count(step);
-  CHECK(kv_heads + tasks <= std::ssize(progress), tasks, " groups, room for ", progress.size());
-  std::fill_n(progress.begin(), kv_heads, KeyProgress::kDone);  // before the first groups: nobody
-  std::fill_n(progress.begin() + kv_heads, tasks, KeyProgress::kNothing);
-  // Group by group, the KV heads side by side: the group before has been begun, and mostly ended.
-  team.run(tasks, [&](int64_t task) {
-    const KeyProgress before(progress[size_t(task)]);
-    KeyProgress own(progress[size_t(task + kv_heads)]);
-    const DoneAtEnd done(own);  // also when it throws: others wait for it
-    HWY_DYNAMIC_DISPATCH(backward)
-    (step, q, kv, gradient, dq, dkv, task % kv_heads, task / kv_heads, before, own);
-  });
+  const int64_t kv_heads = step.shape.kv_heads, groups = group_count(step);
+  const int64_t most = std::ssize(progress) / kv_heads - 1;  // groups at a time
+  CHECK(most >= 1, kv_heads, " KV heads, room for ", progress.size());
+  for (int64_t first = 0; first < groups; first += most) {
+    const int64_t tasks = kv_heads * std::min(most, groups - first);
+    std::fill_n(progress.begin(), kv_heads, KeyProgress::kDone);  // before the first groups: nobody
+    std::fill_n(progress.begin() + kv_heads, tasks, KeyProgress::kNothing);
+    // Group by group, the KV heads side by side: the group before has been begun, and mostly ended.
+    team.run(tasks, [&](int64_t task) {
+      const KeyProgress before(progress[size_t(task)]);
+      KeyProgress own(progress[size_t(task + kv_heads)]);
+      const DoneAtEnd done(own);  // also when it throws: others wait for it
+      HWY_DYNAMIC_DISPATCH(backward)
+      (step, q, kv, gradient, dq, dkv, task % kv_heads, first + task / kv_heads, before, own);
+    });
+  }
 }
 
 }  // namespace ringlet::cpu

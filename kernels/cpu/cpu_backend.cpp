@@ -39,7 +39,7 @@ class CpuBackend final : public Backend {
       : memory_(arena_bytes),
         arena_(memory_.data(), memory_.bytes()),
         scratch_(cpu::kMatmulPanelFloats * int64_t(sizeof(float))),
-        team_(threads),
+        team_(threads, &trace),
         trace_(trace) {}
 
   Arena& arena() override { return arena_; }

@@ -249,7 +249,7 @@ void multiply_part(const Product& p, const float* panels, int64_t first_row, int
       const int64_t block_rows = std::min<int64_t>(kBlockRows, rows - row);
       float* const out = p.out + (first_row + row) * p.out_stride + panel * width;
       const bool whole = columns == width;
-      if (!whole) copy_block(out, p.out_stride, block_rows, columns, narrow, width);
+      if (!whole && p.add) copy_block(out, p.out_stride, block_rows, columns, narrow, width);
       multiply_rows<kBlockRows, kBlockVectors>(left, block_rows, right, p.depth, p.add,
                                                whole ? out : narrow, whole ? p.out_stride : width);
       if (!whole) copy_block(narrow, width, block_rows, columns, out, p.out_stride);

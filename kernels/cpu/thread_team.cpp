@@ -31,7 +31,7 @@ void wait_for_change(const std::atomic<T>& value, T old) {
 
 }  // namespace
 
-ThreadTeam::ThreadTeam(int threads) {
+ThreadTeam::ThreadTeam(int threads, Trace* trace) : trace_(trace) {
   CHECK(threads >= 1, threads, " threads");
   helpers_.reserve(size_t(threads - 1));
   try {
@@ -71,6 +71,7 @@ void ThreadTeam::work() {
   try {
     for (int64_t task; (task = next_task_.fetch_add(1, std::memory_order_relaxed)) < job_.count;) {
       job_.call(job_.body, task);
+      show_life();
     }
   } catch (...) {
     const std::lock_guard lock(error_mutex_);

@@ -8,6 +8,8 @@
 #include <thread>
 #include <vector>
 
+#include "kernels/trace.h"
+
 namespace ringlet::cpu {
 
 /// The threads that compute for one rank: the rank's own and helpers that wait between operations,
@@ -15,8 +17,9 @@ namespace ringlet::cpu {
 /// split().
 class ThreadTeam {
  public:
-  /// threads >= 1, the caller's among them. Throws Error when the system does not give them.
-  explicit ThreadTeam(int threads);
+  /// threads >= 1, the caller's among them. Each task done is a sign of life of the rank in `trace`, if there is one, which
+  /// must outlive the team. Throws Error when the system does not give the threads.
+  explicit ThreadTeam(int threads, Trace* trace = nullptr);
   ~ThreadTeam();
   ThreadTeam(const ThreadTeam&) = delete;
   ThreadTeam& operator=(const ThreadTeam&) = delete;
@@ -29,7 +32,10 @@ class ThreadTeam {
   template <class Body>
   void run(int64_t count, const Body& body) {
     if (count <= 1 || helpers_.empty()) {
-      for (int64_t task = 0; task < count; ++task) body(task);
+      for (int64_t task = 0; task < count; ++task) {
+        body(task);
+        show_life();
+      }
       return;
     }
     run_on_all({[](const void* of, int64_t task) { (*static_cast<const Body*>(of))(task); }, &body,
@@ -55,11 +61,15 @@ class ThreadTeam {
     const void* body = nullptr;
     int64_t count = 0;
   };
+  void show_life() const {
+    if (trace_ != nullptr) trace_->sign_of_life();
+  }
   void run_on_all(const Job& job);
   void end();
   void work();
   void help();
 
+  Trace* trace_;
   Job job_;
   std::exception_ptr error_;
   std::mutex error_mutex_;

@@ -342,14 +342,23 @@ TEST(PlanTest, OffloadedInputsTakeTheTimeThatTheirCopiesDoNotHide) {
 }
 
 TEST(PlanTest, AHopHidesFromTheThresholdOn) {
-  const HeadShape shape{8, 2, 64};
+  GptConfig gpt;
+  gpt.heads = {8, 2, 64};
   const Rates rates = flat_rates(1e12, 1e30, {1e9, 1e-4, "a link"});
-  const HideThreshold hide = hide_threshold(shape, rates, 1000);
-  for (const double tokens : {hide.forward_tokens, 2 * hide.forward_tokens}) {
-    const double compute = 2 * 8 * 64 * tokens * tokens / 1e12;
-    const double message = 1e-4 + 8 * 2 * 64 * tokens / 1e9;
-    EXPECT_GE(compute * (1 + 1e-9), message);
-    EXPECT_EQ(compute < message * 1.001, tokens == hide.forward_tokens);
+  const auto expect_threshold = [](double least, double flops, double bytes) {
+    for (const double tokens : {least, 2 * least}) {
+      const double compute = flops * 8 * 64 * tokens * tokens / 1e12;
+      const double message = 1e-4 + bytes * 2 * 64 * tokens / 1e9;
+      EXPECT_GE(compute * (1 + 1e-9), message);
+      EXPECT_EQ(compute < message * 1.001, tokens == least);
+    }
+  };
+  for (const Dtype dtype : {Dtype::f32, Dtype::bf16}) {  // keys and values in the model's, gradients in f32
+    gpt.dtype = dtype;
+    const HideThreshold hide = hide_threshold(gpt, rates, 1000);
+    const double kv_bytes = dtype == Dtype::f32 ? 8 : 4;
+    expect_threshold(hide.forward_tokens, 2, kv_bytes);
+    expect_threshold(hide.backward_tokens, 5, kv_bytes + 8);
   }
 }
 

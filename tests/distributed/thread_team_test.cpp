@@ -4,11 +4,16 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <numeric>
+#include <span>
 #include <vector>
 
+#include "kernels/cpu/attention.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "tests/support/host_tensor.h"
 #include "tests/support/training_case.h"
 
 namespace ringlet::test {
@@ -46,6 +51,23 @@ TEST(ThreadTeamTest, SplitsIntoWholeGrainsThatCoverEverything) {
   }
 }
 
+// A rank that computes for longer than others wait for it is not taken for stuck.
+TEST(ThreadTeamTest, ATaskDoneIsASignOfLife) {
+  for (const int threads : {1, 3}) {
+    for (const int64_t count : {1, 4}) {
+      Trace trace;
+      ThreadTeam team(threads, &trace);
+      const auto before = trace.last_sign();
+      Trace::Clock::time_point begun;
+      team.run(count, [&](int64_t task) {
+        if (task == count - 1) begun = Trace::Clock::now();
+      });
+      EXPECT_GT(begun, before);
+      EXPECT_GE(trace.last_sign(), begun);
+    }
+  }
+}
+
 TEST(ThreadTeamTest, AnErrorOfATaskComesHomeAndTheTeamGoesOn) {
   ThreadTeam team(4);
   for (int round = 0; round < 20; ++round) {
@@ -53,6 +75,36 @@ TEST(ThreadTeamTest, AnErrorOfATaskComesHomeAndTheTeamGoesOn) {
     std::atomic<int> done = 0;
     team.run(100, [&](int64_t) { ++done; });
     EXPECT_EQ(done, 100);
+  }
+}
+
+// As many groups of queries run at once as there are counts: the gradients do not tell how many.
+TEST(ThreadTeamTest, AttentionsGradientsDoNotDependOnTheRoomForCounts) {
+  const HeadShape shape{4, 2, 16};
+  constexpr int64_t kRows = 900;
+  const auto tensor = [](auto& values, const Shape& of, Dtype dtype = Dtype::f32) {
+    return make_tensor(std::as_writable_bytes(std::span(values)).data(), dtype, of);
+  };
+  std::vector<float> q = random_values(4 * kRows * 16, 1), kv = random_values(2 * 2 * kRows * 16, 2),
+                     d_output = random_values(kRows * 64, 3), lse(4 * kRows, 7.0f), delta = random_values(4 * kRows, 4);
+  std::vector<int64_t> first_visible(kRows, 0);
+  const Piece all{0, 1, 0, kRows};
+  const AttentionStep step{shape, all, all, tensor(first_visible, {kRows, 1, 1, 1}, Dtype::i64)};
+  const auto gradients = [&](int threads, int64_t counts) {
+    ThreadTeam team(threads);
+    std::vector<int64_t> progress(size_t(counts), 0);
+    std::vector<float> dq(q.size(), 0.0f), dkv(kv.size(), 0.0f);
+    cpu::attention_backward(team, progress, step, tensor(q, {4, kRows, 16, 1}), tensor(kv, {2, 2, kRows, 16}),
+                            {tensor(d_output, {kRows, 64, 1, 1}), tensor(lse, {4, kRows, 1, 1}), tensor(delta, {4, kRows, 1, 1})},
+                            tensor(dq, {4, kRows, 16, 1}), tensor(dkv, {2, 2, kRows, 16}));
+    dq.insert(dq.end(), dkv.begin(), dkv.end());
+    return dq;
+  };
+  const std::vector<float> roomy = gradients(1, 1000);
+  EXPECT_TRUE(std::ranges::all_of(roomy, [](float x) { return std::isfinite(x); }));
+  EXPECT_NE(roomy, std::vector<float>(roomy.size(), 0.0f));
+  for (const int threads : {1, 3}) {
+    for (const int64_t counts : {4, 5, 8}) EXPECT_EQ(gradients(threads, counts), roomy) << threads << ", " << counts;
   }
 }
 

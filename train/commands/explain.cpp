@@ -126,9 +126,7 @@ void explain(const ExplainOptions& options) {
     pictures.emplace_back(layout, length, int(config.run.ring_size()), mask, int(config.run.pieces));
   }
 
-  const HeadShape heads = config.gpt(1).heads;
-  const int64_t token_bytes =
-      options.config.empty() ? 0 : 2 * heads.kv_heads * heads.head_dim * element_bytes(Dtype::f32);
+  const int64_t token_bytes = options.config.empty() ? 0 : config.gpt(1).kv_token_bytes();
   const std::string title = fmt::format("a ring of {}, T = {}, {}", config.run.ring_size(), length, describe(mask, length));
   if (!options.svg.empty()) write_atomically(options.svg, to_svg(pictures, title));
   if (options.format == OutputFormat::json) {

@@ -46,7 +46,7 @@ std::optional<Rates> rates_for(const PlanOptions& options, const Config& config,
   } else {
     const Devices devices = devices_here(config);
     if (options.calibrate) save_rates(calibrate(config, gpt, devices));
-    rates = load_rates(devices.rates_name());
+    rates = load_rates(devices.rates_name(gpt.dtype));
   }
   if (rates && link) rates->link = *link;
   return rates;

@@ -15,6 +15,7 @@
 #include "train/scale/cell_run.h"
 #include "train/signals.h"
 #include "train/units.h"
+#include "train/world.h"
 
 namespace ringlet {
 namespace {
@@ -173,6 +174,7 @@ bool visit_all(const Measuring& measuring, int64_t earlier, OneRankGradient& one
     if (!measured) return false;
     file.append(*measured);
     say_cell(measuring.console, *measured);
+    expect_no_rank_left_behind();
   }
   return true;
 }
@@ -212,7 +214,10 @@ void scale_command(const ScaleOptions& options) {
     throw Error("no cell could be measured; " + folder.string() + "/cells.csv has the reasons",
                 "choose other --seq-len and --ranks, and another folder");
   }
-  fmt::print("{}\n", options.format == OutputFormat::json ? to_json(study).dump() : study.title() + "\n\n" + to_text(study));
+  if (options.format == OutputFormat::json)
+    fmt::print("{}\n", to_json(study).dump());
+  else if (any)
+    fmt::print("{}\n\n{}\n", study.title(), to_text(study));
   console.say(finished ? fmt::format("{0}/report.html has the plots, cells.csv and study.json the numbers", folder.string())
                        : "stopped as asked; the same command goes on where it stopped");
 }

@@ -15,6 +15,7 @@
 #include "train/study/study_page.h"
 #include "train/study/study_plan.h"
 #include "train/units.h"
+#include "train/world.h"
 
 namespace ringlet {
 namespace {
@@ -123,6 +124,7 @@ bool make_runs(const StudyRequest& request, const StudyPlan& plan, VariantsFile&
                     ? fmt::format("  validation loss {:.4f} +- {:.4f}, last quarter {:.4f}",
                                   run->loss, run->loss_error, run->last_quarter)
                     : fmt::format("  {}: {}", name_of(run->status), run->reason));
+    expect_no_rank_left_behind();
   }
   return true;
 }

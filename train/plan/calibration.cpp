@@ -36,7 +36,7 @@ constexpr int kRepeats = 5;
 constexpr double kPatienceSeconds = 15;  // large models are repeated less often
 constexpr double kSteady = 0.1;          // Rates::spread above which all is timed again,
 constexpr double kMostSeconds = 25;      // until so many are over
-constexpr int kVersion = 4;              // of the file of rates
+constexpr int kVersion = 5;              // of the file of rates
 
 /// The time of every call, by operation and size.
 class Stopwatch : public OpObserver {
@@ -243,7 +243,7 @@ Rates time_operations(const Config& config, const GptConfig& gpt, const Devices&
   layer.layers = 1;
   Rates rates;
   int repeats = kRepeats;  // written by rank 0 between barriers
-  rates.device = devices.rates_name();
+  rates.device = devices.rates_name(gpt.dtype);
   rates.source = "measured on this machine";
   rates.measured_at = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
   run_ranks(options, [&](Comm& world, Trace& trace) {

@@ -243,16 +243,19 @@ std::vector<Knob> knobs_of(const DryRun& run, const Plan& plan, double budget_by
   return std::move(list.knobs);
 }
 
-HideThreshold hide_threshold(const HeadShape& shape, const Rates& rates, int64_t rows) {
+HideThreshold hide_threshold(const GptConfig& gpt, const Rates& rates, int64_t rows) {
+  const HeadShape& shape = gpt.heads;
   // a c^2 = latency + b c, in seconds, for the positive c.
-  const auto solve = [&](Op op, double flops, double bytes) {
+  const auto solve = [&](Op op, double flops, int64_t token_bytes) {
     const int64_t piece = std::max<int64_t>(1, rows / 2);
     const double seconds_per_flop = rates.seconds(op, {piece, piece, shape.head_dim}, 1);
     const double a = flops * double(shape.q_width()) * seconds_per_flop;
-    const double b = bytes * double(shape.kv_heads * shape.head_dim) / rates.link.bytes_per_second;
+    const double b = double(token_bytes) / rates.link.bytes_per_second;
     return (b + std::sqrt(b * b + 4 * a * rates.link.latency_seconds)) / (2 * a);
   };
-  return {solve(Op::attention_forward, 2, 8), solve(Op::attention_backward, 5, 16)};
+  const int64_t forward = gpt.kv_token_bytes();
+  return {solve(Op::attention_forward, 2, forward),
+          solve(Op::attention_backward, 5, forward + gpt.kv_gradient_token_bytes())};
 }
 
 }  // namespace ringlet

@@ -65,6 +65,6 @@ std::vector<Knob> knobs_of(const DryRun& run, const Plan& plan, double budget_by
 struct HideThreshold {
   double forward_tokens = 0, backward_tokens = 0;
 };
-HideThreshold hide_threshold(const HeadShape& shape, const Rates& rates, int64_t rows);
+HideThreshold hide_threshold(const GptConfig& gpt, const Rates& rates, int64_t rows);
 
 }  // namespace ringlet

@@ -110,9 +110,7 @@ std::string knobs_text(const std::vector<Knob>& knobs) {
 std::string work_text(const DryRun& run, const Plan& plan) {
   const auto most = std::ranges::max_element(plan.ranks, {}, [](const DryStep& rank) { return rank.traffic.bytes(); });
   const Traffic& traffic = most->traffic;
-  const HeadShape& heads = run.gpt.heads;
-  const int64_t row_bytes = 2 * heads.kv_heads * heads.head_dim * element_bytes(Dtype::f32);
-  const int64_t hop_bytes = plan.fullest().rows * row_bytes;
+  const int64_t rows = plan.fullest().rows, forward = rows * run.gpt.kv_token_bytes();
   std::string text = fmt::format(
       "work of a step: model {} (6 N T + 12 L d a visible pair), {} by the 12 L d T convention, executed {}\n",
       flops_text(plan.flops.model), flops_text(plan.flops.palm), flops_text(plan.flops.executed));
@@ -120,7 +118,8 @@ std::string work_text(const DryRun& run, const Plan& plan) {
       "rank {} sends {} bytes a step: ring {}, gradients {}, weights {}, sums {}; a hop carries up to {} of keys and values "
       "forward, {} backward",
       most->rank, traffic.bytes(), traffic.exchange_bytes, traffic.reduce_scatter_bytes, traffic.all_gather_bytes,
-      traffic.all_reduce_bytes, human_bytes(double(hop_bytes)), human_bytes(double(2 * hop_bytes)));
+      traffic.all_reduce_bytes, human_bytes(double(forward)),
+      human_bytes(double(forward + rows * run.gpt.kv_gradient_token_bytes())));
   if (run.config.data.mask == MaskRule::document) {
     text += "\nthe worst case: windows of one document each; boundaries save work and traffic";
   }
@@ -130,15 +129,16 @@ std::string work_text(const DryRun& run, const Plan& plan) {
 std::string overlap_text(const DryRun& run, const Plan& plan, const Rates& rates) {
   if (run.config.run.ring_size() == 1) return "overlap: a ring of one sends no hops";
   const int64_t rows = plan.fullest().rows;
-  const HideThreshold hide = hide_threshold(run.gpt.heads, rates, rows);
+  const HideThreshold hide = hide_threshold(run.gpt, rates, rows);
+  const int64_t kv_bytes = 2 * element_bytes(run.gpt.dtype);
   return fmt::format(
       "overlap on a link of {} ({:.4g} GB/s, {:.3g} us): a hop hides from {:.0f} tokens a rank forward, {:.0f} backward;\n"
       "  here {} tokens a rank: {:.2g} and {:.2g} times that\n"
-      "  formula: a c^2 >= latency + b c; a = 2 (5) * heads * head_dim / attention rate, b = 8 (16) * kv_heads * head_dim / "
+      "  formula: a c^2 >= latency + b c; a = 2 (5) * heads * head_dim / attention rate, b = {} ({}) * kv_heads * head_dim / "
       "bandwidth",
       rates.link.name, rates.link.bytes_per_second / 1e9, 1e6 * rates.link.latency_seconds,
       std::ceil(hide.forward_tokens), std::ceil(hide.backward_tokens), rows, double(rows) / hide.forward_tokens,
-      double(rows) / hide.backward_tokens);
+      double(rows) / hide.backward_tokens, kv_bytes, kv_bytes + 8);
 }
 
 std::string timeline_text(const DryRun& run, const Plan& plan, const Rates& rates) {
@@ -212,7 +212,7 @@ nlohmann::ordered_json to_json(const DryRun& run, const Plan& plan, const std::v
   json["rates"] = {{"device", rates->device}, {"source", rates->source}, {"measured_at", rates->measured_at}, {"link", rates->link.name},
                    {"foreign_bytes", rates->foreign_bytes}, {"spread", rates->spread}};
   if (run.config.run.ring_size() > 1) {
-    const HideThreshold hide = hide_threshold(run.gpt.heads, *rates, plan.fullest().rows);
+    const HideThreshold hide = hide_threshold(run.gpt, *rates, plan.fullest().rows);
     json["hide_threshold"] = {{"forward_tokens", hide.forward_tokens}, {"backward_tokens", hide.backward_tokens}};
   }
   json["step_seconds"] = plan.step_seconds;

@@ -30,7 +30,7 @@ int64_t host_bytes(const Plan& plan) {
 
 Prediction::Prediction(const Config& config, const GptConfig& gpt, const Devices& devices,
                        int64_t process_bytes_before, int64_t gpu_arena_bytes)
-    : config_(config), devices_(devices), rates_(load_rates(devices.rates_name())) {
+    : config_(config), devices_(devices), rates_(load_rates(devices.rates_name(gpt.dtype))) {
   if (rates_ && !config.run.link.empty()) rates_->link = parse_link(config.run.link);
   plan_ = make_plan({config, gpt, Mask{{0}, config.data.window}}, rates_ ? &*rates_ : nullptr, devices.threads_per_rank(),
                     devices.worker_count());

@@ -98,8 +98,8 @@ void compare_gradient(const PlannedCell& planned, const MadeUpText& text, Measur
   cell.gradient_note = fmt::format("not compared: {}", error.what());
 }
 
-std::optional<Rates> kept_rates(const Devices& devices) try {
-  return load_rates(devices.rates_name());
+std::optional<Rates> kept_rates(const Devices& devices, Dtype dtype) try {
+  return load_rates(devices.rates_name(dtype));
 } catch (const Error&) {  // damaged: nothing is known of times
   return {};
 }
@@ -157,7 +157,7 @@ PlannedCell plan_cell(const CellWork& work, int64_t seq_len, int64_t ranks) {
     cell.threads_per_rank = devices.threads_per_rank();
     cell.cores = double(std::min<int64_t>(devices.worker_count(), run.ranks * devices.threads_per_rank()));
     if (run.device == DeviceKind::cuda && planned.gpt.dtype == Dtype::bf16) {
-      const double flops = published_peak_flops(devices.rates_name());
+      const double flops = published_peak_flops(devices.name());
       if (flops > 0) cell.peak_gflops = 1e-9 * flops * cell.cores;
     }
     const SequenceLayout layout = run.sequence_layout();
@@ -167,7 +167,7 @@ PlannedCell plan_cell(const CellWork& work, int64_t seq_len, int64_t ranks) {
       return impossible(fmt::format("rank {} of the ring would hold 0 of {} tokens", rank, seq_len));
     }
     planned.config = resolved_recompute(planned.config, planned.gpt);
-    predict(planned, devices, kept_rates(devices));
+    predict(planned, devices, kept_rates(devices, planned.gpt.dtype));
   } catch (const Error& error) {
     return impossible(error.what());
   }
