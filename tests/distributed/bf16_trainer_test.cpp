@@ -164,16 +164,31 @@ TEST_F(Bf16TrainerTest, BytesOfMemoryAndMessagesAreThosePlanned) {
   }
 }
 
-// Activations and messages are half as large, weights and gradients are not.
-TEST_F(Bf16TrainerTest, LongContextsTakeLessMemoryAndMessagesThanInF32) {
+// Activations and messages are half as large, weights and gradients are not. (The processor widens what it computes on.)
+TEST_F(Bf16TrainerTest, LongContextsTakeLessMemoryAndMessagesThanInF32OnAGpu) {
   const auto step_in = [&](ComputeDtype dtype) {
     Config large = config(4, 4, dtype);
     large.run.seq_len = 4096;
+    large.run.device = DeviceKind::cuda;
     return DryRank({large, large.gpt(257)}, make_layout(large.run.layout, 4096, 4), 0).step();
   };
   const DryStep half = step_in(ComputeDtype::bf16), whole = step_in(ComputeDtype::f32);
   EXPECT_LT(half.peak_bytes, 3 * whole.peak_bytes / 4);
   EXPECT_LT(half.traffic.bytes(), 3 * whole.traffic.bytes() / 4);
+}
+
+TEST_F(Bf16TrainerTest, WidenedOperandsArePlannedToTheByte) {
+  for (const int64_t ranks : {1, 3}) {
+    Config small = config(ranks, ranks, ComputeDtype::bf16);
+    small.run.seq_len = 131;
+    const Trained trained = train_case(small);
+    const SequenceLayout layout = make_layout(small.run.layout, small.run.seq_len, int(ranks));
+    const Corpus read = Corpus::open(corpus);
+    for (int rank = 0; rank < int(ranks); ++rank) {
+      const DryStep planned = DryRank({small, small.gpt(read.vocabulary())}, layout, rank).step();
+      EXPECT_EQ(planned.peak_bytes, trained.records.back().peak_bytes[size_t(rank)]) << rank << " of " << ranks;
+    }
+  }
 }
 
 TEST_F(Bf16TrainerTest, ACheckpointGoesOnInTheOtherDtypeAndSaysSo) {

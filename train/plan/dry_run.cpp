@@ -5,6 +5,7 @@
 
 #include "data/corpus.h"
 #include "kernels/comm/dry.h"
+#include "kernels/cpu/bf16_storage.h"
 #include "kernels/dry/dry_backend.h"
 #include "train/step_sums.h"
 #include "train/window_share.h"
@@ -26,12 +27,19 @@ Batch made_up_batch(const DryRun& run, const SequenceLayout& layout, int rank) {
   return batch;
 }
 
+/// The processor computes bf16 in f32, with room for the operands.
+std::unique_ptr<Backend> dry_device(const DryRun& run, DryCounts& counts) {
+  std::unique_ptr<Backend> device = make_dry_backend(kDryBytes, counts);
+  if (run.config.run.device != DeviceKind::cpu) return device;
+  return make_bf16_storage(std::move(device), Widening::counted);
+}
+
 /// A step of these windows on a rank whose every part is dry, but the trainer's.
 struct Rehearsal {
   Rehearsal(const DryRun& run, const SequenceLayout& layout, int world_rank, RehearsedWindows windows,
             const Rates* rates)
       : mask(run.mask),
-        device(make_dry_backend(kDryBytes, counts)),
+        device(dry_device(run, counts)),
         tape(std::make_unique<Tape>(rates, mask, trace, device->arena())),
         offload(*tape) {
     const int ring_size = layout.ring_size();
