@@ -15,7 +15,7 @@ WindowPlan::WindowPlan(std::span<const int64_t> document_offsets, int64_t window
   if (token_count < window_tokens) {
     throw Error(
         fmt::format("the corpus has {} tokens, a window needs {}", token_count, window_tokens),
-        "Train on shorter sequences, or prepare more text.");
+        "Choose shorter windows (run.seq_len, --seq-len), or prepare more text.");
   }
   size_t document = 0;
   for (int64_t first = 0; first < token_count; first = end_of(first, document)) {

@@ -37,12 +37,16 @@ std::string shape_text(const std::vector<int64_t>& shape) {
   return fmt::format("[{}]", fmt::join(shape, ", "));
 }
 
-Checkpoint open_and_verify(const StepFolder& folder) {
-  Checkpoint checkpoint = Checkpoint::open(folder.path);
+bool belongs_to(CheckpointPart part, const FileRecord& file) {
+  return part == CheckpointPart::everything || file.name == kModelFile;
+}
+
+Checkpoint open_and_verify(const StepFolder& folder, CheckpointPart part) {
+  Checkpoint checkpoint = Checkpoint::open(folder.path, part);
   if (checkpoint.info().step != folder.step) {
     fail_checkpoint(folder.path, fmt::format("holds step {}", checkpoint.info().step));
   }
-  checkpoint.verify();
+  checkpoint.verify(part);
   return checkpoint;
 }
 
@@ -51,7 +55,7 @@ Checkpoint open_and_verify(const StepFolder& folder) {
 Checkpoint::Checkpoint(std::filesystem::path folder, Manifest manifest)
     : folder_(std::move(folder)), manifest_(std::move(manifest)) {}
 
-Checkpoint Checkpoint::open(const std::filesystem::path& folder) {
+Checkpoint Checkpoint::open(const std::filesystem::path& folder, CheckpointPart part) {
   std::error_code error;
   const auto manifest_path = folder / "manifest.json";
   if (!std::filesystem::is_directory(folder, error)) {
@@ -64,6 +68,7 @@ Checkpoint Checkpoint::open(const std::filesystem::path& folder) {
   }
   Manifest manifest = parse_manifest(read_text(manifest_path, kMaxManifestBytes), manifest_path);
   for (const FileRecord& file : manifest.files) {
+    if (!belongs_to(part, file)) continue;
     const auto path = folder / file.name;
     const auto bytes = std::filesystem::file_size(path, error);
     if (error) fail_checkpoint(path, fmt::format("cannot be read: {}", error.message()));
@@ -74,8 +79,9 @@ Checkpoint Checkpoint::open(const std::filesystem::path& folder) {
   return {folder, std::move(manifest)};
 }
 
-void Checkpoint::verify() const {
+void Checkpoint::verify(CheckpointPart part) const {
   for (const FileRecord& file : manifest_.files) {
+    if (!belongs_to(part, file)) continue;
     const Written found = read_back(folder_ / file.name);
     if (found.bytes != file.bytes || found.checksum != file.checksum) {
       fail_checkpoint(folder_ / file.name, "is damaged: wrong checksum");
@@ -85,7 +91,13 @@ void Checkpoint::verify() const {
 
 void Checkpoint::read_weights(const std::string& parameter, std::span<float> values) const {
   const auto path = folder_ / kModelFile;
-  read_part(path, SafetensorsFile(path), parameter, static_cast<int64_t>(values.size()), 0, values);
+  try {
+    read_part(path, SafetensorsFile(path), parameter, static_cast<int64_t>(values.size()), 0, values);
+  } catch (const Error&) {
+    if (std::error_code unknown; std::filesystem::exists(folder_, unknown)) throw;
+    throw Error(folder_.string() + " is gone: its run has saved newer ones since",
+                "do the same again; a larger checkpoint.keep leaves more time");
+  }
 }
 
 void Checkpoint::read_moments(const std::string& parameter, int64_t first_element,
@@ -113,13 +125,16 @@ void Checkpoint::read_moments(const std::string& parameter, int64_t first_elemen
 }
 
 std::optional<Checkpoint> newest_whole_checkpoint(const std::filesystem::path& checkpoints,
-                                                  std::vector<Skipped>& skipped) {
-  for (const auto& path : leftovers(checkpoints)) {
-    skipped.push_back({path, "a save or a deletion that was cut off"});
+                                                  std::vector<Skipped>& skipped, CheckpointPart part) {
+  // To a reader of weights they may be of a run that is saving now.
+  if (part == CheckpointPart::everything) {
+    for (const auto& path : leftovers(checkpoints)) {
+      skipped.push_back({path, "a save or a deletion that was cut off"});
+    }
   }
   for (const StepFolder& folder : step_folders(checkpoints)) {
     try {
-      return open_and_verify(folder);
+      return open_and_verify(folder, part);
     } catch (const Error& error) {
       skipped.push_back({folder.path, error.what()});
     }

@@ -67,21 +67,24 @@ void save_checkpoint(const std::filesystem::path& checkpoints, const CheckpointI
 /// step. Throws Error.
 void remove_old_checkpoints(const std::filesystem::path& checkpoints, int64_t newest_step, int keep_last);
 
+/// What a reader needs: to evaluate and to generate, the weights.
+enum class CheckpointPart : uint8_t { weights, everything };
+
 /// A checkpoint opened for reading: a value, which keeps no file open. Threads may share one.
 class Checkpoint {
  public:
-  /// Reads and checks the manifest, and the sizes of all files. Throws Error: foreign, damaged,
-  /// half-written.
-  static Checkpoint open(const std::filesystem::path& folder);
+  /// Reads and checks the manifest, and the sizes of the files of that part. Throws Error: foreign,
+  /// damaged, half-written.
+  static Checkpoint open(const std::filesystem::path& folder, CheckpointPart part = CheckpointPart::everything);
 
-  /// Reads everything and compares the checksums. Throws Error that names the first damaged file.
+  /// Reads that part and compares the checksums. Throws Error that names the first damaged file.
   /// One rank is enough.
-  void verify() const;
+  void verify(CheckpointPart part = CheckpointPart::everything) const;
 
   const std::filesystem::path& folder() const { return folder_; }
   const CheckpointInfo& info() const { return manifest_.info; }
 
-  /// All elements of a parameter.
+  /// All elements of a parameter. Throws Error, also where the checkpoint is gone by now.
   void read_weights(const std::string& parameter, std::span<float> values) const;
   /// Any range of both moments, however they were shared out when saved. The spans have equal
   /// sizes.
@@ -99,11 +102,12 @@ struct Skipped {
   std::string reason;
 };
 
-/// The whole checkpoint of the highest step, verified. `skipped` gets what was passed over on the
-/// way, and why. Nothing, with something skipped, means that progress would be lost: not a reason
+/// The checkpoint of the highest step of which that part is whole, verified. `skipped` gets what was passed over on the
+/// way, and why; with everything, what was cut off too. Nothing, with something skipped, means that progress would be lost: not a reason
 /// to start afresh silently.
 std::optional<Checkpoint> newest_whole_checkpoint(const std::filesystem::path& checkpoints,
-                                                  std::vector<Skipped>& skipped);
+                                                  std::vector<Skipped>& skipped,
+                                                  CheckpointPart part = CheckpointPart::everything);
 
 /// Is there any checkpoint, whole or not?
 bool has_checkpoints(const std::filesystem::path& checkpoints);

@@ -60,6 +60,7 @@ void add_plan(CLI::App& main, PlanOptions& options) {
   app.add_flag("--calibrate", options.calibrate,
                "Measure this machine first (ten to forty seconds); kept for later plans");
   add_json(app, options.format);
+  app.get_option("--json")->excludes(app.get_option("--paper"));
   app.footer(
       "The trainer's own step runs on a device that computes nothing, over a ring that sends "
       "nothing: bytes of memory\n"

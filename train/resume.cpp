@@ -53,7 +53,10 @@ void compare_configs(const std::string& saved, const std::string& current, const
     if (change.key.starts_with("model.")) {
       throw Error(fmt::format("{} is {} in the config, but {} in the checkpoint", change.key,
                               change.value, change.old_value),
-                  "set it as in the checkpoint, or start another run (run.name)");
+                  change.key == "model.rope_base"
+                      ? "\"auto\" goes by run.seq_len and data.window: set those, or the base itself, as in the checkpoint; "
+                        "or start another run (run.name)"
+                      : "set it as in the checkpoint, or start another run (run.name)");
     }
     say("changed since the checkpoint: " + change.text());
   }
@@ -189,15 +192,22 @@ Checkpoint checkpoint_of(const std::filesystem::path& run_or_checkpoint,
   const std::filesystem::path checkpoints = run_or_checkpoint / "checkpoints";
   if (!std::filesystem::exists(checkpoints)) {
     if (std::filesystem::exists(run_or_checkpoint / "manifest.json")) {
-      Checkpoint checkpoint = Checkpoint::open(run_or_checkpoint);
-      checkpoint.verify();
+      Checkpoint checkpoint = Checkpoint::open(run_or_checkpoint, CheckpointPart::weights);
+      checkpoint.verify(CheckpointPart::weights);
       return checkpoint;
     }
     throw Error("'" + run_or_checkpoint.string() + "' is neither a run nor a checkpoint",
                 "give a folder like runs/NAME, or runs/NAME/checkpoints/step_00000100");
   }
   std::vector<Skipped> skipped;
-  std::optional<Checkpoint> checkpoint = newest_whole_checkpoint(checkpoints, skipped);
+  std::optional<Checkpoint> checkpoint = newest_whole_checkpoint(checkpoints, skipped, CheckpointPart::weights);
+  // A run that goes on beside this may take one away while it is read: another has come in its place.
+  const auto is_gone = [](const Skipped& one) { return !std::filesystem::exists(one.path); };
+  for (int tries = 0; tries < 10 && !checkpoint && std::ranges::any_of(skipped, is_gone); ++tries) {
+    skipped.clear();
+    checkpoint = newest_whole_checkpoint(checkpoints, skipped, CheckpointPart::weights);
+  }
+  std::erase_if(skipped, is_gone);
   say_skipped(skipped, say);
   if (!checkpoint) {
     throw Error(checkpoints.string() + " holds no whole checkpoint",

@@ -26,7 +26,7 @@ std::optional<Checkpoint> checkpoint_to_resume(RunFolder& folder, const Config& 
 /// begun, or these settings no longer fit or obey it.
 Config with_earlier_memory(const Config& config, const GptConfig& gpt);
 
-/// The newest whole checkpoint of a run's folder, or the checkpoint that the path itself is. Throws Error.
+/// The newest checkpoint of a run's folder whose weights are whole, or the checkpoint that the path itself is. Throws Error.
 Checkpoint checkpoint_of(const std::filesystem::path& run_or_checkpoint,
                          const std::function<void(const std::string&)>& say);
 

@@ -70,6 +70,15 @@ void RunFolder::write_config(std::string_view resolved_toml) const {
   write_atomically(config_path(), resolved_toml);
 }
 
+bool RunFolder::has_evaluation(int64_t step) const {
+  std::ifstream lines(metrics_path());
+  for (std::string line; std::getline(lines, line);) {
+    const auto value = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (value.is_object() && value.contains("eval_loss") && value.value("step", nlohmann::json()) == step) return true;
+  }
+  return false;
+}
+
 void RunFolder::append_metrics(std::string_view line) const {
   CHECK(leads(), "this process does not write ", metrics_path().string());
   std::string text(line);

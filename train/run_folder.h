@@ -45,6 +45,8 @@ class RunFolder {
   /// Atomic and durable.
   void write_config(std::string_view resolved_toml) const;
 
+  /// Do the metrics have a line of the validation loss after this step?
+  bool has_evaluation(int64_t step) const;
   /// One line, a JSON object with a "step", without its newline. It is in the file when the call
   /// returns.
   void append_metrics(std::string_view line) const;

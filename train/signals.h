@@ -2,7 +2,7 @@
 
 namespace ringlet {
 
-/// From here on SIGINT and SIGTERM only ask the program to stop; a second one ends it at once, with
+/// From here on SIGINT and SIGTERM only ask the program to stop, which it says; a second one ends it at once, with
 /// exit code 128 + its number.
 void install_signal_handlers();
 

@@ -87,6 +87,29 @@ void Trainer::start_clocks() {
   exposed_before_ = to_ms(rank_.context.trace.exposed_wait());
 }
 
+void Trainer::between_steps(const std::function<void()>& work) {
+  const double computed = thread_seconds(), exposed = to_ms(rank_.context.trace.exposed_wait());
+  work();
+  computed_before_ += thread_seconds() - computed;
+  exposed_before_ += to_ms(rank_.context.trace.exposed_wait()) - exposed;
+}
+
+bool Trainer::owes_evaluation() {
+  const int64_t every = config_.train.eval_every;
+  const bool due = run_.resume != nullptr && run_.validation != nullptr && every > 0 && step_ > place_.first_step &&
+                   (step_ == place_.end_step() || step_ % every == 0);
+  if (!due) return false;
+  double missing = leads() && run_.folder != nullptr && !run_.folder->has_evaluation(step_) ? 1 : 0;
+  sum_over_world(rank_, {&missing, 1});
+  return missing > 0;
+}
+
+bool Trainer::asked_to_stop() {
+  double asked = run_.stop_requested && run_.stop_requested() ? 1 : 0;
+  sum_over_world(rank_, {&asked, 1});
+  return asked > 0;
+}
+
 Trainer::~Trainer() = default;
 
 WindowShare Trainer::share() const {
@@ -244,7 +267,7 @@ MetricsRecord Trainer::record_of(const StepSums& sums, int64_t tokens, double se
 
 RunEnd Trainer::run() {
   const int64_t every = config_.checkpoint.every, eval_every = config_.train.eval_every;
-  if (step_ >= place_.end_step()) return RunEnd::finished;
+  if (owes_evaluation()) between_steps([&] { evaluate_and_report(); });
   for (bool first = true; step_ < place_.end_step(); first = false) {
     const MetricsRecord record = train_step();
     if (leads() && run_.folder != nullptr) run_.folder->append_metrics(to_json_line(record));
@@ -258,15 +281,18 @@ RunEnd Trainer::run() {
     const bool last = step_ >= place_.end_step();
     const bool stop = stop_agreed_ && step_ < run_config().train.steps;
     // Saving comes first: who asks to stop may not wait for an evaluation.
-    if (last || stop || (every > 0 && step_ % every == 0 && skipped_in_row_ == 0)) save();
+    if (last || stop || (every > 0 && step_ % every == 0 && skipped_in_row_ == 0)) between_steps([&] { save(); });
     if (stop) return RunEnd::interrupted;
-    if (eval_every > 0 && (last || step_ % eval_every == 0)) evaluate_and_report();
+    if (run_.validation == nullptr || eval_every == 0 || !(last || step_ % eval_every == 0)) continue;
+    between_steps([&] { evaluate_and_report(); });
+    if (last || !asked_to_stop()) continue;
+    save();
+    return RunEnd::interrupted;
   }
   return RunEnd::finished;
 }
 
 void Trainer::evaluate_and_report() {
-  if (run_.validation == nullptr) return;
   const int64_t windows = std::min(config_.train.eval_windows, run_.validation->plan().window_count());
   const auto [bins, answers] =
       evaluate(rank_, *run_.validation, windows, config_.data.mask, config_.data.window);

@@ -78,6 +78,12 @@ class Trainer {
   Trainer(const TrainingRun& run, std::unique_ptr<TrainedModel> model, RankContext context,
           const SequenceLayout& layout);
   void start_clocks();
+  /// Work that belongs to no step: its compute and waits are not counted.
+  void between_steps(const std::function<void()>& work);
+  /// Is an evaluation due at the checkpoint's step that a stop or a kill has cost? Collective.
+  bool owes_evaluation();
+  /// Was any rank asked to stop by now? Collective.
+  bool asked_to_stop();
   void load(const Checkpoint& checkpoint);
   void save();
   /// f32 weights of a whole bucket: where they are sharded, gathered into the memory of its gradients, until the next

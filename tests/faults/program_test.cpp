@@ -199,6 +199,24 @@ TEST_F(ProgramTest, EvaluationEqualsWhatTrainingPrints) {
   for (const char* ranks : {"1", "3", "5"}) EXPECT_NEAR(evaluated(ranks), printed, 1e-5 * printed);
 }
 
+TEST_F(ProgramTest, AnEvaluationThatAKillHasCostIsMadeWhenTheRunGoesOn) {
+  const std::vector<std::string> settings{"--set", "train.eval_every=40"};
+  ASSERT_EQ(run(training("book", settings)).exit_code, 0);
+  const fs::path file = folder / "runs/book/metrics.jsonl";
+  const std::string metrics = file_text(file);
+  const size_t last = metrics.rfind('\n', metrics.size() - 2) + 1;
+  ASSERT_NE(metrics.find("eval_loss", last), std::string::npos);
+  fs::resize_file(file, last);
+  std::vector<std::string> again = settings;
+  again.push_back("--resume");
+  for (int times = 0; times < 2; ++times) {  // once is enough
+    const ProgramResult result = run(training("book", again));
+    EXPECT_EQ(result.exit_code, 0) << result.errors;
+    EXPECT_NE(result.errors.find("nothing is left to train"), std::string::npos) << result.errors;
+    EXPECT_EQ(file_text(file), metrics);
+  }
+}
+
 TEST_F(ProgramTest, EvaluationComparesContexts) {
   ASSERT_EQ(run(training("book")).exit_code, 0);
   const ProgramResult result =

@@ -1,5 +1,6 @@
 #include "train/checkpoint.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -165,6 +166,31 @@ TEST(Checkpoint, SaysWhatItSkipped) {
   EXPECT_NE(skipped[2].reason.find("no manifest.json"), std::string::npos) << skipped[2].reason;
   EXPECT_NE(skipped[3].reason.find("has 100 bytes instead of"), std::string::npos)
       << skipped[3].reason;
+}
+
+// To evaluate and to generate, moments are not read.
+TEST(Checkpoint, DamagedMomentsDoNotKeepTheWeightsFromBeingRead) {
+  ScratchFolder scratch;
+  for (int64_t step = 1; step <= 2; ++step) save_alone(scratch.path(), make_case(step), 0);
+  std::filesystem::create_directory(scratch.path() / "step_00000003.tmp");
+  const std::filesystem::path newest = scratch.path() / "step_00000002";
+  for (const auto& entry : std::filesystem::directory_iterator(newest)) {
+    if (entry.path().filename().string().starts_with("moments")) std::filesystem::resize_file(entry.path(), 10);
+  }
+  std::vector<Skipped> skipped;
+  EXPECT_EQ(newest_whole_checkpoint(scratch.path(), skipped)->info().step, 1);
+  EXPECT_EQ(skipped.size(), 2u);
+  skipped.clear();
+  const auto checkpoint = newest_whole_checkpoint(scratch.path(), skipped, CheckpointPart::weights);
+  ASSERT_TRUE(checkpoint);
+  EXPECT_TRUE(skipped.empty());
+  const CheckpointCase model = make_case(2);
+  std::vector<float> weights(model.weights[0].size());
+  checkpoint->read_weights(model.info.parameters[0].name, weights);
+  EXPECT_EQ(weights, model.weights[0]);
+  std::filesystem::remove_all(newest);
+  EXPECT_THAT([&] { checkpoint->read_weights(model.info.parameters[0].name, weights); },
+              testing::ThrowsMessage<Error>(testing::HasSubstr("is gone")));
 }
 
 TEST(Checkpoint, NothingIsFoundWhereNothingIs) {

@@ -44,12 +44,16 @@ TEST(PlanCommand, TellsMemoryTrafficAndWorkAndTimesOnceCalibrated) {
   EXPECT_EQ(sum, json["memory"][0]["peak_bytes"]);
   EXPECT_GT(json["traffic"][1]["ring_bytes"], 0);
   EXPECT_FALSE(json.contains("step_seconds"));
-  int64_t in_bf16 = 0;
-  for (const auto& knob : json["knobs"]) {
-    if (knob["name"] == "dtype bf16") in_bf16 = knob["peak_bytes"];
-  }
-  EXPECT_GT(in_bf16, sum / 2);
-  EXPECT_LT(in_bf16, sum);
+  const auto in_bf16 = [](const nlohmann::json& planned) {
+    for (const auto& knob : planned["knobs"]) {
+      if (knob["name"] == "dtype bf16") return knob["peak_bytes"].get<int64_t>();
+    }
+    return int64_t{0};
+  };
+  const int64_t on_gpus = in_bf16(nlohmann::json::parse(plan("--device h200 --json").output));
+  EXPECT_GT(on_gpus, sum / 2);
+  EXPECT_LT(on_gpus, sum);
+  EXPECT_GT(in_bf16(json), on_gpus);  // the processor computes in f32
   EXPECT_THAT(plan("").output, HasSubstr("--calibrate"));
 
   ASSERT_EQ(plan("--calibrate --json").exit_code, 0);

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "train/commands/generate.h"
+
 #include <array>
 #include <cmath>
 #include <vector>
@@ -54,6 +56,14 @@ TEST(SamplerTest, RefusesWhatCannotBe) {
   EXPECT_THROW(validate({.temperature = 1, .top_k = -1, .top_p = 1}), UsageError);
   EXPECT_THROW(validate({.temperature = 1, .top_k = 0, .top_p = 0}), UsageError);
   EXPECT_THROW(validate({.temperature = 1, .top_k = 0, .top_p = std::nan("")}), UsageError);
+}
+
+// What stands for a character that is not whole yet is not shown.
+TEST(GenerateTest, OnlySettledTextIsShown) {
+  EXPECT_EQ(settled("plain"), "plain");
+  EXPECT_EQ(settled("\xEF\xBF\xBD"), "");
+  EXPECT_EQ(settled("a\xEF\xBF\xBD\xEF\xBF\xBD"), "a");
+  EXPECT_EQ(settled("a\xEF\xBF\xBD i"), "a\xEF\xBF\xBD i");
 }
 
 }  // namespace

@@ -153,6 +153,12 @@ TEST(StudyResult, SeedsThatDisagreeWidenTheError) {
   EXPECT_THAT(to_text(study), HasSubstr("seeds' deviation"));
 }
 
+TEST(StudyResult, NobodyWinsWhereNothingDiffers) {
+  VariantDifference none;
+  none.value = none.evaluation_error = 0;
+  EXPECT_TRUE(none.is_lost_in_error());
+}
+
 TEST(StudyResult, RingsStateTheLargestDifference) {
   const StudyResult study =
       make_result(made_up_study("ring", "1_rank",

@@ -238,12 +238,12 @@ void eval(const EvalOptions& options) {
   const Corpus corpus = Corpus::open(path);
   check_options(options, config, checkpoint.info(), corpus);
   const EvalResult result = run_eval(options, config, checkpoint, corpus);
-  if (!options.csv.empty()) write_csv(options.csv, result);
   if (options.format == OutputFormat::json) {
     print_json(result);
   } else {
     print_text(result, options);
   }
+  if (!options.csv.empty()) write_csv(options.csv, result);  // last: what was measured is shown in any case
 }
 
 }  // namespace ringlet

@@ -56,6 +56,12 @@ Generated sample(const GenerateOptions& options, const Checkpoint& checkpoint, c
 
 }  // namespace
 
+std::string settled(std::string text) {
+  constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
+  while (text.ends_with(kReplacement)) text.resize(text.size() - kReplacement.size());
+  return text;
+}
+
 void generate(const GenerateOptions& options) {
   validate(options.sampling);
   if (options.tokens < 1) throw UsageError("nothing to generate", "ask for one token or more");
@@ -87,11 +93,13 @@ void generate(const GenerateOptions& options) {
         if (json) return;
         // Decoding everything keeps pieces that depend on their neighbours right; texts are short.
         so_far.push_back(token);
-        const std::string text = tokenizer->decode(so_far);
+        const std::string text = settled(tokenizer->decode(so_far));
         fmt::print("{}", text.substr(std::min(shown.size(), text.size())));
         std::fflush(stdout);
         shown = text;
       });
+  const std::string text = tokenizer->decode(so_far);
+  if (!json) fmt::print("{}", text.substr(std::min(shown.size(), text.size())));
   if (json) {
     const nlohmann::ordered_json object{
         {"step", checkpoint.info().step},   {"prompt", prompt},

@@ -23,4 +23,7 @@ struct GenerateOptions {
 /// Error.
 void generate(const GenerateOptions& options);
 
+/// Without what the next tokens may change: U+FFFD at the end, which stands for a character that lacks bytes.
+std::string settled(std::string text);
+
 }  // namespace ringlet

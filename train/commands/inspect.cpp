@@ -73,7 +73,8 @@ void expect_no_damage(const Json& checkpoints) {
   const auto damaged = std::ranges::count_if(checkpoints, [](const Json& facts) { return facts.contains("damaged"); });
   if (damaged == 0) return;
   throw Error(fmt::format("{} of {} checkpoints {} damaged", damaged, checkpoints.size(), damaged == 1 ? "is" : "are"),
-              "resuming takes the newest that is whole; delete the others");
+              damaged == std::ssize(checkpoints) ? "none is whole: the run cannot go on; bring one back from a backup"
+                                                 : "resuming takes the newest that is whole; delete the others");
 }
 
 /// "key  value" lines; a list or an object is set in beneath its key.

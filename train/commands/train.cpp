@@ -133,7 +133,8 @@ int finish(const Say& say, RunEnd end, const Config& config) {
   }
   throw Error(fmt::format("{} steps in a row had a loss or gradient that is not finite; nothing was saved",
                           config.train.max_skipped_steps),
-              "lower train.learning_rate or train.clip_norm, then --resume from the last checkpoint");
+              fmt::format("lower train.learning_rate{}, then {}", config.train.clip_norm > 0 ? " or train.clip_norm" : " or set train.clip_norm",
+                          has_checkpoints(config.run.path() / "checkpoints") ? "--resume from the last checkpoint" : "train anew"));
 }
 
 Devices devices_of(const Config::Run& run, const RankProcess& process) {
@@ -293,6 +294,9 @@ int train(const TrainOptions& options) {
   RunFolder folder(config.run.path(), start_of(process, resuming));
   std::optional<Checkpoint> checkpoint;
   if (resuming) checkpoint = checkpoint_to_resume(folder, config, data.corpus, say);
+  if (checkpoint && checkpoint->info().step >= config.train.steps) {
+    say(fmt::format("step {} of {} is done: nothing is left to train", checkpoint->info().step, config.train.steps));
+  }
   const int64_t first_stage = stage_at(config, checkpoint ? checkpoint->info().step + 1 : 1).number;
   if (resuming) check_memory(stages, first_stage, devices, process);
   const int64_t arena_bytes = arena_bytes_of(config, stages, first_stage);

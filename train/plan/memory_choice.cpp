@@ -89,10 +89,13 @@ Config with_sharded_gradients(Config config) {
     helped.memory.offload = memory->offload;
     for (const std::string& setting : changed_settings(smallest, helped)) help += setting + ", ";
   }
+  const double needed = double(peak_bytes({smallest, gpt, run.mask}));
+  const bool alike = human_bytes(budget) == human_bytes(needed);
+  const auto shown = [&](double bytes) { return alike ? fmt::format("{:.0f} bytes", bytes) : human_bytes(bytes); };
   throw Error(fmt::format("{}no recompute policy fits {} a rank: \"full\"{} in chunks of {} tokens needs {}",
-                          config.stages.empty() ? "" : fmt::format("stage {}: ", number), human_bytes(budget),
+                          config.stages.empty() ? "" : fmt::format("stage {}: ", number), shown(budget),
                           smallest.memory.zero_stage > alone.memory.zero_stage ? " with ZeRO-2" : "",
-                          smallest.memory.mlp_chunk, human_bytes(double(peak_bytes({smallest, gpt, run.mask})))),
+                          smallest.memory.mlp_chunk, shown(needed)),
               fmt::format("use {}more ranks or a shorter run.seq_len", help));
 }
 

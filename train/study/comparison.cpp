@@ -114,7 +114,7 @@ double VariantDifference::error() const {
   return std::isfinite(seed_error) ? std::hypot(evaluation_error, seed_error) : evaluation_error;
 }
 
-bool VariantDifference::is_lost_in_error() const { return !(std::abs(value) >= 2 * error()); }
+bool VariantDifference::is_lost_in_error() const { return value == 0 || !(std::abs(value) >= 2 * error()); }
 
 std::string StudyResult::title() const {
   return fmt::format("Study {}: {} ({})", kind->name, kind->question, setting(settings, "model"));
