@@ -31,7 +31,7 @@ void BlockInputs::written() {
 Tensor BlockInputs::back(int64_t i) {
   if (leaves(i)) step_.device.wait(moved_[size_t(i)]);
   // Input i + 1 is not needed any more: the one before this comes into its place.
-  if (i < layers_ && leaves(i - 1)) {
+  if (leaves(i - 1)) {
     const Tensor& place = inputs_[size_t(i - 1)];
     moved_[size_t(i - 1)] = step_.offload->fetch(offset_of(i - 1), place, step_.device.record());
     step_.arena().hold(place, moved_[size_t(i - 1)]);

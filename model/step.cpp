@@ -14,14 +14,6 @@ const char* name_of(Recompute policy) {
   return "?";
 }
 
-Recompute recompute_named(std::string_view name) {
-  for (const Recompute policy : {Recompute::none, Recompute::selective, Recompute::full, Recompute::automatic}) {
-    if (name == name_of(policy)) return policy;
-  }
-  throw UsageError("memory.recompute = \"" + std::string(name) + "\" is not a policy",
-                   "choose \"none\", \"selective\", \"full\" or \"auto\"");
-}
-
 Step::Step(RankContext context, const StepSettings& step_settings, Pass step_pass,
            const SequenceLayout& sequence_layout, Mask step_mask, double rope_base, int64_t head_dim,
            std::span<const int32_t> host_tokens, std::span<const int32_t> host_labels)

@@ -18,8 +18,6 @@ namespace ringlet {
 enum class Recompute : uint8_t { none, selective, full, automatic };
 
 const char* name_of(Recompute policy);
-/// Throws UsageError that lists the names.
-Recompute recompute_named(std::string_view name);
 
 enum class Pass : uint8_t { training, evaluation };
 

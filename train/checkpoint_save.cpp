@@ -3,12 +3,10 @@
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cmath>
 #include <exception>
 #include <functional>
 #include <optional>
-#include <set>
 #include <system_error>
 
 #include "kernels/check.h"

@@ -37,7 +37,6 @@ class RunFolder {
   std::filesystem::path checkpoints() const { return folder_ / "checkpoints"; }
   std::filesystem::path config_path() const { return folder_ / "config.toml"; }
   std::filesystem::path metrics_path() const { return folder_ / "metrics.jsonl"; }
-  std::filesystem::path report_path() const { return folder_ / "report.html"; }
 
   /// Does this one write config and metrics? Who follows may not ask it to.
   bool leads() const { return lock_.has_value(); }

@@ -6,8 +6,7 @@
 
 namespace ringlet {
 
-DryComm::DryComm(DryPlace place, std::vector<DryPlace> splits, Traffic& traffic)
-    : place_(place), splits_(std::move(splits)), traffic_(traffic) {
+DryComm::DryComm(DryPlace place, Traffic& traffic) : place_(place), traffic_(traffic) {
   CHECK(place.rank >= 0 && place.rank < place.size, "rank ", place.rank, " of ", place.size);
 }
 
@@ -44,10 +43,6 @@ Event DryComm::broadcast(const Tensor& values, int root, Event) {
   return next_event();
 }
 
-std::unique_ptr<Comm> DryComm::split(int) {
-  CHECK(splits_used_ < splits_.size(), "split number ", splits_used_ + 1, " of a dry world with ",
-        splits_.size());
-  return std::make_unique<DryComm>(splits_[splits_used_++], std::vector<DryPlace>{}, traffic_);
-}
+std::unique_ptr<Comm> DryComm::split(int) { throw Error("a dry world is not split"); }
 
 }  // namespace ringlet

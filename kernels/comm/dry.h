@@ -1,7 +1,5 @@
 #pragma once
 
-#include <vector>
-
 #include "kernels/comm/traffic.h"
 
 namespace ringlet {
@@ -16,9 +14,8 @@ struct DryPlace {
 /// an Arena sees who forgets to wait for it. Arguments are checked as elsewhere.
 class DryComm : public Comm {
  public:
-  /// `splits`: the results of the calls of split(), in their order. All count in `traffic`, which
-  /// must outlive them.
-  DryComm(DryPlace place, std::vector<DryPlace> splits, Traffic& traffic);
+  /// `traffic` is added to and must outlive this.
+  DryComm(DryPlace place, Traffic& traffic);
 
   int rank() const override { return place_.rank; }
   int size() const override { return place_.size; }
@@ -29,7 +26,7 @@ class DryComm : public Comm {
   Event all_gather(const Tensor& shard, const Tensor& values, Event after) override;
   Event broadcast(const Tensor& values, int root, Event after) override;
   void barrier() override {}
-  /// Throws Error when more splits are asked for than were given. A result cannot be split again.
+  /// Throws Error: the rings of a dry world are made as it is.
   std::unique_ptr<Comm> split(int color) override;
 
  private:
@@ -41,8 +38,6 @@ class DryComm : public Comm {
   Event next_event() { return {&done_, ++operations_}; }
 
   DryPlace place_;
-  std::vector<DryPlace> splits_;
-  size_t splits_used_ = 0;
   Done done_;
   int64_t operations_ = 0;
   Traffic& traffic_;

@@ -31,7 +31,7 @@ void sum_elements(std::span<const Tensor> inputs, std::span<const Tensor> output
   }
 }
 
-class HostMemory final : public RankMemory {
+class HostRankMemory final : public RankMemory {
  public:
   void copy(const Tensor& from, const Tensor& to, const std::atomic<bool>& abandoned) override {
     if (from.data == to.data) return;
@@ -50,6 +50,6 @@ class HostMemory final : public RankMemory {
 
 }  // namespace
 
-std::unique_ptr<RankMemory> make_host_memory() { return std::make_unique<HostMemory>(); }
+std::unique_ptr<RankMemory> make_host_memory() { return std::make_unique<HostRankMemory>(); }
 
 }  // namespace ringlet

@@ -8,16 +8,13 @@
 namespace ringlet::cpu {
 
 /// The attention operations of Backend; contracts in backend.h. Those with a team spread over its
-/// threads, the others run on the calling thread. They check head_dim only (a multiple of 8, at
-/// most kMaxHeadDim); the caller has checked shapes.
+/// threads, the others run on the calling thread. The caller has checked shapes (op_shapes.h).
 ///
 /// Work is cut into tiles of 64 rows whose bounds are multiples of 64 in the global position (of 64
 /// strides in a strided piece). Each query meets the tiles of keys from the diagonal downwards,
 /// each key the tiles of queries upwards, heads of its group within a tile; a tile that a row does
 /// not see leaves its bits alone. So the results of unstrided pieces do not depend on how the
 /// sequence is cut, if it is cut at multiples of 64.
-inline constexpr int64_t kMaxHeadDim = 512;
-
 void attention_forward(ThreadTeam& team, const AttentionStep& step, const Tensor& q,
                        const Tensor& kv, const AttentionState& state);
 void attention_finish(const HeadShape& shape, const AttentionState& state, const Tensor& output,

@@ -215,7 +215,6 @@ void attention_delta(const HeadShape& shape, const Tensor& output, const Tensor&
 void attention_backward(ThreadTeam& team, std::span<int64_t> progress, const AttentionStep& step,
                         const Tensor& q, const Tensor& kv, const AttentionGradient& gradient,
                         const Tensor& dq, const Tensor& dkv) {
-  check_head_dim(step.shape);
   if (step.queries.row_count == 0 || step.keys.row_count == 0) return;
   const int64_t kv_heads = step.shape.kv_heads, groups = group_count(step);
   const int64_t most = std::ssize(progress) / kv_heads - 1;  // groups at a time

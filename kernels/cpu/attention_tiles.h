@@ -4,16 +4,16 @@
 #include <cstdint>
 
 #include "kernels/backend.h"
-#include "kernels/cpu/attention.h"
+#include "kernels/op_shapes.h"
 
 namespace ringlet::cpu {
 
 inline constexpr int64_t kTile = 64;
 /// Transposed query tiles that share one sweep over the keys: as many as fit, so that they stay in
 /// the L2 cache.
-inline constexpr int64_t kPanelFloats = kTile * kMaxHeadDim;
+inline constexpr int64_t kPanelFloats = kTile * shapes::kMaxHeadDim;
 inline constexpr int64_t kMaxGroup = 16;
-inline int64_t group_size(int64_t head_dim) { return std::min(kMaxGroup, kMaxHeadDim / head_dim); }
+inline int64_t group_size(int64_t head_dim) { return std::min(kMaxGroup, shapes::kMaxHeadDim / head_dim); }
 
 /// Rows that the first tile of a piece lacks: tiles begin where position / stride is a multiple of
 /// kTile.
@@ -119,11 +119,6 @@ inline void transpose_rows(const float* rows, int64_t row_stride, int64_t count,
     for (int64_t i = 0; i < count; ++i) to[i] = rows[i * row_stride + column] * scale;
     std::fill(to + count, to + kTile, 0.0f);
   }
-}
-
-inline void check_head_dim(const HeadShape& shape) {
-  CHECK(shape.head_dim % 8 == 0 && shape.head_dim <= kMaxHeadDim, "head_dim ", shape.head_dim,
-        " on the CPU");
 }
 
 }  // namespace ringlet::cpu

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "kernels/causal_pairs.h"
 #include "kernels/op_shapes.h"
 
 namespace ringlet {
@@ -14,8 +13,7 @@ std::byte* untouchable_address() { return reinterpret_cast<std::byte*>(uintptr_t
 
 class DryBackend final : public Backend {
  public:
-  DryBackend(int64_t arena_bytes, DryCounts& counts)
-      : arena_(untouchable_address(), arena_bytes), counts_(counts) {}
+  explicit DryBackend(int64_t arena_bytes) : arena_(untouchable_address(), arena_bytes) {}
 
   Arena& arena() override { return arena_; }
   Event record() override { return {}; }
@@ -36,8 +34,7 @@ class DryBackend final : public Backend {
   }
   void matmul(const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose transpose_b, Write,
               const Tensor& out) override {
-    const auto [m, n, k] = shapes::matmul(a, transpose_a, b, transpose_b, out);
-    counts_.matmul_flops += 2.0 * double(m) * double(n) * double(k);
+    shapes::matmul(a, transpose_a, b, transpose_b, out);
   }
 
   void rms_norm_forward(const Tensor& x, const Tensor& weight, float, const Tensor& y) override {
@@ -64,7 +61,6 @@ class DryBackend final : public Backend {
   void attention_forward(const AttentionStep& step, const Tensor& q, const Tensor& kv,
                          const AttentionState& state) override {
     shapes::attention_forward(step, q, kv, state);
-    count_attention(4, step);
   }
   void attention_finish(const HeadShape& shape, const AttentionState& state, const Tensor& output,
                         const Tensor& lse) override {
@@ -78,7 +74,6 @@ class DryBackend final : public Backend {
                           const AttentionGradient& gradient, const Tensor& dq, Write,
                           const Tensor& dkv) override {
     shapes::attention_backward(step, q, kv, gradient, dq, dkv);
-    count_attention(10, step);
   }
 
   void swiglu_forward(const Tensor& gate_up, const Tensor& y) override {
@@ -108,19 +103,13 @@ class DryBackend final : public Backend {
  private:
   void queue_wait(Event event) override { event.wait(); }
 
-  void count_attention(double flops_per_pair, const AttentionStep& step) {
-    counts_.attention_flops += flops_per_pair * double(step.shape.q_width()) *
-                               double(causal_pairs(step.queries, step.keys));
-  }
-
   Arena arena_;
-  DryCounts& counts_;
 };
 
 }  // namespace
 
-std::unique_ptr<Backend> make_dry_backend(int64_t arena_bytes, DryCounts& counts) {
-  return std::make_unique<DryBackend>(arena_bytes, counts);
+std::unique_ptr<Backend> make_dry_backend(int64_t arena_bytes) {
+  return std::make_unique<DryBackend>(arena_bytes);
 }
 
 }  // namespace ringlet

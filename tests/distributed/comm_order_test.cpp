@@ -155,11 +155,7 @@ TEST(CommRestTest, TraceSaysWhoWaits) {
 
 TEST(DryCommTest, CountsWhatOneRankOfADataParallelRingWorldSends) {
   Traffic traffic;
-  DryComm world({5, 8}, {{1, 4}, {1, 2}}, traffic);
-  const std::unique_ptr<Comm> ring = world.split(1), replicas = world.split(1);
-  EXPECT_EQ(ring->rank(), 1);
-  EXPECT_EQ(ring->size(), 4);
-  EXPECT_EQ(replicas->size(), 2);
+  DryComm world({5, 8}, traffic), ring({1, 4}, traffic);
   EXPECT_THROW(world.split(0), Error);
 
   std::byte* const nowhere = nullptr;  // a dry tensor's memory is never touched
@@ -168,8 +164,8 @@ TEST(DryCommTest, CountsWhatOneRankOfADataParallelRingWorldSends) {
   const Tensor values = make_tensor(nowhere, Dtype::f32, {800, 1, 1, 1});
   const Tensor shard = make_tensor(nowhere, Dtype::f32, {100, 1, 1, 1});
   const Message sends[] = {{2, kv}, {2, empty}}, receives[] = {{0, kv}, {0, empty}};
-  EXPECT_TRUE(ring->exchange(sends, receives, {}).reached());
-  ring->exchange({&sends[1], 1}, {&receives[1], 1}, {});
+  EXPECT_TRUE(ring.exchange(sends, receives, {}).reached());
+  ring.exchange({&sends[1], 1}, {&receives[1], 1}, {});
   EXPECT_TRUE(world.reduce_scatter(values, shard, {}).reached());
   world.all_gather(shard, values, {});
   world.all_reduce(values, {});
@@ -182,7 +178,7 @@ TEST(DryCommTest, CountsWhatOneRankOfADataParallelRingWorldSends) {
   EXPECT_EQ(traffic.all_gather_bytes, 7 * 400);
   EXPECT_EQ(traffic.all_reduce_bytes, 2 * 3200 * 7 / 8);
   EXPECT_EQ(traffic.broadcast_bytes, 7 * 3200);
-  EXPECT_THROW(ring->reduce_scatter(values, shard, {}), Error);
+  EXPECT_THROW(ring.reduce_scatter(values, shard, {}), Error);
 }
 
 }  // namespace

@@ -75,11 +75,10 @@ std::string error_on_threads(const MakeBackend& make_backend, int forgotten) {
 }
 
 std::string error_when_dry(int forgotten) {
-  DryCounts counts;
   Traffic traffic;
   Trace trace;
-  DryComm ring({0, kRingSize}, {}, traffic);
-  ForgetfulBackend device(make_dry_backend(1 << 24, counts), forgotten);
+  DryComm ring({0, kRingSize}, traffic);
+  ForgetfulBackend device(make_dry_backend(1 << 24), forgotten);
   try {
     train_once(device, ring, trace);
   } catch (const Error& error) {

@@ -11,10 +11,9 @@ namespace {
 
 /// Highest use of rank's arena in one training step, its parameters left out, without computing anything.
 int64_t dry_peak(const ModelCase& c, int64_t length, int rank) {
-  DryCounts counts;
   Traffic traffic;
-  const std::unique_ptr<Backend> device = make_dry_backend(int64_t{1} << 45, counts);
-  DryComm ring({rank, c.ring_size}, {}, traffic);
+  const std::unique_ptr<Backend> device = make_dry_backend(int64_t{1} << 45);
+  DryComm ring({rank, c.ring_size}, traffic);
   Trace trace;
   const SequenceLayout layout = make_layout(c.layout, length, c.ring_size);
   Parameters parameters(c.config, *device, {rank, c.ring_size}, Parameters::Gradients::present);

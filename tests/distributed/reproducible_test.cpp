@@ -76,11 +76,10 @@ INSTANTIATE_TEST_SUITE_P(Lengths, ReproducibleAttentionTest,
 
 /// Bytes that all ranks send in one layer, forward and backward, without computing anything.
 int64_t sent_bytes(const HeadShape& shape, const SequenceLayout& layout, const Mask& mask) {
-  DryCounts counts;
   Traffic traffic;
   for (int rank = 0; rank < layout.ring_size(); ++rank) {
-    const std::unique_ptr<Backend> device = make_dry_backend(int64_t{1} << 40, counts);
-    DryComm ring({rank, layout.ring_size()}, {}, traffic);
+    const std::unique_ptr<Backend> device = make_dry_backend(int64_t{1} << 40);
+    DryComm ring({rank, layout.ring_size()}, traffic);
     Trace trace;
     const int64_t rows = layout.rows(rank);
     const std::vector<int32_t> tokens(rows, 0);

@@ -8,7 +8,6 @@
 
 #include "train/console.h"
 #include "train/devices.h"
-#include "train/machine.h"
 #include "train/plan/calibration.h"
 #include "train/plan/corpus_windows.h"
 #include "train/plan/device_profiles.h"

@@ -28,8 +28,8 @@ Batch made_up_batch(const DryRun& run, const SequenceLayout& layout, int rank) {
 }
 
 /// The processor computes bf16 in f32, with room for the operands.
-std::unique_ptr<Backend> dry_device(const DryRun& run, DryCounts& counts) {
-  std::unique_ptr<Backend> device = make_dry_backend(kDryBytes, counts);
+std::unique_ptr<Backend> dry_device(const DryRun& run) {
+  std::unique_ptr<Backend> device = make_dry_backend(kDryBytes);
   if (run.config.run.device != DeviceKind::cpu) return device;
   return make_bf16_storage(std::move(device), Widening::counted);
 }
@@ -39,12 +39,12 @@ struct Rehearsal {
   Rehearsal(const DryRun& run, const SequenceLayout& layout, int world_rank, RehearsedWindows windows,
             const Rates* rates)
       : mask(run.mask),
-        device(dry_device(run, counts)),
+        device(dry_device(run)),
         tape(std::make_unique<Tape>(rates, mask, trace, device->arena())),
         offload(*tape) {
     const int ring_size = layout.ring_size();
-    DryComm dry_world({world_rank, int(run.config.run.ranks)}, {}, traffic);
-    DryComm dry_ring({world_rank % ring_size, ring_size}, {}, traffic);
+    DryComm dry_world({world_rank, int(run.config.run.ranks)}, traffic);
+    DryComm dry_ring({world_rank % ring_size, ring_size}, traffic);
     TapeComm world(dry_world, *tape, Tape::kWorld), ring(dry_ring, *tape, Tape::kRing);
     ObservedBackend observed(*device, *tape);
     const bool offloads = !run.config.memory.offload.empty();
@@ -84,7 +84,6 @@ struct Rehearsal {
 
   Mask mask;
   Trace trace;
-  DryCounts counts;
   Traffic traffic;
   std::unique_ptr<Backend> device;
   std::unique_ptr<Tape> tape;

@@ -7,7 +7,6 @@
 #include "kernels/cpu/fma_peak.h"
 #include "train/console.h"
 #include "train/devices.h"
-#include "train/machine.h"
 #include "train/plan/calibration.h"
 #include "train/plan/device_profiles.h"
 #include "train/plan/memory_choice.h"
