@@ -84,7 +84,8 @@ void add_folder(const std::string& folder, const DocumentInput& input, SourceLis
   const auto is = [&](InputFormat format) {
     return [=, &input](const std::string& path) { return format_of(path, input.format) == format; };
   };
-  const bool joined = input.unit == DocumentUnit::directory, tokens = std::ranges::all_of(paths, is(InputFormat::tokens));
+  const bool joined = input.unit == DocumentUnit::directory,
+             tokens = std::ranges::all_of(paths, is(InputFormat::tokens));
   const size_t before = list.files.size();
   for (const std::string& path : paths) {
     if (input.format == InputFormat::automatic && !tokens && !is_text(path)) {
@@ -132,7 +133,8 @@ class JsonLines {
     if (line.find_first_not_of(" \t\r") != line.npos) {
       const auto value = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
       if (!value.is_object()) {
-        refuse("is not a JSON object", "JSON lines hold one object a line, in UTF-8; --format text reads them as they are.");
+        refuse("is not a JSON object",
+               "JSON lines hold one object a line, in UTF-8; --format text reads them as they are.");
       }
       const auto text = value.find(field_);
       if (text == value.end() || !text->is_string()) {

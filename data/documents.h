@@ -9,9 +9,9 @@
 
 namespace ringlet {
 
-/// How a file is read. automatic: by its ending (.jsonl: JSON lines, .bin: tokens, else text). Of a folder's files those
-/// are left out that are no text (a zero byte in their first 8 KiB); .bin is tokens only where all are, and of a folder
-/// that is one document all is text. "-" is the standard input.
+/// How a file is read. automatic: by its ending (.jsonl: JSON lines, .bin: tokens, else text). Of a folder's files
+/// those are left out that are no text (a zero byte in their first 8 KiB); .bin is tokens only where all are, and of a
+/// folder that is one document all is text. "-" is the standard input.
 enum class InputFormat : uint8_t { automatic, text, jsonl, tokens };
 
 /// file: each file is a document; directory: each folder named as input is one document, its files

@@ -13,9 +13,8 @@ WindowPlan::WindowPlan(std::span<const int64_t> document_offsets, int64_t window
   CHECK(window_tokens >= 1 && offsets_.size() >= 2, "windows of ", window_tokens, " tokens");
   const int64_t token_count = offsets_.back();
   if (token_count < window_tokens) {
-    throw Error(
-        fmt::format("the corpus has {} tokens, a window needs {}", token_count, window_tokens),
-        "Choose shorter windows (run.seq_len, --seq-len), or prepare more text.");
+    throw Error(fmt::format("the corpus has {} tokens, a window needs {}", token_count, window_tokens),
+                "Choose shorter windows (run.seq_len, --seq-len), or prepare more text.");
   }
   size_t document = 0;
   for (int64_t first = 0; first < token_count; first = end_of(first, document)) {

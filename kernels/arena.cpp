@@ -15,7 +15,8 @@ Tensor Arena::allocate(const char* region, Dtype dtype, Shape shape) {
     cause << "out of memory: '" << region << "' asks for " << bytes << " bytes, "
           << capacity_bytes_ - used_bytes_ << " of " << capacity_bytes_ << " are free";
     throw Error(cause.str(),
-                "shorten run.seq_len (generate: --tokens), or use more ranks; `ringlet plan CONFIG` tells what else makes it smaller");
+                "shorten run.seq_len (generate: --tokens), or use more ranks; `ringlet plan CONFIG` tells what else "
+                "makes it smaller");
   }
   size_t index = 0;
   while (index < now_.size() && std::strcmp(now_[index].name, region) != 0) ++index;

@@ -63,8 +63,8 @@ void save_checkpoint(const std::filesystem::path& checkpoints, const CheckpointI
                      std::span<const NamedWeights> weights, std::span<const Shard> shards,
                      const SavePolicy& policy, const SavingRank& rank);
 
-/// Deletes checkpoints of steps before `newest_step`, until `keep_last` (0: all) that open are left, with the one of that
-/// step. Throws Error.
+/// Deletes checkpoints of steps before `newest_step`, until `keep_last` (0: all) that open are left, with the one of
+/// that step. Throws Error.
 void remove_old_checkpoints(const std::filesystem::path& checkpoints, int64_t newest_step, int keep_last);
 
 /// What a reader needs: to evaluate and to generate, the weights.
@@ -103,8 +103,8 @@ struct Skipped {
 };
 
 /// The checkpoint of the highest step of which that part is whole, verified. `skipped` gets what was passed over on the
-/// way, and why; with everything, what was cut off too. Nothing, with something skipped, means that progress would be lost: not a reason
-/// to start afresh silently.
+/// way, and why; with everything, what was cut off too. Nothing, with something skipped, means that progress would be
+/// lost: not a reason to start afresh silently.
 std::optional<Checkpoint> newest_whole_checkpoint(const std::filesystem::path& checkpoints,
                                                   std::vector<Skipped>& skipped,
                                                   CheckpointPart part = CheckpointPart::everything);

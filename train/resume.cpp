@@ -51,12 +51,12 @@ std::vector<Change> changes_of(const std::string& saved, const std::string& curr
 void compare_configs(const std::string& saved, const std::string& current, const Say& say) {
   for (const Change& change : changes_of(saved, current)) {
     if (change.key.starts_with("model.")) {
-      throw Error(fmt::format("{} is {} in the config, but {} in the checkpoint", change.key,
-                              change.value, change.old_value),
-                  change.key == "model.rope_base"
-                      ? "\"auto\" goes by run.seq_len and data.window: set those, or the base itself, as in the checkpoint; "
-                        "or start another run (run.name)"
-                      : "set it as in the checkpoint, or start another run (run.name)");
+      throw Error(
+          fmt::format("{} is {} in the config, but {} in the checkpoint", change.key, change.value, change.old_value),
+          change.key == "model.rope_base"
+              ? "\"auto\" goes by run.seq_len and data.window: set those, or the base itself, as in the checkpoint; "
+                "or start another run (run.name)"
+              : "set it as in the checkpoint, or start another run (run.name)");
     }
     say("changed since the checkpoint: " + change.text());
   }

@@ -16,7 +16,8 @@ static_assert(std::atomic<bool>::is_always_lock_free, "a signal handler may not 
 
 void on_stop_signal(int number) {
   if (stop_asked.exchange(true)) _exit(128 + number);
-  constexpr std::string_view kSaid = "\nasked to stop: this ends once what is under way is done; asked again, at once\n";
+  constexpr std::string_view kSaid =
+      "\nasked to stop: this ends once what is under way is done; asked again, at once\n";
   [[maybe_unused]] const ssize_t ignored = write(STDERR_FILENO, kSaid.data(), kSaid.size());
 }
 

@@ -30,8 +30,8 @@ std::unique_ptr<Offload> make_offload(const Config& config, const Devices& devic
 /// run.threads_per_rank, or an equal share of the cores that this process may use, at least one.
 int threads_per_rank(const Config::Run& run);
 
-/// Throws Error where a failed run of this process has left a rank behind on its thread (ranks_were_left_behind()): another
-/// must not begin beside it. Called once what failed is recorded.
+/// Throws Error where a failed run of this process has left a rank behind on its thread (ranks_were_left_behind()):
+/// another must not begin beside it. Called once what failed is recorded.
 void expect_no_rank_left_behind();
 
 }  // namespace ringlet

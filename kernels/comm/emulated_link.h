@@ -28,8 +28,8 @@ struct Link {
 /// Ranks of one process as if a link of a given speed lay between them: what is sent arrives as always, but counts as
 /// arrived only when it would have come over the link. Each rank sends and receives one message at a time; one that is
 /// received starts when both ranks have asked for it. A collective takes its time from this rank's own call
-/// on, but is never through before all have called; broadcasts and barriers take none. Two of them do not share a link: sums of
-/// the world do not slow down the hops of a ring beside them. Nothing but time changes.
+/// on, but is never through before all have called; broadcasts and barriers take none. Two of them do not share a link:
+/// sums of the world do not slow down the hops of a ring beside them. Nothing but time changes.
 class EmulatedLink final : public ForwardingComm {
  public:
   /// trace: of the rank. observer: told when this rank's side of an operation was on the link, by whoever first asks

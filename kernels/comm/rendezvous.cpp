@@ -1,5 +1,7 @@
 #include "kernels/comm/rendezvous.h"
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <netdb.h>
 #include <poll.h>
 #include <sys/socket.h>
@@ -11,9 +13,6 @@
 #include <memory>
 #include <thread>
 #include <utility>
-
-#include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include "kernels/check.h"
 

@@ -1,11 +1,11 @@
 #include "kernels/comm/threads.h"
 
+#include <fmt/format.h>
+
 #include <atomic>
 #include <memory>
 #include <thread>
 #include <vector>
-
-#include <fmt/format.h>
 
 #include "kernels/comm/threads_comm.h"
 #include "kernels/comm/threads_world.h"
@@ -70,7 +70,8 @@ void run_ranks(const ThreadsOptions& options,
   world.wait_for_ranks(kGrace);
   for (size_t rank = 0; rank < ranks.size(); ++rank) {
     if (world.ended(static_cast<int>(rank))) ranks[rank].join();
-    else ranks[rank].detach(), left_behind = true;
+    else
+      ranks[rank].detach(), left_behind = true;
   }
   world.stop_progress();
   progress.join();

@@ -212,9 +212,8 @@ void attention_delta(const HeadShape& shape, const Tensor& output, const Tensor&
   HWY_DYNAMIC_DISPATCH(row_dots)(shape, output, d_output, delta);
 }
 
-void attention_backward(ThreadTeam& team, std::span<int64_t> progress, const AttentionStep& step,
-                        const Tensor& q, const Tensor& kv, const AttentionGradient& gradient,
-                        const Tensor& dq, const Tensor& dkv) {
+void attention_backward(ThreadTeam& team, std::span<int64_t> progress, const AttentionStep& step, const Tensor& q,
+                        const Tensor& kv, const AttentionGradient& gradient, const Tensor& dq, const Tensor& dkv) {
   if (step.queries.row_count == 0 || step.keys.row_count == 0) return;
   const int64_t kv_heads = step.shape.kv_heads, groups = group_count(step);
   const int64_t most = std::ssize(progress) / kv_heads - 1;  // groups at a time

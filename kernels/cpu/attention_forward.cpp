@@ -214,8 +214,8 @@ namespace ringlet::cpu {
 HWY_EXPORT(forward);
 HWY_EXPORT(finish);
 
-void attention_forward(ThreadTeam& team, const AttentionStep& step, const Tensor& q,
-                       const Tensor& kv, const AttentionState& state) {
+void attention_forward(ThreadTeam& team, const AttentionStep& step, const Tensor& q, const Tensor& kv,
+                       const AttentionState& state) {
   if (step.queries.row_count == 0 || step.keys.row_count == 0) return;
   const int64_t kv_heads = step.shape.kv_heads, groups = group_count(step);
   // The last queries see the most keys: they go first, so that threads end together.

@@ -61,8 +61,7 @@ class Bf16Storage final : public ForwardingBackend {
     shapes::rms_norm_backward(x, weight, dy, dx, d_weight);
     const ArenaScope scratch(arena());
     const Tensor wide_dx = target(dx, write);
-    ForwardingBackend::rms_norm_backward(widened(x), widened(weight), epsilon, widened(dy), write,
-                                         wide_dx, d_weight);
+    ForwardingBackend::rms_norm_backward(widened(x), widened(weight), epsilon, widened(dy), write, wide_dx, d_weight);
     round(wide_dx, dx);
   }
 

@@ -74,8 +74,8 @@ struct LeftRows {
 
 /// kRows x kVectors vectors of the result; `right` is packed, a row of the block per step.
 template <int kRows, int kVectors>
-HWY_INLINE void multiply_block(const LeftRows& left, const float* HWY_RESTRICT right, int64_t depth,
-                               bool add, float* out, int64_t out_stride) {
+HWY_INLINE void multiply_block(const LeftRows& left, const float* HWY_RESTRICT right, int64_t depth, bool add,
+                               float* out, int64_t out_stride) {
   const Floats d;
   const int64_t lanes = float_lanes(), row_step = left.row_step;
   const float* a = left.data;
@@ -113,8 +113,8 @@ HWY_INLINE void multiply_block(const LeftRows& left, const float* HWY_RESTRICT r
 
 /// Fewer than 2 * kRows rows.
 template <int kRows, int kVectors>
-HWY_INLINE void multiply_rows(LeftRows left, int64_t rows, const float* right, int64_t depth,
-                              bool add, float* out, int64_t out_stride) {
+HWY_INLINE void multiply_rows(LeftRows left, int64_t rows, const float* right, int64_t depth, bool add, float* out,
+                              int64_t out_stride) {
   if (rows >= kRows) {
     multiply_block<kRows, kVectors>(left, right, depth, add, out, out_stride);
     left.data += kRows * left.row_step;
@@ -215,8 +215,7 @@ class Prefetch {
   int64_t row_step_, rows_, columns_, rows_a_call_;
 };
 
-void copy_block(const float* from, int64_t from_stride, int64_t rows, int64_t columns, float* to,
-                int64_t to_stride) {
+void copy_block(const float* from, int64_t from_stride, int64_t rows, int64_t columns, float* to, int64_t to_stride) {
   for (int64_t row = 0; row < rows; ++row) {
     std::copy_n(from + row * from_stride, columns, to + row * to_stride);
   }
@@ -250,8 +249,8 @@ void multiply_part(const Product& p, const float* panels, int64_t first_row, int
       float* const out = p.out + (first_row + row) * p.out_stride + panel * width;
       const bool whole = columns == width;
       if (!whole && p.add) copy_block(out, p.out_stride, block_rows, columns, narrow, width);
-      multiply_rows<kBlockRows, kBlockVectors>(left, block_rows, right, p.depth, p.add,
-                                               whole ? out : narrow, whole ? p.out_stride : width);
+      multiply_rows<kBlockRows, kBlockVectors>(left, block_rows, right, p.depth, p.add, whole ? out : narrow,
+                                               whole ? p.out_stride : width);
       if (!whole) copy_block(narrow, width, block_rows, columns, out, p.out_stride);
     }
   }

@@ -17,8 +17,8 @@ namespace ringlet::cpu {
 /// split().
 class ThreadTeam {
  public:
-  /// threads >= 1, the caller's among them. Each task done is a sign of life of the rank in `trace`, if there is one, which
-  /// must outlive the team. Throws Error when the system does not give the threads.
+  /// threads >= 1, the caller's among them. Each task done is a sign of life of the rank in `trace`, if there is one,
+  /// which must outlive the team. Throws Error when the system does not give the threads.
   explicit ThreadTeam(int threads, Trace* trace = nullptr);
   ~ThreadTeam();
   ThreadTeam(const ThreadTeam&) = delete;

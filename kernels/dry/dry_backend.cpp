@@ -108,8 +108,6 @@ class DryBackend final : public Backend {
 
 }  // namespace
 
-std::unique_ptr<Backend> make_dry_backend(int64_t arena_bytes) {
-  return std::make_unique<DryBackend>(arena_bytes);
-}
+std::unique_ptr<Backend> make_dry_backend(int64_t arena_bytes) { return std::make_unique<DryBackend>(arena_bytes); }
 
 }  // namespace ringlet

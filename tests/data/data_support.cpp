@@ -109,8 +109,7 @@ void expect_error(const std::function<void()>& act, const std::vector<std::strin
   } catch (const Error& error) {
     const std::string text = error.what() + std::string("\n") + error.advice;
     for (const std::string& part : parts) {
-      EXPECT_NE(text.find(part), std::string::npos)
-          << "\"" << text << "\" does not hold \"" << part << "\"";
+      EXPECT_NE(text.find(part), std::string::npos) << "\"" << text << "\" does not hold \"" << part << "\"";
     }
     return;
   }

@@ -164,7 +164,8 @@ TEST_F(Bf16TrainerTest, BytesOfMemoryAndMessagesAreThosePlanned) {
   }
 }
 
-// Activations and messages are half as large, weights and gradients are not. (The processor widens what it computes on.)
+// Activations and messages are half as large, weights and gradients are not. (The processor widens what it computes
+// on.)
 TEST_F(Bf16TrainerTest, LongContextsTakeLessMemoryAndMessagesThanInF32OnAGpu) {
   const auto step_in = [&](ComputeDtype dtype) {
     Config large = config(4, 4, dtype);

@@ -94,9 +94,10 @@ TEST(ThreadTeamTest, AttentionsGradientsDoNotDependOnTheRoomForCounts) {
     ThreadTeam team(threads);
     std::vector<int64_t> progress(size_t(counts), 0);
     std::vector<float> dq(q.size(), 0.0f), dkv(kv.size(), 0.0f);
-    cpu::attention_backward(team, progress, step, tensor(q, {4, kRows, 16, 1}), tensor(kv, {2, 2, kRows, 16}),
-                            {tensor(d_output, {kRows, 64, 1, 1}), tensor(lse, {4, kRows, 1, 1}), tensor(delta, {4, kRows, 1, 1})},
-                            tensor(dq, {4, kRows, 16, 1}), tensor(dkv, {2, 2, kRows, 16}));
+    cpu::attention_backward(
+        team, progress, step, tensor(q, {4, kRows, 16, 1}), tensor(kv, {2, 2, kRows, 16}),
+        {tensor(d_output, {kRows, 64, 1, 1}), tensor(lse, {4, kRows, 1, 1}), tensor(delta, {4, kRows, 1, 1})},
+        tensor(dq, {4, kRows, 16, 1}), tensor(dkv, {2, 2, kRows, 16}));
     dq.insert(dq.end(), dkv.begin(), dkv.end());
     return dq;
   };

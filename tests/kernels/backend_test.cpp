@@ -126,8 +126,8 @@ TEST(BackendTest, ExposedWaitCountsOnlyTimeAsleep) {
 #ifndef NDEBUG  // kWatchesFlights
 TEST(BackendTest, WaitingForAnEventReleasesItsMemoryOnEveryDevice) {
   Trace trace;
-  for (const auto& device : {make_cpu_backend(1 << 20, trace), make_dry_backend(1 << 20),
-                             make_deferred_backend(1 << 20, trace)}) {
+  for (const auto& device :
+       {make_cpu_backend(1 << 20, trace), make_dry_backend(1 << 20), make_deferred_backend(1 << 20, trace)}) {
     ManualTimeline timeline;
     const Tensor tensor = device->arena().allocate("test", Dtype::f32, {5, 1, 1, 1});
     device->arena().hold(tensor, timeline.event());

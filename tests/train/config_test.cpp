@@ -157,7 +157,8 @@ TEST(Config, EveryKeyRefusesAnotherType) {
   EXPECT_THAT(error_of("[model]\nqk_norm = 1"), HasSubstr("must be true or false"));
   EXPECT_THAT(error_of("[model]\nrope_base = 'car'"), HasSubstr("a number or \"auto\""));
   EXPECT_THAT(error_of("[run]\nname = 3"), HasSubstr("must be a text"));
-  EXPECT_THAT(error_of("[run]\nseed = '9223372036854775808'"), HasSubstr("choose a value from 0 to 9223372036854775807"));
+  EXPECT_THAT(error_of("[run]\nseed = '9223372036854775808'"),
+              HasSubstr("choose a value from 0 to 9223372036854775807"));
   EXPECT_EQ(parse("[train]\nclip_norm = 2").train.clip_norm, 2.0);  // an integer is a number
 }
 

@@ -2,13 +2,12 @@
 
 #include <gtest/gtest.h>
 
-#include "train/commands/generate.h"
-
 #include <array>
 #include <cmath>
 #include <vector>
 
 #include "kernels/check.h"
+#include "train/commands/generate.h"
 
 namespace ringlet {
 namespace {

@@ -287,7 +287,8 @@ std::string to_text(const PrepareReport& report) {
                     double(file.file_bytes) / 1e6, file.split, file.fingerprint.substr(0, 8));
   }
   if (!report.old_validation.empty()) {
-    text += fmt::format("warning: {} is of an earlier corpus, and may hold what is trained on now\n", report.old_validation);
+    text += fmt::format("warning: {} is of an earlier corpus, and may hold what is trained on now\n",
+                        report.old_validation);
   }
   text += fmt::format("tokenizer {}, vocabulary {}", report.tokenizer, report.vocabulary);
   if (report.answer_tokens > 0) {
@@ -302,9 +303,9 @@ std::string to_text(const PrepareReport& report) {
                         report.empty_documents == 1 ? " was" : "s were");
   }
   if (!report.left_out.empty()) {
-    text += fmt::format("{} file{} left out, as no text (a zero byte near the beginning): {}{}\n", report.left_out.size(),
-                        report.left_out.size() == 1 ? " was" : "s were", report.left_out.front(),
-                        report.left_out.size() == 1 ? "" : ", ...");
+    text += fmt::format("{} file{} left out, as no text (a zero byte near the beginning): {}{}\n",
+                        report.left_out.size(), report.left_out.size() == 1 ? " was" : "s were",
+                        report.left_out.front(), report.left_out.size() == 1 ? "" : ", ...");
   }
   text +=
       fmt::format("{:.1f} MB read in {:.1f} s ({:.0f} MB/s)\n", double(report.input_bytes) / 1e6,

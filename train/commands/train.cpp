@@ -133,8 +133,10 @@ int finish(const Say& say, RunEnd end, const Config& config) {
   }
   throw Error(fmt::format("{} steps in a row had a loss or gradient that is not finite; nothing was saved",
                           config.train.max_skipped_steps),
-              fmt::format("lower train.learning_rate{}, then {}", config.train.clip_norm > 0 ? " or train.clip_norm" : " or set train.clip_norm",
-                          has_checkpoints(config.run.path() / "checkpoints") ? "--resume from the last checkpoint" : "train anew"));
+              fmt::format("lower train.learning_rate{}, then {}",
+                          config.train.clip_norm > 0 ? " or train.clip_norm" : " or set train.clip_norm",
+                          has_checkpoints(config.run.path() / "checkpoints") ? "--resume from the last checkpoint"
+                                                                             : "train anew"));
 }
 
 Devices devices_of(const Config::Run& run, const RankProcess& process) {

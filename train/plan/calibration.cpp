@@ -184,13 +184,17 @@ double time_copies(const Config& config, const Devices& devices) {
 }
 
 Json to_json(const Rates& rates) {
-  Json json{{"version", kVersion}, {"device", rates.device}, {"source", rates.source},
+  Json json{{"version", kVersion},
+            {"device", rates.device},
+            {"source", rates.source},
             {"foreign_bytes", rates.foreign_bytes},
             {"measured_at", rates.measured_at},
             {"spread", rates.spread},
             {"offload_bytes_per_second", rates.offload_bytes_per_second},
-            {"link", {{"bytes_per_second", rates.link.bytes_per_second},
-                      {"latency_seconds", rates.link.latency_seconds}, {"name", rates.link.name}}}};
+            {"link",
+             {{"bytes_per_second", rates.link.bytes_per_second},
+              {"latency_seconds", rates.link.latency_seconds},
+              {"name", rates.link.name}}}};
   for (int op = 0; op < kOpCount; ++op) {
     for (const Rates::Sample& sample : rates.samples(Op(op))) {
       json["samples"][name_of(Op(op))].push_back({sample.size[0], sample.size[1], sample.size[2], sample.work, sample.seconds});

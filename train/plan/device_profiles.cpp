@@ -73,8 +73,9 @@ Rates rates_of_device(std::string_view name) {
   }
   Rates rates;
   rates.device = found->device;
-  rates.source = std::string(found->source) + "; copies to the host: what PCIe 5 (A100: 4) leaves of its rate; products "
-                                             "and attention in bf16, other operations on f32";
+  rates.source = std::string(found->source) +
+                 "; copies to the host: what PCIe 5 (A100: 4) leaves of its rate; products "
+                 "and attention in bf16, other operations on f32";
   rates.link = parse_link(found->link);
   rates.memory_bytes = found->memory_bytes;
   rates.peak_flops = found->peak_flops;

@@ -115,7 +115,8 @@ std::string work_text(const DryRun& run, const Plan& plan) {
       "work of a step: model {} (6 N T + 12 L d a visible pair), {} by the 12 L d T convention, executed {}\n",
       flops_text(plan.flops.model), flops_text(plan.flops.palm), flops_text(plan.flops.executed));
   text += fmt::format(
-      "rank {} sends {} bytes a step: ring {}, gradients {}, weights {}, sums {}; a hop carries up to {} of keys and values "
+      "rank {} sends {} bytes a step: ring {}, gradients {}, weights {}, sums {}; a hop carries up to {} of keys and "
+      "values "
       "forward, {} backward",
       most->rank, traffic.bytes(), traffic.exchange_bytes, traffic.reduce_scatter_bytes, traffic.all_gather_bytes,
       traffic.all_reduce_bytes, human_bytes(double(forward)),
@@ -132,9 +133,11 @@ std::string overlap_text(const DryRun& run, const Plan& plan, const Rates& rates
   const HideThreshold hide = hide_threshold(run.gpt, rates, rows);
   const int64_t kv_bytes = 2 * element_bytes(run.gpt.dtype);
   return fmt::format(
-      "overlap on a link of {} ({:.4g} GB/s, {:.3g} us): a hop hides from {:.0f} tokens a rank forward, {:.0f} backward;\n"
+      "overlap on a link of {} ({:.4g} GB/s, {:.3g} us): a hop hides from {:.0f} tokens a rank forward, {:.0f} "
+      "backward;\n"
       "  here {} tokens a rank: {:.2g} and {:.2g} times that\n"
-      "  formula: a c^2 >= latency + b c; a = 2 (5) * heads * head_dim / attention rate, b = {} ({}) * kv_heads * head_dim / "
+      "  formula: a c^2 >= latency + b c; a = 2 (5) * heads * head_dim / attention rate, b = {} ({}) * kv_heads * "
+      "head_dim / "
       "bandwidth",
       rates.link.name, rates.link.bytes_per_second / 1e9, 1e6 * rates.link.latency_seconds,
       std::ceil(hide.forward_tokens), std::ceil(hide.backward_tokens), rows, double(rows) / hide.forward_tokens,
@@ -209,8 +212,12 @@ nlohmann::ordered_json to_json(const DryRun& run, const Plan& plan, const std::v
     if (knob.longest_context > 0) json["knobs"].back()["longest_context"] = knob.longest_context;
   }
   if (rates == nullptr) return json;
-  json["rates"] = {{"device", rates->device}, {"source", rates->source}, {"measured_at", rates->measured_at}, {"link", rates->link.name},
-                   {"foreign_bytes", rates->foreign_bytes}, {"spread", rates->spread}};
+  json["rates"] = {{"device", rates->device},
+                   {"source", rates->source},
+                   {"measured_at", rates->measured_at},
+                   {"link", rates->link.name},
+                   {"foreign_bytes", rates->foreign_bytes},
+                   {"spread", rates->spread}};
   if (run.config.run.ring_size() > 1) {
     const HideThreshold hide = hide_threshold(run.gpt, *rates, plan.fullest().rows);
     json["hide_threshold"] = {{"forward_tokens", hide.forward_tokens}, {"backward_tokens", hide.backward_tokens}};

@@ -28,12 +28,12 @@ int64_t host_bytes(const Plan& plan) {
   return rows * (4 + 8 + 5 * 8) + std::ssize(plan.ranks) * kHostBytesOfRank;
 }
 
-Prediction::Prediction(const Config& config, const GptConfig& gpt, const Devices& devices,
-                       int64_t process_bytes_before, int64_t gpu_arena_bytes)
+Prediction::Prediction(const Config& config, const GptConfig& gpt, const Devices& devices, int64_t process_bytes_before,
+                       int64_t gpu_arena_bytes)
     : config_(config), devices_(devices), rates_(load_rates(devices.rates_name(gpt.dtype))) {
   if (rates_ && !config.run.link.empty()) rates_->link = parse_link(config.run.link);
-  plan_ = make_plan({config, gpt, Mask{{0}, config.data.window}}, rates_ ? &*rates_ : nullptr, devices.threads_per_rank(),
-                    devices.worker_count());
+  plan_ = make_plan({config, gpt, Mask{{0}, config.data.window}}, rates_ ? &*rates_ : nullptr,
+                    devices.threads_per_rank(), devices.worker_count());
   if (!rates_ || rates_->foreign_bytes <= 0) return;
   if (devices.kind() == DeviceKind::cuda) {
     if (gpu_arena_bytes == 0) return;
@@ -42,8 +42,7 @@ Prediction::Prediction(const Config& config, const GptConfig& gpt, const Devices
   }
   int64_t arenas = 0;
   for (const DryStep& rank : plan_.ranks) arenas += rank.peak_bytes;
-  process_bytes_ =
-      std::max(process_bytes_before, arenas + host_bytes(plan_) + int64_t(rates_->foreign_bytes));
+  process_bytes_ = std::max(process_bytes_before, arenas + host_bytes(plan_) + int64_t(rates_->foreign_bytes));
 }
 
 void Prediction::add(const MetricsRecord& record) {

@@ -79,8 +79,7 @@ constexpr std::array<StudyKind, 4> kKinds{{
      "and in all, so shorter windows come in more of them. With rope_base = \"auto\" each T has "
      "its own base. All are scored\n"
      "on the same validation tokens, each cut into windows of its own T.",
-     "ringlet study context configs/quickstart.toml -o studies/context", Measure::all, 2,
-     context_variants},
+     "ringlet study context configs/quickstart.toml -o studies/context", Measure::all, 2, context_variants},
     {"document-mask", "should a token see the documents before its own?",
      "data.mask causal and document, on a corpus of several documents; the same windows in the "
      "same order. Document masks\n"
@@ -93,8 +92,7 @@ constexpr std::array<StudyKind, 4> kKinds{{
      "The bound of arXiv:2405.14591 for the config's head_dim and T, a hundredth, a tenth and ten "
      "times of it, and 1e4. The\n"
      "bound is a heuristic: the study shows what it is worth here.",
-     "ringlet study rope-base configs/quickstart.toml -o studies/rope", Measure::last_quarter, 2,
-     rope_variants},
+     "ringlet study rope-base configs/quickstart.toml -o studies/rope", Measure::last_quarter, 2, rope_variants},
     {"ring", "what do ring size and layout cost, and do they change the losses?",
      "1, 2 and 4 ranks (--large: 8 too) in each layout at the same T, a tenth of train.steps. "
      "Ranks are threads that share\n"
