@@ -84,15 +84,16 @@ void add_folder(const std::string& folder, const DocumentInput& input, SourceLis
   const auto is = [&](InputFormat format) {
     return [=, &input](const std::string& path) { return format_of(path, input.format) == format; };
   };
-  const bool joined = input.unit == DocumentUnit::directory,
-             tokens = std::ranges::all_of(paths, is(InputFormat::tokens));
+  const bool automatic = input.format == InputFormat::automatic, joined = input.unit == DocumentUnit::directory,
+             all_text = automatic && joined,
+             tokens = !all_text && std::ranges::all_of(paths, is(InputFormat::tokens));
   const size_t before = list.files.size();
   for (const std::string& path : paths) {
-    if (input.format == InputFormat::automatic && !tokens && !is_text(path)) {
+    if (automatic && !tokens && !is_text(path)) {
       list.left_out.push_back(path);
       continue;
     }
-    const bool lines = is(InputFormat::jsonl)(path) && !joined;
+    const bool lines = !all_text && is(InputFormat::jsonl)(path);
     const InputFormat format = tokens ? InputFormat::tokens : lines ? InputFormat::jsonl : InputFormat::text;
     list.files.push_back({path, format, !joined, joined ? folder : path});
   }

@@ -64,7 +64,7 @@ void save_checkpoint(const std::filesystem::path& checkpoints, const CheckpointI
                      const SavePolicy& policy, const SavingRank& rank);
 
 /// Deletes checkpoints of steps before `newest_step`, until `keep_last` (0: all) that open are left, with the one of
-/// that step. Throws Error.
+/// that step. What cannot be deleted stays.
 void remove_old_checkpoints(const std::filesystem::path& checkpoints, int64_t newest_step, int keep_last);
 
 /// What a reader needs: to evaluate and to generate, the weights.

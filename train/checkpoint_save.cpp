@@ -221,9 +221,9 @@ void Save::remove_superseded(int keep_last) const {
   try {
     const fs::path replaced = replaced_folder(checkpoints_, info_.step);
     if (std::error_code unknown; fs::exists(replaced, unknown)) discard(replaced);
-    remove_old_checkpoints(checkpoints_, info_.step, keep_last);
-  } catch (const Error&) {  // the new checkpoint is safe; the next save tries again
+  } catch (const Error&) {  // as there
   }
+  remove_old_checkpoints(checkpoints_, info_.step, keep_last);
 }
 
 /// A checkpoint that may not be durable does not count as saved on the other ranks either.
@@ -249,12 +249,15 @@ bool Save::is_in_place() const {
 
 void remove_old_checkpoints(const fs::path& checkpoints, int64_t newest_step, int keep_last) {
   int kept = 1;
-  for (const StepFolder& folder : step_folders(checkpoints)) {
-    if (keep_last == 0 || folder.step >= newest_step) continue;
-    if (kept >= keep_last)
-      discard(folder.path);
-    else if (opens(folder.path))
-      ++kept;
+  try {
+    for (const StepFolder& folder : step_folders(checkpoints)) {
+      if (keep_last == 0 || folder.step >= newest_step) continue;
+      if (kept >= keep_last)
+        discard(folder.path);
+      else if (opens(folder.path))
+        ++kept;
+    }
+  } catch (const Error&) {  // the newest is safe; the next save tries again
   }
 }
 

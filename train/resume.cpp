@@ -207,12 +207,13 @@ Checkpoint checkpoint_of(const std::filesystem::path& run_or_checkpoint,
     skipped.clear();
     checkpoint = newest_whole_checkpoint(checkpoints, skipped, CheckpointPart::weights);
   }
+  const bool none_saved = skipped.empty();
   std::erase_if(skipped, is_gone);
   say_skipped(skipped, say);
   if (!checkpoint) {
     throw Error(checkpoints.string() + " holds no whole checkpoint",
-                skipped.empty() ? "train for longer: one is saved every checkpoint.every steps and at the end"
-                                : "all that were saved are damaged: train anew, under another run.name");
+                none_saved ? "train for longer: one is saved every checkpoint.every steps and at the end"
+                           : "all that were saved are damaged: train anew, under another run.name");
   }
   return *checkpoint;
 }

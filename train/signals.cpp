@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
 #include <string_view>
 
 #include "kernels/check.h"
@@ -18,7 +19,9 @@ void on_stop_signal(int number) {
   if (stop_asked.exchange(true)) _exit(128 + number);
   constexpr std::string_view kSaid =
       "\nasked to stop: this ends once what is under way is done; asked again, at once\n";
+  const int error = errno;  // of whoever is interrupted
   [[maybe_unused]] const ssize_t ignored = write(STDERR_FILENO, kSaid.data(), kSaid.size());
+  errno = error;
 }
 
 void handle(int number, void (*handler)(int)) {

@@ -284,8 +284,12 @@ RunEnd Trainer::run() {
     if (last || stop || (every > 0 && step_ % every == 0 && skipped_in_row_ == 0)) between_steps([&] { save(); });
     if (stop) return RunEnd::interrupted;
     if (run_.validation == nullptr || eval_every == 0 || !(last || step_ % eval_every == 0)) continue;
-    between_steps([&] { evaluate_and_report(); });
-    if (last || !asked_to_stop()) continue;
+    bool asked = false;
+    between_steps([&] {
+      evaluate_and_report();
+      asked = asked_to_stop();
+    });
+    if (last || !asked) continue;
     save();
     return RunEnd::interrupted;
   }

@@ -30,7 +30,7 @@ struct TrainingRun {
   const Checkpoint* resume = nullptr;        // absent: from fresh weights
   RunFolder* folder = nullptr;               // absent: nothing is written
   std::string corpus_fingerprint, tokenizer_name, tokenizer_hash;
-  std::function<bool()> stop_requested;      // asked once a step; absent: never
+  std::function<bool()> stop_requested;      // asked once a step and evaluation; absent: never
   std::function<void(const MetricsRecord&)> report;          // on rank 0; may be absent
   std::function<void(const std::string& line)> say;          // on rank 0; may be absent
   const Config* whole =
@@ -80,7 +80,7 @@ class Trainer {
   void start_clocks();
   /// Work that belongs to no step: its compute and waits are not counted.
   void between_steps(const std::function<void()>& work);
-  /// Is an evaluation due at the checkpoint's step that a stop or a kill has cost? Collective.
+  /// Is an evaluation due at the checkpoint's step, in a stage that is not over, that a stop or a kill has cost? Collective.
   bool owes_evaluation();
   /// Was any rank asked to stop by now? Collective.
   bool asked_to_stop();

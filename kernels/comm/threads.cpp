@@ -69,9 +69,12 @@ void run_ranks(const ThreadsOptions& options,
   std::vector<std::thread> ranks = start_ranks(run);
   world.wait_for_ranks(kGrace);
   for (size_t rank = 0; rank < ranks.size(); ++rank) {
-    if (world.ended(static_cast<int>(rank))) ranks[rank].join();
-    else
-      ranks[rank].detach(), left_behind = true;
+    if (world.ended(static_cast<int>(rank))) {
+      ranks[rank].join();
+    } else {
+      ranks[rank].detach();
+      left_behind = true;
+    }
   }
   world.stop_progress();
   progress.join();

@@ -89,6 +89,17 @@ TEST_F(DocumentsTest, OfAFolderOnlyTextIsRead) {
   expect_error([&] { list_source_files({.paths = {folder_.file("blobs")}}); }, {"blobs holds no text"});
 }
 
+TEST_F(DocumentsTest, AFolderThatIsOneDocumentIsTextUnlessSaidOtherwise) {
+  const std::string lines = folder_.write("in/a.jsonl", "{\"text\": \"line\"}\n");
+  DocumentInput input{.paths = {folder_.file("in")}, .unit = DocumentUnit::directory};
+  EXPECT_EQ(read_all(input), (Documents{{folder_.file("in"), "{\"text\": \"line\"}\n"}}));
+  input.format = InputFormat::jsonl;
+  EXPECT_EQ(read_all(input), (Documents{{lines + ":1", "line"}}));
+  folder_.write("all/a.bin", "letters");
+  EXPECT_EQ(read_all({.paths = {folder_.file("all")}, .unit = DocumentUnit::directory}),
+            (Documents{{folder_.file("all"), "letters"}}));
+}
+
 TEST_F(DocumentsTest, AFolderOfTokenFilesIsTokens) {
   folder_.write("in/1.bin", bytes_of({1, 2}));
   folder_.write("in/2.bin", bytes_of({3}));

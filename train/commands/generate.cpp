@@ -94,12 +94,11 @@ void generate(const GenerateOptions& options) {
         // Decoding everything keeps pieces that depend on their neighbours right; texts are short.
         so_far.push_back(token);
         const std::string text = settled(tokenizer->decode(so_far));
-        fmt::print("{}", text.substr(std::min(shown.size(), text.size())));
+        if (text.size() <= shown.size()) return;
+        fmt::print("{}", text.substr(shown.size()));
         std::fflush(stdout);
         shown = text;
       });
-  const std::string text = tokenizer->decode(so_far);
-  if (!json) fmt::print("{}", text.substr(std::min(shown.size(), text.size())));
   if (json) {
     const nlohmann::ordered_json object{
         {"step", checkpoint.info().step},   {"prompt", prompt},
@@ -108,7 +107,8 @@ void generate(const GenerateOptions& options) {
     fmt::print("{}\n",
                object.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
   } else {
-    fmt::print("\n");
+    const std::string text = tokenizer->decode(so_far);
+    fmt::print("{}\n", text.substr(std::min(shown.size(), text.size())));
   }
 }
 

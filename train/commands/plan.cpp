@@ -272,8 +272,8 @@ void plan_command(const PlanOptions& options) {
   if (options.config.empty()) throw UsageError("no config is given", "ringlet plan CONFIG.toml, or ringlet plan --paper");
   std::vector<std::string> overrides = options.overrides;
   if (!options.corpus.empty()) overrides.push_back("data.corpus=" + options.corpus);
-  Config asked = load_config(options.config, overrides);
-  if (options.device != "this") asked.run.device = DeviceKind::cuda;
+  if (options.device != "this") overrides.push_back("run.device=cuda");
+  const Config asked = load_config(options.config, overrides);
   const int64_t stage = chosen_stage(asked, options.stage);
   const Config longest = stage_config(asked, stage);
   const GptConfig gpt =

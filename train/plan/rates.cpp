@@ -12,7 +12,7 @@ std::string Rates::source_text() const {
   using std::chrono::system_clock;
   if (measured_at == 0) return source;
   const auto age = system_clock::now() - system_clock::from_time_t(measured_at);
-  return source + " " + human_seconds(std::max(0.0, std::chrono::duration<double>(age).count())) + " ago";
+  return source + ", last " + human_seconds(std::max(0.0, std::chrono::duration<double>(age).count())) + " ago";
 }
 
 void Rates::put(Op op, const Sample& sample) {

@@ -27,7 +27,7 @@ class Rates {
 
   double foreign_bytes = 0;    // of a process, beside the arenas: program, libraries, stacks; 0: not known
 
-  int64_t measured_at = 0;  // seconds since 1970; 0: not known
+  int64_t measured_at = 0;  // the last time: seconds since 1970; 0: not known
   double spread = 0;  // of calls of one size when they were measured, half of p10 to p90 over the median; 0: not known
 
   /// The source, and how long ago it was.
