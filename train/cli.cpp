@@ -54,7 +54,8 @@ void add_prepare(CLI::App& main, PrepareCommand& command) {
                            {"text", InputFormat::text},
                            {"jsonl", InputFormat::jsonl},
                            {"tokens", InputFormat::tokens}},
-                          "How the input is read; auto: by its ending (.jsonl, .bin, else text), and of folders without what is no text");
+                          "How the input is read; auto: by its ending (.jsonl, .bin, else text), of folders without "
+                          "what is no text");
   add_choice<DocumentUnit>(app, "--document", options.input.unit,
                            {{"file", DocumentUnit::file}, {"directory", DocumentUnit::directory}},
                            "What is one document");
