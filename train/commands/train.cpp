@@ -95,9 +95,10 @@ void say_start(Console& console, const Config& config, const RunData& data,
       config.memory.zero_stage));
   std::vector<int64_t> windows;
   for (const StageParts& stage : stages) windows.push_back(stage.windows.plan().window_count());
-  console.say(fmt::format("corpus {}: {} tokens in {} documents, {} windows", data.corpus.path(),
+  console.say(fmt::format("corpus {}: {} tokens in {} document{}, {} windows", data.corpus.path(),
                           human_count(double(data.corpus.token_count())),
                           human_count(double(data.corpus.document_count())),
+                          data.corpus.document_count() == 1 ? "" : "s",
                           fmt::join(windows, ", then ")));
   int64_t shortest = stages.front().config.run.seq_len;
   for (const StageParts& stage : stages) shortest = std::min(shortest, stage.config.run.seq_len);
