@@ -103,14 +103,15 @@ std::vector<std::string> texts_of(const Corpus& corpus) {
   return texts;
 }
 
-void expect_error(const std::function<void()>& act, const std::vector<std::string>& parts) {
+void expect_error(const std::function<void()>& act, const std::vector<std::string>& parts, const std::string& advice) {
   try {
     act();
   } catch (const Error& error) {
-    const std::string text = error.what() + std::string("\n") + error.advice;
+    const std::string text = error.what();
     for (const std::string& part : parts) {
       EXPECT_NE(text.find(part), std::string::npos) << "\"" << text << "\" does not hold \"" << part << "\"";
     }
+    EXPECT_NE(error.advice.find(advice), std::string::npos) << error.advice;
     return;
   }
   ADD_FAILURE() << "no Error; expected one with \"" << (parts.empty() ? "" : parts[0]) << "\"";

@@ -53,8 +53,9 @@ std::vector<int32_t> all_tokens(const Corpus& corpus);
 /// Each document's text.
 std::vector<std::string> texts_of(const Corpus& corpus);
 
-/// Expects an Error whose message and advice hold all of `parts`.
-void expect_error(const std::function<void()>& act, const std::vector<std::string>& parts);
+/// Expects an Error whose message holds all of `parts`, and its advice that one.
+void expect_error(const std::function<void()>& act, const std::vector<std::string>& parts,
+                  const std::string& advice = "");
 
 /// Runs `act` in a forked child; its return value is the child's exit status, 255 stands for an end
 /// by a signal, 254 for an exception.

@@ -169,9 +169,9 @@ TEST_F(PrepareTest, AVocabularyThatCannotBeTrainedSaysWhichWayOut) {
   auto wanted = options({folder_.write("in", "a short text")});
   wanted.tokenizer = "sentencepiece";
   wanted.vocabulary = 4;
-  expect_error([&] { prepare(wanted); }, {"of 4 pieces", "smaller than", "larger --vocabulary"});
+  expect_error([&] { prepare(wanted); }, {"of 4 pieces", "smaller than"}, "larger --vocabulary");
   wanted.vocabulary = 5000;
-  expect_error([&] { prepare(wanted); }, {"of 5000 pieces", "too high", "smaller --vocabulary"});
+  expect_error([&] { prepare(wanted); }, {"of 5000 pieces", "too high"}, "smaller --vocabulary");
 }
 
 TEST_F(PrepareTest, OptionsAndInputsThatCannotBe) {

@@ -178,20 +178,6 @@ TEST_F(Bf16TrainerTest, LongContextsTakeLessMemoryAndMessagesThanInF32OnAGpu) {
   EXPECT_LT(half.traffic.bytes(), 3 * whole.traffic.bytes() / 4);
 }
 
-TEST_F(Bf16TrainerTest, WidenedOperandsArePlannedToTheByte) {
-  for (const int64_t ranks : {1, 3}) {
-    Config small = config(ranks, ranks, ComputeDtype::bf16);
-    small.run.seq_len = 131;
-    const Trained trained = train_case(small);
-    const SequenceLayout layout = make_layout(small.run.layout, small.run.seq_len, int(ranks));
-    const Corpus read = Corpus::open(corpus);
-    for (int rank = 0; rank < int(ranks); ++rank) {
-      const DryStep planned = DryRank({small, small.gpt(read.vocabulary())}, layout, rank).step();
-      EXPECT_EQ(planned.peak_bytes, trained.records.back().peak_bytes[size_t(rank)]) << rank << " of " << ranks;
-    }
-  }
-}
-
 TEST_F(Bf16TrainerTest, ACheckpointGoesOnInTheOtherDtypeAndSaysSo) {
   const Trained in_f32 = train_case(config(2, 2, ComputeDtype::f32));
   for (const ComputeDtype dtype : {ComputeDtype::bf16, ComputeDtype::f32}) {
