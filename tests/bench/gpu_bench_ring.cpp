@@ -26,17 +26,20 @@ struct Size {
   HeadShape shape;
   int64_t rows;  // of a rank
   int repeats;
+  CudaAttention attention = CudaAttention::automatic;
 
   std::string name() const {
-    return std::to_string(shape.heads) + " heads of " + std::to_string(shape.head_dim) + ", " +
-           thousands(rows) + " a rank";
+    return std::string(attention == CudaAttention::mma ? "mma, " : "") + std::to_string(shape.heads) + " heads of " +
+           std::to_string(shape.head_dim) + ", " + thousands(rows) + " a rank";
   }
 };
 
+/// The kernels that a GPU gets by itself; those of mma.sync at the shortest size too.
 std::vector<Size> sizes_of(Extent extent) {
   std::vector<Size> sizes;
   for (const HeadShape& shape : {HeadShape{6, 6, 128}, {12, 12, 64}}) {
     sizes.push_back({shape, 8192, 9});
+    sizes.push_back({shape, 8192, 5, CudaAttention::mma});
     if (extent == Extent::full) sizes.push_back({shape, 32768, 3});
   }
   return sizes;
@@ -44,7 +47,7 @@ std::vector<Size> sizes_of(Extent extent) {
 
 Times time_one_call(const CudaInterface& interface, const Size& size) {
   const int64_t total = kRing * size.rows;
-  Gpu gpu(interface, CudaAttention::automatic, arena_bytes_of(size.shape, total));
+  Gpu gpu(interface, size.attention, arena_bytes_of(size.shape, total));
   const bench::Pass pass = make_pass(gpu, size.shape, {{0, 1, 0, total}}, {{0, 1, 0, total}});
   const auto once = [&](void (bench::Pass::*run)(Gpu&) const) {
     const auto start = Clock::now();
@@ -97,7 +100,7 @@ Times time_ring(const CudaInterface& interface, RankMemory& memory, const Size& 
   options.timeout = std::chrono::seconds(20);
   options.memory = &memory;
   run_ranks(options, [&](Comm& ring, Trace& trace) {
-    RingRank rank(interface, size.shape, layout, ring, trace);
+    RingRank rank(interface, size.shape, layout, ring, trace, size.attention);
     rank.fill_with_random_numbers();
     for (size_t repeat = 0; repeat < forward.size(); ++repeat) {
       forward[repeat].measure(ring, *rank.gpu, [&] { rank.forward(); });
@@ -108,22 +111,45 @@ Times time_ring(const CudaInterface& interface, RankMemory& memory, const Size& 
   return {median_of(forward), median_of(backward)};
 }
 
+/// All steps of a rank of a ring, with the keys of the whole ring side by side.
+bench::Pass pass_of_rank(Gpu& gpu, const Size& size, const SequenceLayout& layout, int rank) {
+  std::vector<Piece> keys;
+  for (int hop = kRing; hop-- > 0;) {  // steps run from the last piece to the first: its own come first
+    for (const Piece& piece : layout.ranks[size_t((rank + kRing - hop) % kRing)]) keys.push_back(piece);
+  }
+  return make_pass(gpu, size.shape, layout.ranks[size_t(rank)], keys);
+}
+
+/// All ranks at once, no messages: what the steps cost a ring, but for what it moves.
+Times time_steps_side_by_side(const CudaInterface& interface, RankMemory& memory, const Size& size) {
+  const SequenceLayout layout = make_layout(Layout::zigzag, kRing * size.rows, kRing);
+  std::vector<Lap> forward(size_t(size.repeats) + 1), backward(size_t(size.repeats) + 1);
+  ThreadsOptions options;
+  options.ranks = kRing;
+  options.timeout = std::chrono::seconds(20);
+  options.memory = &memory;
+  run_ranks(options, [&](Comm& ring, Trace& trace) {
+    Gpu gpu(interface,
+            {.arena_bytes = arena_bytes_of(size.shape, (kRing + 1) * size.rows), .attention = size.attention},
+            ring.rank(), trace);
+    const bench::Pass pass = pass_of_rank(gpu, size, layout, ring.rank());
+    for (size_t repeat = 0; repeat < forward.size(); ++repeat) {
+      forward[repeat].measure(ring, *gpu, [&] { pass.whole_forward(gpu); });
+      backward[repeat].measure(ring, *gpu, [&] { pass.whole_backward(gpu); });
+    }
+    ring.barrier();
+  });
+  return {median_of(forward), median_of(backward)};
+}
+
 /// The slowest of three ranks.
 Times time_rank_alone(const CudaInterface& interface, const Size& size) {
   const SequenceLayout layout = make_layout(Layout::zigzag, kRing * size.rows, kRing);
-  // Keys of the whole ring stand side by side here.
-  Gpu gpu(interface, CudaAttention::automatic, arena_bytes_of(size.shape, (kRing + 1) * size.rows));
+  Gpu gpu(interface, size.attention, arena_bytes_of(size.shape, (kRing + 1) * size.rows));
   Times slowest;
   for (const int rank : {0, 3, 7}) {
     const ArenaScope scope(gpu->arena());
-    std::vector<Piece> keys;
-    for (int hop = kRing;
-         hop-- > 0;) {  // steps run from the last piece to the first: its own come first
-      for (const Piece& piece : layout.ranks[size_t((rank + kRing - hop) % kRing)])
-        keys.push_back(piece);
-    }
-    const Times times =
-        time_steps(gpu, make_pass(gpu, size.shape, layout.ranks[size_t(rank)], keys));
+    const Times times = time_steps(gpu, pass_of_rank(gpu, size, layout, rank));
     slowest = {std::max(slowest.forward_ms, times.forward_ms),
                std::max(slowest.backward_ms, times.backward_ms)};
   }
@@ -150,9 +176,10 @@ void add_one_call(const Size& size, const Times& times, Report& report) {
 }  // namespace
 
 RingRank::RingRank(const CudaInterface& interface, const HeadShape& head_shape,
-                   const SequenceLayout& layout, Comm& ring, Trace& trace)
+                   const SequenceLayout& layout, Comm& ring, Trace& trace, CudaAttention attention)
     : shape(head_shape),
-      gpu(interface, {.arena_bytes = arena_bytes_of(shape, layout.max_rows())}, ring.rank(), trace),
+      gpu(interface, {.arena_bytes = arena_bytes_of(shape, layout.max_rows()), .attention = attention},
+          ring.rank(), trace),
       step({*gpu, ring, trace}, {}, ringlet::Pass::training, layout, Mask{}, 1e4, shape.head_dim,
            std::vector<int32_t>(size_t(layout.rows(ring.rank()))),
            std::vector<int32_t>(size_t(layout.rows(ring.rank())))) {
@@ -195,6 +222,9 @@ void measure_ring(const CudaInterface& interface, Extent extent, Report& report)
       add_one_call(size, one_call, report);
       one_calls.emplace_back(size, one_call);
       add_shares(size.name() + ", ring", one_call, time_ring(interface, *memory, size), report);
+      if (size.rows <= 8192) {
+        add_shares(size.name() + ", no messages", one_call, time_steps_side_by_side(interface, *memory, size), report);
+      }
     } catch (const std::exception& error) {
       report.skip(size.name(), error.what());
     }

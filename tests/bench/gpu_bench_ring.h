@@ -10,7 +10,7 @@ namespace ringlet::bench {
 struct RingRank {
   /// The arena fits. q, kv and d_output are not set. Everything named must outlive this.
   RingRank(const CudaInterface& interface, const HeadShape& shape, const SequenceLayout& layout,
-           Comm& ring, Trace& trace);
+           Comm& ring, Trace& trace, CudaAttention attention = CudaAttention::automatic);
   void fill_with_random_numbers();
   void forward();
   /// delta, then the ring; adds to dq and dkv. After forward.

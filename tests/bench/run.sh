@@ -5,7 +5,8 @@
 #   tests/bench/run.sh [--quick] [FILE]
 # With RINGLET_BIN=FOLDER it measures the programs there (operations, rings, steps, ringlet), and builds and installs nothing.
 # BENCH_RAW: the folder for what the tables are made of, instead of build/bench. BENCH_SECONDS: at least so long a short step is
-# repeated, instead of 15.
+# repeated, instead of 15. BENCH_PARTS: some of "operations rings steps growth" instead of all; several runs with a BENCH_RAW in
+# common, on cores of their own, take less time together. The tables tell all that the folder holds.
 set -euo pipefail
 [ -z "${RINGLET_BIN:-}" ] || RINGLET_BIN=$(realpath "$RINGLET_BIN")
 cd "$(dirname "$0")/../.."
@@ -28,31 +29,49 @@ if [ -z "${RINGLET_BIN:-}" ]; then
   cmake --build --preset tests --target operations rings steps ringlet
 fi
 bin=${RINGLET_BIN:-build/tests/bin}
+wants() { [[ " ${BENCH_PARTS:-operations rings steps growth} " = *" $1 "* ]]; }
+
+# A python3 that has PyTorch: the distribution's, or the first on the path. One from 2.1 on has a fused attention for the CPU.
+torch_version='import torch; print(torch.__version__)'
+for python in /usr/bin/python3 python3; do
+  torch=$("$python" -c "$torch_version" 2>/dev/null) && break
+done
+peer_attentions() { # length
+  # T x T scores of all heads and layers are 13 GiB at T = 8192, and slower than tiles.
+  if [ "$1" -le 2048 ]; then echo naive sdpa tiled
+  elif [[ $torch =~ ^(1\.|2\.0) ]]; then echo tiled
+  else echo sdpa tiled; fi
+}
 
 # OpenBLAS does not know every processor: without this it may take kernels of 2004.
 export OPENBLAS_THREAD_TIMEOUT=4  # its threads must not spin while the peak is measured
 if grep -q avx512bw /proc/cpuinfo; then export OPENBLAS_CORETYPE=SkylakeX; else export OPENBLAS_CORETYPE=Haswell; fi
-"$bin/operations" --benchmark_min_time=0.3 --benchmark_out="$raw/operations.json" \
-  --benchmark_out_format=json
+if wants operations; then
+  "$bin/operations" --benchmark_min_time=0.3 --benchmark_out="$raw/operations.json" --benchmark_out_format=json
+fi
 
-"$bin/rings" >"$raw/rings.jsonl"
+if wants rings; then "$bin/rings" >"$raw/rings.jsonl"; fi
 
-rm -f "$raw"/steps-*.json "$raw/torch.jsonl"
-for length in $lengths; do
+measure_steps() { # length
+  local who attention steps=$(($1 > 8192 ? 1 : $1 > 2048 ? 3 : 5))
   for who in one_rank_of_two_threads two_ranks_zigzag two_ranks_contiguous; do  # a process each: peak memory
-    if [ "$who" = two_ranks_contiguous ] && [ "$length" -ne 8192 ]; then continue; fi
-    "$bin/steps" --benchmark_filter="$who/T:$length/" --benchmark_min_time=$((length > 8192 ? 1 : ${BENCH_SECONDS:-15})) \
-      --benchmark_out="$raw/steps-$length-$who.json" --benchmark_out_format=json
+    if [ "$who" = two_ranks_contiguous ] && [ "$1" -ne 8192 ]; then continue; fi
+    "$bin/steps" --benchmark_filter="$who/T:$1/" --benchmark_min_time=$(($1 > 8192 ? 1 : ${BENCH_SECONDS:-15})) \
+      --benchmark_out="$raw/steps-$1-$who.json" --benchmark_out_format=json
   done
-  for attention in naive sdpa tiled; do
-    # T x T scores of all heads and layers are 13 GiB at T = 8192, and slower than tiles.
-    if [ "$attention" != tiled ] && [ "$length" -gt 2048 ]; then continue; fi
-    steps=$((length > 8192 ? 1 : length > 2048 ? 3 : 5))
-    /usr/bin/python3 tests/peers/train_torch.py --length "$length" --attention "$attention" --steps "$steps" \
-      >>"$raw/torch.jsonl" || echo "PyTorch, $attention, T = $length: did not run"
+  for attention in $(peer_attentions "$1"); do
+    "$python" tests/peers/train_torch.py --length "$1" --attention "$attention" --steps "$steps" \
+      >>"$raw/torch.jsonl" || echo "PyTorch, $attention, T = $1: did not run"
   done
-done
-rm -rf "$raw/growth"
-"$bin/ringlet" scale configs/quickstart.toml --seq-len "$growth" --ranks 1 -o "$raw/growth"
+}
+if wants steps; then
+  rm -f "$raw"/steps-*.json "$raw/torch.jsonl"
+  for length in $lengths; do measure_steps "$length"; done
+fi
+
+if wants growth; then
+  rm -rf "$raw/growth"
+  "$bin/ringlet" scale configs/quickstart.toml --seq-len "$growth" --ranks 1 -o "$raw/growth"
+fi
 python3 tests/bench/speed_tables.py "$raw" >"$file"
 cat "$file"
