@@ -67,7 +67,8 @@ class ThreadTeam {
   void run_on_all(const Job& job);
   void end();
   void work();
-  void help();
+  void help(size_t helper);
+  void keep_apart(size_t helper);
 
   Trace* trace_;
   Job job_;
@@ -76,6 +77,7 @@ class ThreadTeam {
   std::atomic<int64_t> next_task_{0};
   std::atomic<uint32_t> round_{0};   // changes when there is work, or the end
   std::atomic<int32_t> helping_{0};  // helpers that have not finished this round
+  std::vector<std::atomic<int>> cores_;  // where each thread, the caller first, began its last round; -1: none yet
   bool ending_ = false;
   std::vector<std::thread> helpers_;
 };

@@ -3,12 +3,15 @@
 #include "kernels/cpu/thread_team.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <numeric>
 #include <span>
+#include <thread>
 #include <vector>
 
 #include "kernels/cpu/attention.h"
@@ -49,6 +52,34 @@ TEST(ThreadTeamTest, SplitsIntoWholeGrainsThatCoverEverything) {
       EXPECT_EQ(covered, std::vector<int>(size_t(size), 1)) << size << " by " << grain;
     }
   }
+}
+
+// Helpers that wake on another one's core move, and may go everywhere again afterwards; where there is one core they stay.
+TEST(ThreadTeamTest, HelpersKeepTheCoresThatTheyMayUse) {
+  const auto mask = [] {
+    cpu_set_t allowed;
+    EXPECT_EQ(sched_getaffinity(0, sizeof allowed, &allowed), 0);
+    return allowed;
+  };
+  const cpu_set_t everywhere = mask();
+  cpu_set_t here;
+  CPU_ZERO(&here);
+  CPU_SET(size_t(sched_getcpu()), &here);
+  for (const cpu_set_t& allowed : {everywhere, here}) {
+    ASSERT_EQ(sched_setaffinity(0, sizeof allowed, &allowed), 0);
+    ThreadTeam team(3);
+    for (int round = 0; round < 50; ++round) {
+      std::this_thread::sleep_for(std::chrono::microseconds(200));  // they fall asleep
+      std::atomic<int> done = 0;
+      team.run(6, [&](int64_t) {
+        const cpu_set_t now = mask();
+        EXPECT_TRUE(CPU_EQUAL(&now, &allowed));
+        ++done;
+      });
+      EXPECT_EQ(done, 6);
+    }
+  }
+  EXPECT_EQ(sched_setaffinity(0, sizeof everywhere, &everywhere), 0);
 }
 
 // A rank that computes for longer than others wait for it is not taken for stuck.
