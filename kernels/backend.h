@@ -25,7 +25,8 @@ struct HeadShape {
 
 /// One step of attention: one piece of this rank's queries on one piece of keys and values.
 /// Query i sees key j when first_visible(i) <= position(j) <= position(i). The scores are scaled by
-/// 1 / sqrt(head_dim). Tiles in which no pair is visible are skipped.
+/// 1 / sqrt(head_dim). Tiles in which no pair is visible are skipped. Queries that see all keys may have other positions
+/// than their own, as long as they come after the keys.
 struct AttentionStep {
   HeadShape shape;
   Piece queries;  // rows first_row .. first_row + row_count of q, state, output, first_visible

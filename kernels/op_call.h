@@ -34,7 +34,7 @@ struct OpCall {
   /// matmul: 2 m n k flops. attention: flops for each visible pair (4 or 10 * heads * head_dim); who knows the mask
   /// multiplies by the pairs. The rest: elements.
   double work = 0;
-  Piece queries{}, keys{};  // attention only
+  Piece queries{}, keys{};  // attention only; as in AttentionStep
 };
 
 }  // namespace ringlet

@@ -56,13 +56,11 @@ class RingPass {
   /// and this rank's own from its last visitor in `home`, flat.
   Event start_sum_hop(int hop, int index, const Tensor& sum, const Tensor& inbox, const Tensor& home);
 
-  /// Calls body(attention step) for each run of this rank's queries, of pieces that touch, that sees the owner's piece
-  /// of keys.
+  /// Calls body(attention step) for each run of this rank's queries that sees the owner's piece of keys.
   template <class Body>
   void for_each_query_run(int owner, int index, const Body& body) const {
     const Piece& keys = pieces_of(owner)[index];
-    for (const Piece& queries : queries_) {
-      if (!any_visible(step_.mask, queries, keys)) continue;
+    for (const Piece& queries : query_runs(step_.mask, queries_, keys)) {
       body(AttentionStep{shape_, queries, keys, step_.first_visible});
     }
   }

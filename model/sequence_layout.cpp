@@ -179,6 +179,23 @@ bool any_visible(const Mask& mask, const Piece& queries, const Piece& keys) {
   return mask.first_visible(queries.position(query)) <= keys.last_position();
 }
 
+std::vector<Piece> query_runs(const Mask& mask, std::span<const Piece> queries, const Piece& keys) {
+  std::vector<Piece> runs;
+  for (const Piece& piece : queries) {
+    if (!any_visible(mask, piece, keys)) continue;
+    Piece* const last = runs.empty() ? nullptr : &runs.back();
+    // first_visible never falls: what the later piece sees to its end, the one before it sees too.
+    const bool sees_all = last != nullptr && keys.last_position() < last->first_position &&
+                          mask.first_visible(piece.last_position()) <= keys.first_position;
+    if (sees_all && last->stride == piece.stride && last->first_row + last->row_count == piece.first_row) {
+      last->row_count += piece.row_count;
+    } else {
+      runs.push_back(piece);
+    }
+  }
+  return runs;
+}
+
 int64_t visible_pairs(const Mask& mask, const Piece& queries, const Piece& keys) {
   if (queries.row_count == 0 || keys.row_count == 0) return 0;
   const std::vector<int64_t>& starts = mask.document_starts;

@@ -165,10 +165,10 @@ void add_generate(CLI::App& main, GenerateOptions& options) {
   app.add_option("--prompt", options.prompt, "The text to go on from");
   add_count(app, "--tokens", options.tokens, "Tokens to write");
   app.add_option("--temperature", sampling.temperature, "0: always the most likely token")
-      ->check(CLI::Range(0.0, 100.0));
+      ->check(CLI::Range(0.0, 100.0))->capture_default_str();
   add_count(app, "--top-k", sampling.top_k, "Only the k most likely tokens (0: all)", 0);
   app.add_option("--top-p", sampling.top_p, "Only the likeliest tokens that together have so much")
-      ->check(CLI::Range(0.0, 1.0));
+      ->check(CLI::Range(0.0, 1.0))->capture_default_str();
   add_count(app, "--seed", options.seed, "Equal seeds give equal texts", 0);
   add_key(app, "--device", "run.device", options.overrides, "What computes: cpu or cuda (default: as trained)");
   add_json(app, options.format);

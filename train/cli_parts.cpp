@@ -12,7 +12,10 @@ void add_json(CLI::App& app, OutputFormat& format) {
 
 void add_count(CLI::App& app, const char* name, int64_t& value, const char* meaning, int64_t lowest,
                int64_t highest) {
-  app.add_option(name, value, meaning)->check(CLI::Range(lowest, highest));
+  CLI::Validator range = CLI::Range(lowest, highest);
+  range.description(highest < kAnyCount ? fmt::format("{} to {}", lowest, highest) : "");
+  CLI::Option* option = app.add_option(name, value, meaning)->type_name("N")->check(range);
+  if (lowest <= value && value <= highest) option->capture_default_str();  // else it stands for what `meaning` tells
 }
 
 void add_key(CLI::App& app, const char* name, const char* key, std::vector<std::string>& overrides,

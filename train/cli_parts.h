@@ -17,6 +17,7 @@ inline constexpr int64_t kAnyCount = int64_t{1} << 48;
 
 void add_json(CLI::App& app, OutputFormat& format);
 
+/// The help shows `value` as the default if it is allowed.
 void add_count(CLI::App& app, const char* name, int64_t& value, const char* meaning,
                int64_t lowest = 1, int64_t highest = kAnyCount);
 

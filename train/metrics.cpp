@@ -90,8 +90,8 @@ class JsonLine {
 
 }  // namespace
 
-double MetricsRecord::imbalance() const {
-  if (compute_ms.empty()) return 1;
+std::optional<double> MetricsRecord::imbalance() const {
+  if (compute_ms.empty()) return {};
   const double sum = std::accumulate(compute_ms.begin(), compute_ms.end(), 0.0);
   const double largest = *std::max_element(compute_ms.begin(), compute_ms.end());
   return sum == 0 ? 1 : largest * double(compute_ms.size()) / sum;  // NaN shows
@@ -120,10 +120,10 @@ std::string to_json_line(const MetricsRecord& record) {
   line.put("step_ms", record.step_ms);
   line.put("data_wait_ms", record.data_wait_ms);
   line.put("skipped_steps", record.skipped_steps);
-  line.put("compute_ms", record.compute_ms);
+  if (!record.compute_ms.empty()) line.put("compute_ms", record.compute_ms);
   line.put("exposed_ms", record.exposed_ms);
   line.put("bubble_percent", record.bubble_percent);
-  line.put("imbalance", record.imbalance());
+  if (const std::optional<double> imbalance = record.imbalance()) line.put("imbalance", *imbalance);
   line.put("peak_bytes", record.peak_bytes);
   line.put("sent_bytes", record.sent_bytes);
   line.put("loss_by_position", record.loss_by_position);

@@ -26,14 +26,14 @@ struct MetricsRecord {
   double step_ms = 0, data_wait_ms = 0;
   int64_t skipped_steps = 0;  // so far
 
-  std::vector<double> compute_ms;      // processor time of the rank
+  std::vector<double> compute_ms;      // processor time of the rank; empty where GPUs compute
   std::vector<double> exposed_ms;      // its compute queue stood still for messages
   std::vector<double> bubble_percent;  // exposed_ms as a share of step_ms
   std::vector<int64_t> peak_bytes;     // high-water mark of its arena
   std::vector<int64_t> sent_bytes;     // to other ranks, all but evaluation
 
-  /// Largest compute time over the mean of all ranks: 1 is an even share.
-  double imbalance() const;
+  /// Largest compute time over the mean of all ranks: 1 is an even share. Absent without compute_ms.
+  std::optional<double> imbalance() const;
 };
 
 /// An evaluation on the validation corpus after a step.

@@ -256,7 +256,7 @@ MetricsRecord Trainer::record_of(const StepSums& sums, int64_t tokens, double se
   record.skipped_steps = skipped_;
   for (const StepSums::Rank& rank : sums.ranks) {
     record.data_wait_ms = std::max(record.data_wait_ms, rank.data_wait_ms);
-    record.compute_ms.push_back(rank.compute_ms);
+    if (config_.run.device == DeviceKind::cpu) record.compute_ms.push_back(rank.compute_ms);
     record.exposed_ms.push_back(rank.exposed_ms);
     record.bubble_percent.push_back(100 * rank.exposed_ms / record.step_ms);
     record.peak_bytes.push_back(int64_t(rank.peak_bytes));

@@ -315,10 +315,13 @@ void multiply(ThreadTeam& team, float* panels, const Product& p) {
   const int64_t fewest = std::max(ceil_div(p.rows, kTaskRows), fewest_tasks);
   const int64_t row_tasks = std::min(blocks, ceil_div(fewest, threads) * threads);
   const int64_t column_tasks = std::clamp<int64_t>(threads / row_tasks, 1, panel_count);
+  // The larger tasks go first: of 5, 6, 5 and 6 blocks one of two threads would get both sixes.
+  const auto first_row_of = [&](int64_t task) {
+    return std::min((task * (blocks / row_tasks) + std::min(task, blocks % row_tasks)) * unit, p.rows);
+  };
   run(row_tasks * column_tasks, [&](int64_t task) {
     const int64_t row_task = task / column_tasks, part = task % column_tasks;
-    const int64_t first = row_task * blocks / row_tasks * unit,
-                  end = std::min((row_task + 1) * blocks / row_tasks * unit, p.rows);
+    const int64_t first = first_row_of(row_task), end = first_row_of(row_task + 1);
     HWY_DYNAMIC_DISPATCH(multiply_task)
     (p, panels, panel_count, first, end - first, part * panel_count / column_tasks,
      (part + 1) * panel_count / column_tasks);

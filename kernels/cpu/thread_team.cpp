@@ -33,14 +33,44 @@ void wait_for_change(const std::atomic<T>& value, T old) {
   value.wait(old, std::memory_order_acquire);
 }
 
+/// -1 where the system does not tell.
+int current_core() {
+#if defined(__linux__)
+  return sched_getcpu();
+#else
+  return -1;
+#endif
+}
+
+/// Moves the calling thread, if it runs on `core`, to `home` or else to any other core that it may use. Returns where it
+/// is. In a virtual machine the kernel may take a core that is idle for one that the host has taken away; it then wakes a
+/// helper on the core of the thread that wakes it, and leaves both there for milliseconds.
+int leave_core(int core, [[maybe_unused]] int home) {
+  const int here = current_core();
+  if (here < 0 || here != core) return here;
+#if defined(__linux__)
+  cpu_set_t allowed, others;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return here;
+  others = allowed;
+  CPU_CLR(size_t(core), &others);
+  if (home >= 0 && home != core && CPU_ISSET(size_t(home), &allowed)) {
+    CPU_ZERO(&others);
+    CPU_SET(size_t(home), &others);
+  }
+  // Where there is no other core, or the kernel refuses, it stays.
+  if (CPU_COUNT(&others) == 0 || sched_setaffinity(0, sizeof others, &others) != 0) return here;
+  static_cast<void>(sched_setaffinity(0, sizeof allowed, &allowed));
+#endif
+  return current_core();
+}
+
 }  // namespace
 
-ThreadTeam::ThreadTeam(int threads, Trace* trace) : trace_(trace), cores_(size_t(std::max(threads, 1))) {
+ThreadTeam::ThreadTeam(int threads, Trace* trace) : trace_(trace) {
   CHECK(threads >= 1, threads, " threads");
-  for (std::atomic<int>& core : cores_) core = -1;
   helpers_.reserve(size_t(threads - 1));
   try {
-    for (int i = 1; i < threads; ++i) helpers_.emplace_back([this, i] { help(size_t(i)); });
+    for (int i = 1; i < threads; ++i) helpers_.emplace_back([this] { help(); });
   } catch (const std::system_error& error) {
     end();
     throw Error("cannot start thread " + std::to_string(helpers_.size() + 2) +
@@ -62,9 +92,7 @@ void ThreadTeam::run_on_all(const Job& job) {
   job_ = job;
   next_task_.store(0, std::memory_order_relaxed);
   helping_.store(int32_t(helpers_.size()), std::memory_order_relaxed);
-#if defined(__linux__)
-  cores_[0].store(sched_getcpu(), std::memory_order_relaxed);
-#endif
+  core_.store(current_core(), std::memory_order_relaxed);
   round_.fetch_add(1, std::memory_order_release);
   round_.notify_all();
   work();
@@ -88,41 +116,13 @@ void ThreadTeam::work() {
   }
 }
 
-/// Moves a helper that woke on the core of another thread of the team back to its own, or to a free one. In a virtual
-/// machine the kernel may take a core that is idle for one that the host has taken away, wake a helper on the core of
-/// whom wakes it, and leave both there for milliseconds.
-void ThreadTeam::keep_apart([[maybe_unused]] size_t helper) {
-#if defined(__linux__)
-  const int core = sched_getcpu(), own = cores_[helper].exchange(core, std::memory_order_relaxed);
-  const auto is_taken = [&](int by_another) {
-    for (size_t other = 0; other < cores_.size(); ++other) {
-      if (other != helper && cores_[other].load(std::memory_order_relaxed) == by_another) return true;
-    }
-    return false;
-  };
-  cpu_set_t allowed, free;
-  if (!is_taken(core) || sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
-  CPU_ZERO(&free);
-  for (int other = 0; other < CPU_SETSIZE; ++other) {
-    if (CPU_ISSET(size_t(other), &allowed) && !is_taken(other)) CPU_SET(size_t(other), &free);
-  }
-  if (own >= 0 && CPU_ISSET(size_t(own), &free)) {
-    CPU_ZERO(&free);
-    CPU_SET(size_t(own), &free);
-  }
-  // Where no core is free, or the kernel refuses, it stays.
-  if (CPU_COUNT(&free) == 0 || sched_setaffinity(0, sizeof free, &free) != 0) return;
-  cores_[helper].store(sched_getcpu(), std::memory_order_relaxed);
-  static_cast<void>(sched_setaffinity(0, sizeof allowed, &allowed));
-#endif
-}
-
-void ThreadTeam::help(size_t helper) {
+void ThreadTeam::help() {
+  int home = current_core();
   for (uint32_t seen = 0;;) {
     wait_for_change(round_, seen);
     ++seen;
     if (ending_) return;
-    keep_apart(helper);
+    home = leave_core(core_.load(std::memory_order_relaxed), home);
     work();
     if (helping_.fetch_sub(1, std::memory_order_acq_rel) == 1) helping_.notify_one();
   }

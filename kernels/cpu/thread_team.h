@@ -13,8 +13,8 @@
 namespace ringlet::cpu {
 
 /// The threads that compute for one rank: the rank's own and helpers that wait between operations,
-/// spinning some ten microseconds, then asleep. Belongs to one thread, which calls run() and
-/// split().
+/// spinning some ten microseconds, then asleep. A helper that wakes on the core of the rank's own thread moves away, if
+/// the process may use another core. Belongs to one thread, which calls run() and split().
 class ThreadTeam {
  public:
   /// threads >= 1, the caller's among them. Each task done is a sign of life of the rank in `trace`, if there is one,
@@ -67,8 +67,7 @@ class ThreadTeam {
   void run_on_all(const Job& job);
   void end();
   void work();
-  void help(size_t helper);
-  void keep_apart(size_t helper);
+  void help();
 
   Trace* trace_;
   Job job_;
@@ -77,7 +76,7 @@ class ThreadTeam {
   std::atomic<int64_t> next_task_{0};
   std::atomic<uint32_t> round_{0};   // changes when there is work, or the end
   std::atomic<int32_t> helping_{0};  // helpers that have not finished this round
-  std::vector<std::atomic<int>> cores_;  // where each thread, the caller first, began its last round; -1: none yet
+  std::atomic<int> core_{-1};        // on which the caller began this round
   bool ending_ = false;
   std::vector<std::thread> helpers_;
 };

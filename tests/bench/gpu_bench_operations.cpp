@@ -81,16 +81,21 @@ void measure_memory(Gpu& gpu, ElementBench& bench) {
             [&] { gpu->sum_of_squares(x, result); });
 }
 
-void measure_norm(Gpu& gpu, ElementBench& bench) {
+/// ", 262144 rows", where they are not kRows.
+std::string rows_text(int64_t rows) { return rows == kRows ? "" : ", " + std::to_string(rows) + " rows"; }
+
+void measure_norm(Gpu& gpu, ElementBench& bench, int64_t rows) {
   const ArenaScope scope(gpu->arena());
-  const Shape shape{kRows, kWidth, 1, 1};
+  const Shape shape{rows, kWidth, 1, 1};
+  const double elements = double(rows) * kWidth;
+  const std::string suffix = rows_text(rows);
   const Tensor x = gpu.random(Dtype::bf16, shape), weight = gpu.random(Dtype::bf16, {kWidth, 1, 1, 1});
   const Tensor y = gpu.empty(Dtype::bf16, shape), dy = gpu.random(Dtype::bf16, shape);
   const Tensor dx = gpu.random(Dtype::bf16, shape), d_weight = gpu.zeros({kWidth, 1, 1, 1});
-  bench.run("rms_norm forward", 4 * kActivations, [&] { gpu->rms_norm_forward(x, weight, 1e-6f, y); });
-  bench.run("rms_norm backward, set", 6 * kActivations,
+  bench.run("rms_norm forward" + suffix, 4 * elements, [&] { gpu->rms_norm_forward(x, weight, 1e-6f, y); });
+  bench.run("rms_norm backward, set" + suffix, 6 * elements,
             [&] { gpu->rms_norm_backward(x, weight, 1e-6f, dy, Write::set, dx, d_weight); });
-  bench.run("rms_norm backward, add", 8 * kActivations,
+  bench.run("rms_norm backward, add" + suffix, 8 * elements,
             [&] { gpu->rms_norm_backward(x, weight, 1e-6f, dy, Write::add, dx, d_weight); });
 }
 
@@ -105,26 +110,26 @@ void measure_swiglu(Gpu& gpu, ElementBench& bench) {
             [&] { gpu->swiglu_backward(gate_up, y, d_gate_up); });
 }
 
-void measure_heads(Gpu& gpu, ElementBench& bench, bool normed) {
+void measure_heads(Gpu& gpu, ElementBench& bench, bool normed, int64_t rows = kRows) {
   const ArenaScope scope(gpu->arena());
   const HeadShape heads{6, 6, 128};
-  const std::vector<Piece> pieces = {{0, 1, 0, kRows / 2}, {kRows, 1, kRows / 2, kRows / 2}};
-  QkvSplit split{heads, pieces, gpu.empty(Dtype::f32, {kRows, heads.head_dim, 1, 1}), {}, {}, 1e-6f};
+  const std::vector<Piece> pieces = {{0, 1, 0, rows / 2}, {rows, 1, rows / 2, rows / 2}};
+  QkvSplit split{heads, pieces, gpu.empty(Dtype::f32, {rows, heads.head_dim, 1, 1}), {}, {}, 1e-6f};
   gpu->rotary_table(pieces, 1e4, split.rotary);
   Tensor d_norm;
   if (normed) {
     split.q_norm = split.k_norm = gpu.random(Dtype::bf16, {heads.head_dim, 1, 1, 1});
     d_norm = gpu.zeros({heads.head_dim, 1, 1, 1});
   }
-  const Tensor qkv = gpu.random(Dtype::bf16, {kRows, heads.qkv_width(), 1, 1});
-  const Tensor q = gpu.empty(Dtype::bf16, {heads.heads, kRows, heads.head_dim, 1});
-  const Tensor kv = gpu.empty(Dtype::bf16, {2 * heads.kv_heads * kRows * heads.head_dim, 1, 1, 1});
+  const Tensor qkv = gpu.random(Dtype::bf16, {rows, heads.qkv_width(), 1, 1});
+  const Tensor q = gpu.empty(Dtype::bf16, {heads.heads, rows, heads.head_dim, 1});
+  const Tensor kv = gpu.empty(Dtype::bf16, {2 * heads.kv_heads * rows * heads.head_dim, 1, 1, 1});
   const Tensor dq = gpu.random(Dtype::f32, q.shape), dkv = gpu.random(Dtype::f32, kv.shape);
   const Tensor d_qkv = gpu.empty(Dtype::bf16, qkv.shape);
   const double elements = double(qkv.size()), table = double(split.rotary.bytes());
   const std::string name = normed ? "qkv_split with QK-norm " : "qkv_split ";
-  bench.run(name + "forward", 4 * elements + table, [&] { gpu->qkv_split_forward(split, qkv, q, kv); });
-  bench.run(name + "backward", (normed ? 8 : 6) * elements + table,
+  bench.run(name + "forward" + rows_text(rows), 4 * elements + table, [&] { gpu->qkv_split_forward(split, qkv, q, kv); });
+  bench.run(name + "backward" + rows_text(rows), (normed ? 8 : 6) * elements + table,
             [&] { gpu->qkv_split_backward(split, normed ? qkv : Tensor{}, dq, dkv, d_qkv, d_norm, d_norm); });
   if (normed) return;
   bench.run("rotary_table", table, [&] { gpu->rotary_table(pieces, 1e4, split.rotary); });
@@ -213,10 +218,12 @@ void measure_elements(Gpu& gpu, Report& report) {
                "bf16, 65536 x 768 unless said; bytes that must be read and written at least once");
   ElementBench bench(gpu, report);
   measure_memory(gpu, bench);
-  measure_norm(gpu, bench);
+  // More rows: as many bytes as copy, fill and add move, so that what starting a kernel takes weighs as little as there.
+  for (const int64_t rows : {kRows, 4 * kRows}) measure_norm(gpu, bench, rows);
   measure_swiglu(gpu, bench);
   measure_heads(gpu, bench, false);
   measure_heads(gpu, bench, true);
+  measure_heads(gpu, bench, true, 4 * kRows);
   measure_attention_ends(gpu, bench);
   measure_tables(gpu, bench);
   measure_optimizer(gpu, bench);

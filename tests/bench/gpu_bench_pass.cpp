@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "model/sequence_layout.h"
+
 namespace ringlet::bench {
 namespace {
 
@@ -34,8 +36,7 @@ Layer make_layer(Gpu& gpu, const HeadShape& shape, int64_t rows, const std::vect
 template <class Body>
 void for_each_step(const Pass& pass, const Body& body) {
   for (size_t key = pass.keys.size(); key-- > 0;) {
-    for (const Piece& piece : pass.queries) {
-      if (pass.keys[key].first_position > piece.last_position()) continue;
+    for (const Piece& piece : query_runs(Mask{}, pass.queries, pass.keys[key])) {
       body(AttentionStep{pass.shape, piece, pass.keys[key], pass.layer.first_visible}, key);
     }
   }

@@ -97,9 +97,11 @@ Sweep sweep(const Options& options, const std::string& corpus, const std::string
     Point point{.length = length};
     measure(config, point);
     const Plan plan = make_plan({config, gpt, Mask{}}, &rates, 1, usable_cores());
-    for (const RankTime& rank : plan.times) point.predicted += 100 * rank.exposed_seconds / plan.step_seconds;
-    point.predicted /= double(plan.times.size());
-    point.predicted_ms = 1e3 * plan.step_seconds;
+    for (const RankTime& rank : plan.times) {  // as measured: without what ranks wait for each other
+      const double step_seconds = rank.end_seconds - rank.late_seconds;
+      point.predicted += 100 * (rank.exposed_seconds - rank.late_seconds) / step_seconds / double(plan.times.size());
+      point.predicted_ms += 1e3 * step_seconds / double(plan.times.size());
+    }
     fmt::print(stderr, "{:>14}  {:>5} tokens a rank: bubble {:5.1f} % measured, {:5.1f} % predicted; step {:.0f} ms, {:.0f} ms\n",
                link, length / 2, point.measured, point.predicted, point.measured_ms, point.predicted_ms);
     result.points.push_back(point);

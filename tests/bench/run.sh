@@ -5,8 +5,8 @@
 #   tests/bench/run.sh [--quick] [FILE]
 # With RINGLET_BIN=FOLDER it measures the programs there (operations, rings, steps, ringlet), and builds and installs nothing.
 # BENCH_RAW: the folder for what the tables are made of, instead of build/bench. BENCH_SECONDS: at least so long a short step is
-# repeated, instead of 15. BENCH_PARTS: some of "operations rings steps growth" instead of all; several runs with a BENCH_RAW in
-# common, on cores of their own, take less time together. The tables tell all that the folder holds.
+# repeated, instead of 15. BENCH_ONLY: some of "operations rings steps growth tables" instead of all: parts can be measured at the same
+# time on cores of their own, with one BENCH_RAW, and the tables made afterwards.
 set -euo pipefail
 [ -z "${RINGLET_BIN:-}" ] || RINGLET_BIN=$(realpath "$RINGLET_BIN")
 cd "$(dirname "$0")/../.."
@@ -29,11 +29,16 @@ if [ -z "${RINGLET_BIN:-}" ]; then
   cmake --build --preset tests --target operations rings steps ringlet
 fi
 bin=${RINGLET_BIN:-build/tests/bin}
-wants() { [[ " ${BENCH_PARTS:-operations rings steps growth} " = *" $1 "* ]]; }
+parts=${BENCH_ONLY:-operations rings steps growth tables}
+for part in $parts; do
+  [[ " operations rings steps growth tables " = *" $part "* ]] || { echo "BENCH_ONLY: there is no part '$part'" >&2; exit 2; }
+done
+wants() { [[ " $parts " = *" $1 "* ]]; }
+[ "$parts" = tables ] || grep -m 2 -E '^(model name|flags)' /proc/cpuinfo >"$raw/cpuinfo"
 
-# A python3 that has PyTorch: the distribution's, or the first on the path. One from 2.1 on has a fused attention for the CPU.
+# A python3 that has PyTorch: the first on the path, or the distribution's. From 2.1 on it has a fused attention for the CPU.
 torch_version='import torch; print(torch.__version__)'
-for python in /usr/bin/python3 python3; do
+for python in python3 /usr/bin/python3; do
   torch=$("$python" -c "$torch_version" 2>/dev/null) && break
 done
 peer_attentions() { # length
@@ -73,5 +78,7 @@ if wants growth; then
   rm -rf "$raw/growth"
   "$bin/ringlet" scale configs/quickstart.toml --seq-len "$growth" --ranks 1 -o "$raw/growth"
 fi
-python3 tests/bench/speed_tables.py "$raw" >"$file"
-cat "$file"
+if wants tables; then
+  python3 tests/bench/speed_tables.py "$raw" >"$file"
+  cat "$file"
+fi

@@ -14,7 +14,7 @@ def load(name):
 
 
 def processor():
-    text = pathlib.Path("/proc/cpuinfo").read_text()
+    text = (FOLDER / "cpuinfo").read_text()
     model = re.search(r"model name\s*: (.*)", text)
     flags = text.split("flags", 1)[-1]
     isa = "AVX-512" if "avx512bw" in flags else "AVX2" if "avx2" in flags else "without AVX2"
@@ -141,14 +141,16 @@ def growth():
 def main():
     runs = load("operations.json") if (FOLDER / "operations.json").exists() else []
     print("# Speed on the CPU\n")
-    print(f"{processor()}; two threads in all; {datetime.date.today()}; f32. A share is of the FMA peak that was measured "
+    measured = datetime.date.fromtimestamp((FOLDER / "cpuinfo").stat().st_mtime)
+    print(f"{processor()}; two threads in all; {measured}; f32. A share is of the FMA peak that was measured "
           "right before and after, medians; in brackets GFLOP/s. Made by `bash tests/bench/run.sh`.\n")
-    print("## Attention, causal, 8 heads\n")
-    attention(runs)
-    print("## Matrix products of a linear layer\n")
-    products(runs)
-    print("## What is no product (2048 rows of 256; MLP 683; 512 rows of 8192 logits; 5.2 M weights)\n")
-    others(runs)
+    if runs:
+        print("## Attention, causal, 8 heads\n")
+        attention(runs)
+        print("## Matrix products of a linear layer\n")
+        products(runs)
+        print("## What is no product (2048 rows of 256; MLP 683; 512 rows of 8192 logits; 5.2 M weights)\n")
+        others(runs)
     print("## A whole training step\n")
     print("4 layers, width 256, 8 heads of 32, vocabulary 8192, tied head, MLP 683: 5.24 M parameters in matrices. FLOPs: "
           "6 N T + 7 L T^2 d. Recompute policy `none`, from T = 32,768 `selective` (its recomputation is not counted). "

@@ -293,6 +293,7 @@ TEST(PlanTest, AContiguousRingWaitsForItsLastRankAndAZigzagOneDoesNot) {
   EXPECT_LT(zigzag.bubble_percent(), 1);
   EXPECT_GT(contiguous.bubble_percent(), 10);
   EXPECT_GT(contiguous.step_seconds, 1.1 * zigzag.step_seconds);
+  for (const RankTime& rank : contiguous.times) EXPECT_NEAR(rank.late_seconds, rank.exposed_seconds, 1e-6);
 }
 
 // With a link so slow that compute is nothing beside it, a step takes as long as its bytes; longer by as much as one rank
@@ -310,6 +311,7 @@ TEST(PlanTest, ASlowLinkTakesTheTimeOfItsBytes) {
   EXPECT_GE(plan.step_seconds, most / 1e3);
   EXPECT_LE(plan.step_seconds, all / 1e3);
   EXPECT_GT(plan.bubble_percent(), 99);
+  for (const RankTime& rank : plan.times) EXPECT_LT(rank.late_seconds, 0.3 * rank.exposed_seconds);
 }
 
 // Copies of block inputs hide behind compute where they are fast, and take the time of their bytes where they are slow

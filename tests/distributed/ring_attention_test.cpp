@@ -3,6 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <memory>
+#include <mutex>
+
+#include "kernels/observed_backend.h"
 #include "tests/support/compare.h"
 
 namespace ringlet::test {
@@ -83,6 +88,71 @@ TEST(RingAttentionOrderTest, HoldsInMorePiecesAHop) {
       }
     }
   }
+}
+
+/// The attention steps of all ranks.
+class StepLog : public OpObserver {
+ public:
+  explicit StepLog(const Mask& mask) : mask_(mask) {}
+  void on_call(const OpCall& call, std::chrono::nanoseconds) override {
+    if (call.op != Op::attention_forward && call.op != Op::attention_backward) return;
+    const std::lock_guard lock(mutex_);
+    (call.op == Op::attention_forward ? forward : backward) += 1;
+    (call.op == Op::attention_forward ? forward_pairs : backward_pairs) += visible_pairs(mask_, call.queries, call.keys);
+  }
+  void on_wait(Event) override {}
+  int64_t forward = 0, backward = 0, forward_pairs = 0, backward_pairs = 0;
+
+ private:
+  const Mask& mask_;
+  std::mutex mutex_;
+};
+
+void attend_watched(const RingAttentionCase& c, Layout layout, int ring_size, int pieces, StepLog& log) {
+  std::mutex mutex;
+  std::vector<std::unique_ptr<Backend>> devices;
+  const MakeBackend watched = [&](int64_t bytes, Trace& trace) {
+    const std::lock_guard lock(mutex);
+    devices.push_back(plain_backend(bytes, trace));
+    return std::make_unique<ObservedBackend>(*devices.back(), log);
+  };
+  attend_on_ring(c, layout, ring_size, watched, nullptr, pieces);
+}
+
+// What plans and profiles count a step's work by: the positions of its queries and keys.
+TEST(RingAttentionStepsTest, HaveEveryVisiblePairOnce) {
+  constexpr int64_t kLength = 400;
+  const Piece whole{0, 1, 0, kLength};
+  std::vector<Mask> masks = masks_for(kLength);
+  // On four ranks some of a rank's second queries see all of a piece that its first ones see, and some do not.
+  masks.insert(masks.end(), {Mask{{0}, 260}, Mask{{0, 320}, 0}});
+  for (const Mask& mask : masks) {
+    const RingAttentionCase c = random_attention({1, 1, 8}, mask, kLength);
+    for (const Layout layout : {Layout::contiguous, Layout::zigzag, Layout::striped}) {
+      for (const int ring_size : {1, 2, 4}) {
+        for (const int pieces : {0, 8}) {
+          SCOPED_TRACE(testing::Message() << name_of(layout) << " R=" << ring_size << " documents=" << mask.document_starts.size()
+                                          << " window=" << mask.window << " pieces=" << pieces);
+          StepLog log(mask);
+          attend_watched(c, layout, ring_size, pieces, log);
+          EXPECT_EQ(log.forward_pairs, visible_pairs(mask, whole, whole));
+          EXPECT_EQ(log.backward_pairs, log.forward_pairs);
+          EXPECT_EQ(log.backward, log.forward);
+        }
+      }
+    }
+  }
+}
+
+// Of an earlier rank all queries see the first piece: one step. Of a later one the second queries see both: two.
+TEST(RingAttentionStepsTest, AreOneForAllQueriesThatSeeAWholePiece) {
+  const Mask mask;
+  const RingAttentionCase c = random_attention({1, 1, 8}, mask, 400);
+  StepLog log(mask);
+  attend_watched(c, Layout::zigzag, 4, 0, log);
+  // Rank 3's two chunks touch and are one piece.
+  const int64_t own = 3 * 3 + 1, from_earlier = 1 + 2 + 3, from_later = 2 * 3 + 3;
+  EXPECT_EQ(log.forward, own + from_earlier + from_later);
 }
 
 TEST(RingAttentionErrorTest, DoesNotGrowWithTheRing) {

@@ -64,6 +64,16 @@ TEST(Metrics, OneLineHasEveryKey) {
   EXPECT_FALSE(json.contains("non_finite"));
 }
 
+// A GPU computes by itself: the processor's time says nothing.
+TEST(Metrics, ComputeThatNobodyTimedIsNotThere) {
+  MetricsRecord record = sample_record();
+  record.compute_ms = {};
+  const Json json = Json::parse(to_json_line(record));
+  EXPECT_FALSE(json.contains("compute_ms"));
+  EXPECT_FALSE(json.contains("imbalance"));
+  EXPECT_TRUE(json.contains("exposed_ms"));
+}
+
 TEST(Metrics, LossByPositionIsParallelLists) {
   const Json json = Json::parse(to_json_line(sample_record()))["loss_by_position"];
   EXPECT_EQ(json["first"], Json({0, 1, 2}));
@@ -166,7 +176,7 @@ TEST(Metrics, QuartersWithoutTokensAreNoWarning) {
 
 TEST(Metrics, EvenRanksHaveNoImbalance) {
   MetricsRecord record;
-  EXPECT_EQ(record.imbalance(), 1);
+  EXPECT_EQ(record.imbalance(), std::nullopt);
   record.compute_ms = {50, 50, 50};
   EXPECT_EQ(record.imbalance(), 1);
 }

@@ -148,12 +148,13 @@ std::string timeline_text(const DryRun& run, const Plan& plan, const Rates& rate
   const RankTime& last = *std::ranges::max_element(plan.times, {}, &RankTime::end_seconds);
   const int rank = plan.timed_ranks[size_t(&last - plan.times.data())];
   std::vector<std::vector<std::string>> table{
-      {fmt::format("a step of rank {}, all layers", rank), "compute ms", "exposed ms", "bubble", "sent", ""}};
+      {fmt::format("a step of rank {}, all layers", rank), "compute ms", "exposed ms", "of it late ms", "bubble", "sent",
+       ""}};
   const std::vector<HopRow> rows = rows_of(last);
   constexpr size_t kMostRows = 24;
   for (size_t i = 0; i < rows.size(); ++i) {
     if (rows.size() > kMostRows && i >= kMostRows / 2 && i + kMostRows / 2 < rows.size()) {
-      if (i == kMostRows / 2) table.push_back({"...", "", "", "", "", ""});
+      if (i == kMostRows / 2) table.push_back({"...", "", "", "", "", "", ""});
       continue;
     }
     const HopRow& row = rows[i];
@@ -165,6 +166,7 @@ std::string timeline_text(const DryRun& run, const Plan& plan, const Rates& rate
     table.push_back({row.hop < 0 ? row.phase + ", no hop" : fmt::format("{}, hop {}", row.phase, row.hop),
                      fmt::format("{:.3f}", 1e3 * row.time.compute_seconds),
                      fmt::format("{:.3f}", 1e3 * row.time.exposed_seconds),
+                     fmt::format("{:.3f}", 1e3 * row.time.late_seconds),
                      all > 0 ? fmt::format("{:.1f} %", 100 * row.time.exposed_seconds / all) : "",
                      human_bytes(double(row.time.sent_bytes)), fmt::format("{:<{}}", picture, kBarWidth)});
   }
@@ -228,6 +230,7 @@ nlohmann::ordered_json to_json(const DryRun& run, const Plan& plan, const std::v
   for (size_t i = 0; i < plan.times.size(); ++i) {
     json["times"].push_back({{"rank", plan.timed_ranks[i]}, {"compute_seconds", plan.times[i].compute_seconds},
                              {"exposed_seconds", plan.times[i].exposed_seconds},
+                             {"late_seconds", plan.times[i].late_seconds},
                              {"copy_seconds", plan.times[i].copy_seconds},
                              {"end_seconds", plan.times[i].end_seconds}});
   }

@@ -19,13 +19,16 @@ struct Half {
 struct Operation {
   size_t open = 0;  // messages that are not yet through
   double done_at = 0;
+  double prompt_at = 0;  // the same, had all peers asked when this rank did
 };
 
 struct Rank {
   size_t next = 0;  // entry of its tape
   double clock = 0, out_free = 0, in_free = 0, copies_free = 0;
+  double prompt_out_free = 0, prompt_in_free = 0, prompt_collectives_free = 0;
   std::array<std::map<int64_t, Operation>, Tape::kChannelCount> operations;  // by number; those not waited for
-  std::array<double, Tape::kChannelCount> done_before{};  // when all earlier operations of the channel were through
+  // When all earlier operations of the channel were through.
+  std::array<double, Tape::kChannelCount> done_before{}, prompt_before{};
 };
 
 class Player {
@@ -79,14 +82,17 @@ class Player {
         case TapeEntry::Kind::wait: {
           double done_at = 0;
           if (!is_through(rank, entry, done_at)) return;
-          const double exposed = std::max(0.0, done_at - rank.clock);
+          const double asked_at = rank.clock, exposed = std::max(0.0, done_at - asked_at);
           rank.clock += exposed;
           if (entry.channel == Tape::kOffload) {
             times_[index].copy_seconds += exposed;
             break;
           }
+          const double late = exposed - std::clamp(rank.prompt_before[entry.channel] - asked_at, 0.0, exposed);
           hop.exposed_seconds += exposed;
+          hop.late_seconds += late;
           times_[index].exposed_seconds += exposed;
+          times_[index].late_seconds += late;
           break;
         }
       }
@@ -100,6 +106,7 @@ class Player {
       const Operation& first = operations.begin()->second;
       if (first.open > 0) return false;
       rank.done_before[entry.channel] = std::max(rank.done_before[entry.channel], first.done_at);
+      rank.prompt_before[entry.channel] = std::max(rank.prompt_before[entry.channel], first.prompt_at);
       operations.erase(operations.begin());
     }
     done_at = rank.done_before[entry.channel];
@@ -114,6 +121,9 @@ class Player {
     for (const TapeMessage& message : replay_.tapes[index]->messages(entry)) {
       const bool out = message.direction == TapeMessage::Direction::out;
       if (out) hop.sent_bytes += message.bytes;
+      double& prompt_free = out ? rank.prompt_out_free : rank.prompt_in_free;
+      prompt_free = std::max(prompt_free, rank.clock) + replay_.link.message_seconds(message.bytes);
+      operation.prompt_at = std::max(operation.prompt_at, prompt_free);
       const Half half{index, entry.operation, rank.clock, message.bytes};
       if (alone()) {
         double& free = out ? rank.out_free : rank.in_free;
@@ -155,19 +165,26 @@ class Player {
       return;
     }
     rank.copies_free = std::max(rank.copies_free, rank.clock) + entry.seconds;
-    rank.operations[entry.channel][entry.operation] = {0, rank.copies_free};
+    rank.operations[entry.channel][entry.operation] = {0, rank.copies_free, rank.copies_free};
   }
 
   void start_collective(size_t index, const TapeEntry& entry) {
     Rank& rank = ranks_[index];
-    rank.operations[entry.channel][entry.operation] = {1, rank.clock};
+    const double seconds = replay_.link.collective_seconds(entry.bytes, replay_.world_size);
+    double& prompt_free = rank.prompt_collectives_free;
+    prompt_free = std::max(prompt_free, rank.clock) + seconds;
+    rank.operations[entry.channel][entry.operation] = {1, rank.clock, prompt_free};
     Meeting& meeting = meetings_[entry.operation];
     meeting.here += 1;
     meeting.begins_at = std::max({meeting.begins_at, rank.clock, collectives_free_});
     if (meeting.here < ranks_.size()) return;
-    const double end = meeting.begins_at + replay_.link.collective_seconds(entry.bytes, replay_.world_size);
+    const double end = meeting.begins_at + seconds;
     collectives_free_ = end;
-    for (Rank& each : ranks_) each.operations[entry.channel].at(entry.operation) = {0, end};
+    for (Rank& each : ranks_) {
+      Operation& operation = each.operations[entry.channel].at(entry.operation);
+      operation.open = 0;
+      operation.done_at = end;
+    }
   }
 
   struct Pair {
@@ -198,11 +215,13 @@ void extend(RankTime& one, const RankTime& two, int64_t windows) {
   extended(one.end_seconds, two.end_seconds);
   extended(one.compute_seconds, two.compute_seconds);
   extended(one.exposed_seconds, two.exposed_seconds);
+  extended(one.late_seconds, two.late_seconds);
   extended(one.copy_seconds, two.copy_seconds);
   for (auto& [place, hop] : one.hops) {
     const HopTime& other = two.hops.at(place);
     extended(hop.compute_seconds, other.compute_seconds);
     extended(hop.exposed_seconds, other.exposed_seconds);
+    extended(hop.late_seconds, other.late_seconds);
     extended(hop.sent_bytes, other.sent_bytes);
   }
 }

@@ -10,14 +10,15 @@
 
 namespace ringlet {
 
-/// Time that a rank computed and stood still for messages, on the way through one hop of all layers.
+/// Time that a rank computed and stood still for messages, on the way through one hop of all layers. late: of what is
+/// exposed, what it would not be had the peers of each message asked for it in the moment in which this rank did.
 struct HopTime {
-  double compute_seconds = 0, exposed_seconds = 0;
+  double compute_seconds = 0, exposed_seconds = 0, late_seconds = 0;
   int64_t sent_bytes = 0;
 };
 
 struct RankTime {
-  double end_seconds = 0, compute_seconds = 0, exposed_seconds = 0;
+  double end_seconds = 0, compute_seconds = 0, exposed_seconds = 0, late_seconds = 0;
   double copy_seconds = 0;  // stood still for offloaded tensors, or copied them itself
   std::map<std::pair<std::string, int>, HopTime> hops;  // by phase and hop; -1: outside the ring
 };

@@ -31,15 +31,14 @@ double peak_gflops_of(const PlannedCell& planned) {
   return quantile(samples, 0.5);
 }
 
-void fill_in(Cell& cell, const PlannedCell& planned, const Measured& measured, double peak_gflops) {
+void fill_in(Cell& cell, const Measured& measured, double peak_gflops) {
   cell.step_samples_ms = measured.step_ms;
   cell.peak_gflops = peak_gflops;
   derive_speed(cell);
   cell.predicted_ratio = cell.predicted_step_ms / cell.step_ms;
   cell.exposed_ms = median(measured.exposed_ms);
   cell.bubble_percent = median(measured.bubble_percent);
-  // Of a GPU the host's thread says nothing.
-  if (planned.config.run.device == DeviceKind::cpu) cell.imbalance = median(measured.imbalance);
+  cell.imbalance = median(measured.imbalance);
   cell.attention_ms = mean(measured.attention_ms);
   cell.ring_wait_ms = mean(measured.ring_wait_ms);
   cell.peak_bytes = double(*std::ranges::max_element(measured.peak_bytes));
@@ -193,7 +192,7 @@ std::optional<Cell> measure_cell(const CellWork& work, const PlannedCell& planne
     const KeepGradient keep = visit.one_rank == nullptr ? KeepGradient::no : KeepGradient::of_first_step;
     Measured measured = train_steps(planned.config, planned.gpt, text, work.counts, visit.stop, keep);
     if (measured.stopped) return {};
-    fill_in(cell, planned, measured, (peak_before + peak_gflops_of(planned)) / 2);
+    fill_in(cell, measured, (peak_before + peak_gflops_of(planned)) / 2);
     if (visit.one_rank != nullptr) compare_gradient(planned, text, std::move(measured), *visit.one_rank, cell);
   } catch (const Error& error) {
     cell.status = CellStatus::failed;

@@ -53,7 +53,7 @@ void add(Measured& measured, const MetricsRecord& record) {
   measured.step_ms.push_back(record.step_ms);
   measured.exposed_ms.push_back(mean(record.exposed_ms));
   measured.bubble_percent.push_back(mean(record.bubble_percent));
-  measured.imbalance.push_back(record.imbalance());
+  if (const std::optional<double> imbalance = record.imbalance()) measured.imbalance.push_back(*imbalance);
   measured.sent_bytes = record.sent_bytes;
 }
 
