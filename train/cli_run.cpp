@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <new>
 
 #include "kernels/check.h"
@@ -63,8 +64,8 @@ int run_cli(int argument_count, const char* const* arguments) {
     }
     ignore_write_signals();
     const int code = std::visit(Runner{}, parse_command_line(argument_count, arguments));
-    // Output that did not arrive (a full disk, a closed pipe) was not done.
-    if (std::fflush(stdout) != 0) throw Error("standard output cannot be written", "give it a file with room, or a reader");
+    // Output that a full disk lost was not done; a reader that has seen enough, such as head, is served.
+    if (std::fflush(stdout) != 0 && errno != EPIPE) throw Error("standard output cannot be written", "give it a file with room");
     return code;
   } catch (const UsageError& error) {
     return report(error.what(), error.advice, kWrongUsage);

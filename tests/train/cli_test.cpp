@@ -60,6 +60,11 @@ TEST(CommandLine, EveryCommandHasHelpWithAnExample) {
   }
 }
 
+TEST(CommandLine, HelpShowsDefaultsThatAreValues) {
+  EXPECT_THAT(parse_as<HelpText>({"generate", "--help"}).text, testing::ContainsRegex("--tokens N.*256.*Tokens to write"));
+  EXPECT_THAT(parse_as<HelpText>({"eval", "--help"}).text, testing::ContainsRegex("--windows N +Windows"));  // all: no number
+}
+
 TEST(CommandLine, TrainOptionsBecomeOverridesInTheirOrder) {
   const auto options =
       parse_as<TrainOptions>({"train", "--set", "model.width=64", "c.toml", "--ranks", "4",
@@ -267,6 +272,16 @@ TEST(Program, InspectTellsACorpusACheckpointAndARunApart) {
   EXPECT_FALSE(inspect(runs + "/small", 1)["checkpoints"][0]["damaged"].get<std::string>().empty());
   EXPECT_EQ(run("inspect " + folder.string() + " 2>/dev/null").code, 1);
   fs::remove_all(folder);
+}
+
+TEST(Program, AReaderThatStopsReadingIsServed) {
+  const fs::path said = fs::temp_directory_path() / ("ringlet_reader_" + std::to_string(getpid()));
+  const std::string here = " 2>>" + said.string() + "; echo $? >>" + said.string() + "; } | true";
+  EXPECT_EQ(std::system(("{ sleep 0.2; " RINGLET_PROGRAM " --help" + here).c_str()), 0);
+  std::ifstream file(said);
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  EXPECT_EQ(text, "0\n");
+  fs::remove(said);
 }
 
 TEST(Program, OutputThatCannotBeWrittenIsAFailure) {

@@ -117,7 +117,7 @@ nlohmann::ordered_json to_json(const Tuning& tuning, const Rates& rates, const s
   nlohmann::ordered_json json{{"tried", tuning.settings.size()}, {"device", rates.device}, {"source", rates.source},
                               {"link", {{"name", rates.link.name}, {"bytes_per_second", rates.link.bytes_per_second},
                                         {"latency_seconds", rates.link.latency_seconds}}},
-                              {"budget_bytes", tuning.budget_bytes}};
+                              {"budget_bytes", int64_t(tuning.budget_bytes)}};
   for (const TunedSetting& setting : tuning.settings) {
     const Config& config = setting.config;
     nlohmann::ordered_json one{{"set", setting.set}, {"changes", name_of(setting.change)}, {"ring", config.run.ring_size()},
