@@ -56,9 +56,9 @@ struct Mask {
 /// yes where only a position between two keys is visible. All ranks compute the same answer.
 bool any_visible(const Mask& mask, const Piece& queries, const Piece& keys);
 
-/// The pieces of `queries`, ascending, that see `keys`, in as few runs as can be: those that see all of them are one, with
-/// positions counted on from its first one's. These are not after the real ones but after the keys, so the same is
-/// visible; and one large call is faster than two.
+/// The pieces of `queries`, ascending, that see `keys`. Those that come after all of these keys and see all of them become
+/// one run, since one large call is faster than two: its positions count on from the first piece's, none later than the
+/// real one, all after the keys, so that the same pairs are visible.
 std::vector<Piece> query_runs(const Mask& mask, std::span<const Piece> queries, const Piece& keys);
 
 /// How many pairs of a query and a key are visible: the work of attention. Exact; O(log rows) for each document that

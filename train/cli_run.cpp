@@ -3,6 +3,7 @@
 
 #include <cerrno>
 #include <new>
+#include <system_error>
 
 #include "kernels/check.h"
 #include "train/cli.h"
@@ -12,7 +13,7 @@
 namespace ringlet {
 namespace {
 
-enum ExitCode { kDone = 0, kFailed = 1, kWrongUsage = 2 };
+enum ExitCode { kDone = 0, kFailed = 1, kWrongUsage = 2, kReaderGone = 141 };  // the last as if SIGPIPE had ended it
 
 int report(const char* cause, const std::string& advice, ExitCode code) {
   print_error(fmt::format("ringlet: {}\n", cause));
@@ -64,9 +65,10 @@ int run_cli(int argument_count, const char* const* arguments) {
     }
     ignore_write_signals();
     const int code = std::visit(Runner{}, parse_command_line(argument_count, arguments));
-    // Output that a full disk lost was not done; a reader that has seen enough, such as head, is served.
-    if (std::fflush(stdout) != 0 && errno != EPIPE) throw Error("standard output cannot be written", "give it a file with room");
-    return code;
+    // Output that did not arrive was not done.
+    if (std::fflush(stdout) == 0) return code;
+    if (errno == EPIPE) return kReaderGone;
+    throw Error("standard output cannot be written", "give it a file with room");
   } catch (const UsageError& error) {
     return report(error.what(), error.advice, kWrongUsage);
   } catch (const Error& error) {
@@ -74,6 +76,8 @@ int run_cli(int argument_count, const char* const* arguments) {
   } catch (const std::bad_alloc&) {
     return report("the memory of this machine is not enough",
                   "shorten run.seq_len, or set memory.recompute to \"full\"", kFailed);
+  } catch (const std::system_error& error) {
+    return error.code() == std::errc::broken_pipe ? kReaderGone : report(error.what(), "", kFailed);
   } catch (const std::exception& error) {
     return report(error.what(), "", kFailed);
   }

@@ -1,8 +1,6 @@
 #include "kernels/cpu/thread_team.h"
 
-#if defined(__linux__)
 #include <sched.h>
-#endif
 
 #include <string>
 #include <system_error>
@@ -33,22 +31,12 @@ void wait_for_change(const std::atomic<T>& value, T old) {
   value.wait(old, std::memory_order_acquire);
 }
 
-/// -1 where the system does not tell.
-int current_core() {
-#if defined(__linux__)
-  return sched_getcpu();
-#else
-  return -1;
-#endif
-}
-
 /// Moves the calling thread, if it runs on `core`, to `home` or else to any other core that it may use. Returns where it
 /// is. In a virtual machine the kernel may take a core that is idle for one that the host has taken away; it then wakes a
 /// helper on the core of the thread that wakes it, and leaves both there for milliseconds.
-int leave_core(int core, [[maybe_unused]] int home) {
-  const int here = current_core();
+int leave_core(int core, int home) {
+  const int here = sched_getcpu();
   if (here < 0 || here != core) return here;
-#if defined(__linux__)
   cpu_set_t allowed, others;
   if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return here;
   others = allowed;
@@ -60,8 +48,7 @@ int leave_core(int core, [[maybe_unused]] int home) {
   // Where there is no other core, or the kernel refuses, it stays.
   if (CPU_COUNT(&others) == 0 || sched_setaffinity(0, sizeof others, &others) != 0) return here;
   static_cast<void>(sched_setaffinity(0, sizeof allowed, &allowed));
-#endif
-  return current_core();
+  return sched_getcpu();
 }
 
 }  // namespace
@@ -92,7 +79,7 @@ void ThreadTeam::run_on_all(const Job& job) {
   job_ = job;
   next_task_.store(0, std::memory_order_relaxed);
   helping_.store(int32_t(helpers_.size()), std::memory_order_relaxed);
-  core_.store(current_core(), std::memory_order_relaxed);
+  core_.store(sched_getcpu(), std::memory_order_relaxed);
   round_.fetch_add(1, std::memory_order_release);
   round_.notify_all();
   work();
@@ -117,7 +104,7 @@ void ThreadTeam::work() {
 }
 
 void ThreadTeam::help() {
-  int home = current_core();
+  int home = sched_getcpu();
   for (uint32_t seen = 0;;) {
     wait_for_change(round_, seen);
     ++seen;

@@ -13,8 +13,8 @@ struct Layer {
   std::vector<Tensor> kv, dkv;  // one of each for every piece of keys
 };
 
-/// Attention of some pieces of queries on some pieces of keys, last keys first: one step for each
-/// pair of pieces that see each other under a causal mask.
+/// Attention of some pieces of queries on some pieces of keys, last keys first, under a causal mask: one step for each run
+/// of queries that sees a piece of keys.
 struct Pass {
   HeadShape shape;
   std::vector<Piece> queries, keys;

@@ -166,7 +166,7 @@ std::string timeline_text(const DryRun& run, const Plan& plan, const Rates& rate
     table.push_back({row.hop < 0 ? row.phase + ", no hop" : fmt::format("{}, hop {}", row.phase, row.hop),
                      fmt::format("{:.3f}", 1e3 * row.time.compute_seconds),
                      fmt::format("{:.3f}", 1e3 * row.time.exposed_seconds),
-                     fmt::format("{:.3f}", 1e3 * row.time.late_seconds),
+                     plan.every_rank ? fmt::format("{:.3f}", 1e3 * row.time.late_seconds) : "-",
                      all > 0 ? fmt::format("{:.1f} %", 100 * row.time.exposed_seconds / all) : "",
                      human_bytes(double(row.time.sent_bytes)), fmt::format("{:<{}}", picture, kBarWidth)});
   }
@@ -230,9 +230,9 @@ nlohmann::ordered_json to_json(const DryRun& run, const Plan& plan, const std::v
   for (size_t i = 0; i < plan.times.size(); ++i) {
     json["times"].push_back({{"rank", plan.timed_ranks[i]}, {"compute_seconds", plan.times[i].compute_seconds},
                              {"exposed_seconds", plan.times[i].exposed_seconds},
-                             {"late_seconds", plan.times[i].late_seconds},
                              {"copy_seconds", plan.times[i].copy_seconds},
                              {"end_seconds", plan.times[i].end_seconds}});
+    if (plan.every_rank) json["times"].back()["late_seconds"] = plan.times[i].late_seconds;
   }
   return json;
 }

@@ -124,13 +124,11 @@ class Player {
       double& prompt_free = out ? rank.prompt_out_free : rank.prompt_in_free;
       prompt_free = std::max(prompt_free, rank.clock) + replay_.link.message_seconds(message.bytes);
       operation.prompt_at = std::max(operation.prompt_at, prompt_free);
-      const Half half{index, entry.operation, rank.clock, message.bytes};
       if (alone()) {
-        double& free = out ? rank.out_free : rank.in_free;
-        free = std::max(free, rank.clock) + replay_.link.message_seconds(message.bytes);
-        operation.done_at = std::max(operation.done_at, free);
+        operation.done_at = std::max(operation.done_at, prompt_free);
         continue;
       }
+      const Half half{index, entry.operation, rank.clock, message.bytes};
       const size_t peer = ring_begin + size_t(message.peer);
       operation.open += 1;
       Pair& pair = pairs_[out ? std::pair(index, peer) : std::pair(peer, index)];
@@ -165,7 +163,7 @@ class Player {
       return;
     }
     rank.copies_free = std::max(rank.copies_free, rank.clock) + entry.seconds;
-    rank.operations[entry.channel][entry.operation] = {0, rank.copies_free, rank.copies_free};
+    rank.operations[entry.channel][entry.operation] = {0, rank.copies_free};
   }
 
   void start_collective(size_t index, const TapeEntry& entry) {

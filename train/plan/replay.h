@@ -11,7 +11,8 @@
 namespace ringlet {
 
 /// Time that a rank computed and stood still for messages, on the way through one hop of all layers. late: of what is
-/// exposed, what it would not be had the peers of each message asked for it in the moment in which this rank did.
+/// exposed, what would not be had the peers of each message asked for it when this rank did, with nothing else to carry; 0
+/// where one rank is played for all.
 struct HopTime {
   double compute_seconds = 0, exposed_seconds = 0, late_seconds = 0;
   int64_t sent_bytes = 0;
