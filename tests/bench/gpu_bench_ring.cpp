@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <functional>
 
 #include "kernels/comm/threads.h"
 #include "tests/bench/gpu_bench_pass.h"
@@ -92,23 +93,37 @@ double median_of(const std::vector<Lap>& laps) {
   return median(times);
 }
 
-Times time_ring(const CudaInterface& interface, RankMemory& memory, const Size& size) {
-  const SequenceLayout layout = make_layout(Layout::zigzag, kRing * size.rows, kRing);
-  std::vector<Lap> forward(size_t(size.repeats) + 1), backward(size_t(size.repeats) + 1);
+using Work = std::function<void()>;
+/// Laps of a rank's forward and backward pass on its device, in step with the other ranks'.
+using MeasureLaps = std::function<void(Backend& device, const Work& forward, const Work& backward)>;
+
+/// Of passes that all ranks make at once: rank_main makes its rank and hands its passes to `measure`.
+Times time_ranks(RankMemory& memory, const Size& size,
+                 const std::function<void(Comm& ring, Trace& trace, const MeasureLaps& measure)>& rank_main) {
+  std::vector<Lap> forward_laps(size_t(size.repeats) + 1), backward_laps(size_t(size.repeats) + 1);
   ThreadsOptions options;
   options.ranks = kRing;
   options.timeout = std::chrono::seconds(20);
   options.memory = &memory;
   run_ranks(options, [&](Comm& ring, Trace& trace) {
+    rank_main(ring, trace, [&](Backend& device, const Work& forward, const Work& backward) {
+      for (size_t repeat = 0; repeat < forward_laps.size(); ++repeat) {
+        forward_laps[repeat].measure(ring, device, forward);
+        backward_laps[repeat].measure(ring, device, backward);
+      }
+      ring.barrier();
+    });
+  });
+  return {median_of(forward_laps), median_of(backward_laps)};
+}
+
+Times time_ring(const CudaInterface& interface, RankMemory& memory, const Size& size) {
+  const SequenceLayout layout = make_layout(Layout::zigzag, kRing * size.rows, kRing);
+  return time_ranks(memory, size, [&](Comm& ring, Trace& trace, const MeasureLaps& measure) {
     RingRank rank(interface, size.shape, layout, ring, trace, size.attention);
     rank.fill_with_random_numbers();
-    for (size_t repeat = 0; repeat < forward.size(); ++repeat) {
-      forward[repeat].measure(ring, *rank.gpu, [&] { rank.forward(); });
-      backward[repeat].measure(ring, *rank.gpu, [&] { rank.backward(); });
-    }
-    ring.barrier();
+    measure(*rank.gpu, [&] { rank.forward(); }, [&] { rank.backward(); });
   });
-  return {median_of(forward), median_of(backward)};
 }
 
 /// All steps of a rank of a ring, with the keys of the whole ring side by side.
@@ -123,23 +138,13 @@ bench::Pass pass_of_rank(Gpu& gpu, const Size& size, const SequenceLayout& layou
 /// All ranks at once, no messages: what the steps cost a ring, but for what it moves.
 Times time_steps_side_by_side(const CudaInterface& interface, RankMemory& memory, const Size& size) {
   const SequenceLayout layout = make_layout(Layout::zigzag, kRing * size.rows, kRing);
-  std::vector<Lap> forward(size_t(size.repeats) + 1), backward(size_t(size.repeats) + 1);
-  ThreadsOptions options;
-  options.ranks = kRing;
-  options.timeout = std::chrono::seconds(20);
-  options.memory = &memory;
-  run_ranks(options, [&](Comm& ring, Trace& trace) {
+  return time_ranks(memory, size, [&](Comm& ring, Trace& trace, const MeasureLaps& measure) {
     Gpu gpu(interface,
             {.arena_bytes = arena_bytes_of(size.shape, (kRing + 1) * size.rows), .attention = size.attention},
             ring.rank(), trace);
     const bench::Pass pass = pass_of_rank(gpu, size, layout, ring.rank());
-    for (size_t repeat = 0; repeat < forward.size(); ++repeat) {
-      forward[repeat].measure(ring, *gpu, [&] { pass.whole_forward(gpu); });
-      backward[repeat].measure(ring, *gpu, [&] { pass.whole_backward(gpu); });
-    }
-    ring.barrier();
+    measure(*gpu, [&] { pass.whole_forward(gpu); }, [&] { pass.whole_backward(gpu); });
   });
-  return {median_of(forward), median_of(backward)};
 }
 
 /// The slowest of three ranks.
@@ -222,7 +227,7 @@ void measure_ring(const CudaInterface& interface, Extent extent, Report& report)
       add_one_call(size, one_call, report);
       one_calls.emplace_back(size, one_call);
       add_shares(size.name() + ", ring", one_call, time_ring(interface, *memory, size), report);
-      if (size.rows <= 8192) {
+      if (size.rows <= 8192) {  // each rank holds the keys of all
         add_shares(size.name() + ", no messages", one_call, time_steps_side_by_side(interface, *memory, size), report);
       }
     } catch (const std::exception& error) {
