@@ -9,6 +9,7 @@
 #include <hwy/foreach_target.h>
 
 #include "kernels/cpu/lanes.h"
+#include "kernels/cpu/multiply_step.h"
 #include "kernels/cpu/simd.h"
 #include "kernels/cpu/transpose.h"
 
@@ -54,9 +55,10 @@ HWY_BEFORE_NAMESPACE();
 namespace ringlet::cpu::HWY_NAMESPACE {
 namespace {
 
-// A block of sums fills the registers: 12 x 2 vectors of 32, or 6 x 2 of 16.
-constexpr int kBlockRows = kManyRegisters ? 12 : 6;
-constexpr int kBlockVectors = 2;
+// A block of sums fills the registers: 12 x 2 vectors of 32, or of 16 3 x 4, or 6 x 2 (see kWideBlocks).
+constexpr int kBlockRows = kManyRegisters ? 12 : kWideBlocks ? 3 : 6;
+constexpr int kBlockVectors = kBlockRows == 3 ? 4 : 2;
+constexpr int kHeldVectors = kBlockRows == 3 ? 3 : 2;
 static_assert(kTaskRows % kBlockRows == 0);
 
 HWY_INLINE int64_t panel_columns() { return kBlockVectors * float_lanes(); }
@@ -66,45 +68,41 @@ HWY_INLINE int64_t panel_columns() { return kBlockVectors * float_lanes(); }
 /// then meet in the same places of the cache.
 constexpr int64_t kRightStrip = 16, kLeftStrip = 8;
 
-/// A few rows of op(a): packed or where they are.
-struct LeftRows {
-  const float* data;
-  int64_t row_step, depth_step;
-};
+/// Rows of op(a): where they are, the steps of the sum side by side, or packed, those of a block side by side.
+enum class Left : uint8_t { in_place, packed };
 
-/// kRows x kVectors vectors of the result; `right` is packed, a row of the block per step.
-template <int kRows, int kVectors>
-HWY_INLINE void multiply_block(const LeftRows& left, const float* HWY_RESTRICT right, int64_t depth, bool add,
-                               float* out, int64_t out_stride) {
+/// kRows x kVectors vectors of the result; `right` is packed, a row of the block per step. Not inlined: the compiler would
+/// keep sums in memory.
+template <Left kLeft, int kRows>
+HWY_NOINLINE void multiply_block(const float* a, int64_t a_row_step, const float* HWY_RESTRICT right, int64_t depth,
+                                 bool add, float* out, int64_t out_stride) {
   const Floats d;
-  const int64_t lanes = float_lanes(), row_step = left.row_step;
-  const float* a = left.data;
+  const int64_t lanes = float_lanes(), width = kBlockVectors * lanes;
+  const int64_t row_step = kLeft == Left::packed ? 1 : a_row_step;
+  constexpr int64_t kDepthStep = kLeft == Left::packed ? kBlockRows : 1;
   // The result is used once a block of the sum: it arrives while the sums are made.
   HWY_UNROLL(16)
   for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < kVectors; ++v) __builtin_prefetch(out + r * out_stride + v * lanes, 1);
+    for (int v = 0; v < kBlockVectors; ++v) __builtin_prefetch(out + r * out_stride + v * lanes, 1);
   }
-  FloatVector sums[kRows][kVectors];
+  FloatVector sums[kRows][kBlockVectors];
   HWY_UNROLL(16)
   for (int r = 0; r < kRows; ++r) {
     HWY_UNROLL(16)
-    for (int v = 0; v < kVectors; ++v) sums[r][v] = hn::Zero(d);
+    for (int v = 0; v < kBlockVectors; ++v) sums[r][v] = hn::Zero(d);
   }
-  for (int64_t k = 0; k < depth; ++k, a += left.depth_step, right += kVectors * lanes) {
-    FloatVector b[kVectors];
-    HWY_UNROLL(16)
-    for (int v = 0; v < kVectors; ++v) b[v] = hn::Load(d, right + v * lanes);
-    HWY_UNROLL(16)
-    for (int r = 0; r < kRows; ++r) {
-      const FloatVector factor = hn::Set(d, a[r * row_step]);
-      HWY_UNROLL(16)
-      for (int v = 0; v < kVectors; ++v) sums[r][v] = hn::MulAdd(factor, b[v], sums[r][v]);
-    }
+  // Two steps at a time, where no register is lacking for what comes between a product and its sum.
+  for (; kWideBlocks && depth >= 2; depth -= 2, a += 2 * kDepthStep, right += 2 * width) {
+    multiply_step<kRows, kBlockVectors, kHeldVectors>(d, a, row_step, right, sums);
+    multiply_step<kRows, kBlockVectors, kHeldVectors>(d, a + kDepthStep, row_step, right + width, sums);
+  }
+  for (; depth > 0; --depth, a += kDepthStep, right += width) {
+    multiply_step<kRows, kBlockVectors, kHeldVectors>(d, a, row_step, right, sums);
   }
   HWY_UNROLL(16)
   for (int r = 0; r < kRows; ++r, out += out_stride) {
     HWY_UNROLL(16)
-    for (int v = 0; v < kVectors; ++v) {
+    for (int v = 0; v < kBlockVectors; ++v) {
       float* const to = out + v * lanes;
       hn::StoreU(add ? hn::Add(hn::LoadU(d, to), sums[r][v]) : sums[r][v], d, to);
     }
@@ -112,20 +110,18 @@ HWY_INLINE void multiply_block(const LeftRows& left, const float* HWY_RESTRICT r
 }
 
 /// Fewer than 2 * kRows rows.
-template <int kRows, int kVectors>
-HWY_INLINE void multiply_rows(LeftRows left, int64_t rows, const float* right, int64_t depth, bool add, float* out,
-                              int64_t out_stride) {
+template <Left kLeft, int kRows>
+HWY_INLINE void multiply_rows(const float* a, int64_t a_row_step, int64_t rows, const float* right, int64_t depth, bool add,
+                              float* out, int64_t out_stride) {
   if (rows >= kRows) {
-    multiply_block<kRows, kVectors>(left, right, depth, add, out, out_stride);
-    left.data += kRows * left.row_step;
+    multiply_block<kLeft, kRows>(a, a_row_step, right, depth, add, out, out_stride);
+    a += kRows * a_row_step;
     out += kRows * out_stride;
     rows -= kRows;
   }
   if constexpr (kRows > 1) {
-    constexpr int kFewer = kRows > 8 ? 8 : kRows > 4 ? 4 : kRows / 2;
-    if (rows > 0) {
-      multiply_rows<kFewer, kVectors>(left, rows, right, depth, add, out, out_stride);
-    }
+    constexpr int kFewer = kRows > 8 ? 8 : kRows > 4 ? 4 : (kRows + 1) / 2;
+    if (rows > 0) multiply_rows<kLeft, kFewer>(a, a_row_step, rows, right, depth, add, out, out_stride);
   }
 }
 
@@ -223,16 +219,16 @@ void copy_block(const float* from, int64_t from_stride, int64_t rows, int64_t co
 
 /// Rows [first_row, + rows) of the panels [first_panel, end_panel) of one block of the sum, which
 /// has a next one of `next_depth` steps.
-void multiply_part(const Product& p, const float* panels, int64_t first_row, int64_t rows,
-                   int64_t first_panel, int64_t end_panel, int64_t next_depth) {
-  HWY_ALIGN float packed[kTaskRows * kMatmulDepth];
-  const bool transposed = p.a_row_step == 1 && p.a_depth_step != 1;
-  if (transposed) pack_left(p, first_row, rows, packed);
+template <Left kLeft>
+void multiply_part(const Product& p, const float* panels, int64_t first_row, int64_t rows, int64_t first_panel,
+                   int64_t end_panel, int64_t next_depth) {
+  constexpr bool kPacked = kLeft == Left::packed;
+  HWY_ALIGN float packed[kPacked ? kTaskRows * kMatmulDepth : 1];
+  if constexpr (kPacked) pack_left(p, first_row, rows, packed);
   const int64_t width = panel_columns();
   // What lies row by row of the sum is packed from short stretches, which the processor does not
   // foresee: those of the next block arrive while this one is computed.
-  Prefetch next(p.a + first_row + p.depth * p.a_depth_step, p.a_depth_step,
-                transposed ? next_depth : 0, rows,
+  Prefetch next(p.a + first_row + p.depth * p.a_depth_step, p.a_depth_step, kPacked ? next_depth : 0, rows,
                 (end_panel - first_panel) * ((rows + kBlockRows - 1) / kBlockRows));
   // The last panel may be narrower than a block, which stores whole vectors: with stores of parts the compiler spills
   // sums of the inner loop.
@@ -242,15 +238,13 @@ void multiply_part(const Product& p, const float* panels, int64_t first_row, int
     const int64_t columns = std::min(width, p.columns - panel * width);
     for (int64_t row = 0; row < rows; row += kBlockRows) {
       next.go_on();
-      const LeftRows left = transposed ? LeftRows{packed + row * p.depth, 1, kBlockRows}
-                                       : LeftRows{p.a + (first_row + row) * p.a_row_step,
-                                                  p.a_row_step, p.a_depth_step};
+      const float* const left = kPacked ? packed + row * p.depth : p.a + (first_row + row) * p.a_row_step;
       const int64_t block_rows = std::min<int64_t>(kBlockRows, rows - row);
       float* const out = p.out + (first_row + row) * p.out_stride + panel * width;
       const bool whole = columns == width;
       if (!whole && p.add) copy_block(out, p.out_stride, block_rows, columns, narrow, width);
-      multiply_rows<kBlockRows, kBlockVectors>(left, block_rows, right, p.depth, p.add, whole ? out : narrow,
-                                               whole ? p.out_stride : width);
+      multiply_rows<kLeft, kBlockRows>(left, p.a_row_step, block_rows, right, p.depth, p.add, whole ? out : narrow,
+                                       whole ? p.out_stride : width);
       if (!whole) copy_block(narrow, width, block_rows, columns, out, p.out_stride);
     }
   }
@@ -261,9 +255,9 @@ void multiply_task(const Product& p, const float* panels, int64_t panel_count, i
                    int64_t rows, int64_t first_panel, int64_t end_panel) {
   for (int64_t i = 0; i < p.depth_blocks(); ++i) {
     const int64_t after = p.depth - (i + 1) * kMatmulDepth;
-    multiply_part(p.depth_block(i), panels + i * kMatmulDepth * panel_count * panel_columns(),
-                  first_row, rows, first_panel, end_panel,
-                  std::clamp<int64_t>(after, 0, kMatmulDepth));
+    const auto part = p.a_depth_step == 1 ? multiply_part<Left::in_place> : multiply_part<Left::packed>;
+    part(p.depth_block(i), panels + i * kMatmulDepth * panel_count * panel_columns(), first_row, rows, first_panel,
+         end_panel, std::clamp<int64_t>(after, 0, kMatmulDepth));
   }
 }
 
