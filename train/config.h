@@ -48,6 +48,7 @@ struct Config {
     int64_t seed = 1, seq_len = 4096, ranks = 1;
     int64_t ring = 0;  // 0: all ranks; see ring_size()
     int64_t threads_per_rank = 0;  // 0: the cores, shared out (train/world.h)
+    bool pin_threads = false;
     Layout layout = Layout::zigzag;
     int64_t pieces = 0;  // 0: as many as the layout needs
     double timeout_seconds = 120;

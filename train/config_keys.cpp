@@ -95,6 +95,7 @@ std::vector<ConfigKey> run_keys(Config::Run& run) {
       {"run.ranks", IntegerKey{&run.ranks, 1, 1024}},
       {"run.ring", IntegerKey{&run.ring, 0, 1024}},
       {"run.threads_per_rank", IntegerKey{&run.threads_per_rank, 0, 1024}},
+      {"run.pin_threads", FlagKey{&run.pin_threads}},
       {"run.layout", choice(run.layout, kLayouts)},
       {"run.pieces", IntegerKey{&run.pieces, 0, 256}},
       {"run.timeout_seconds", NumberKey{&run.timeout_seconds, 0.01, 1e6}},

@@ -36,10 +36,9 @@ CudaMachine working_gpus(const CudaInterface& module, std::optional<int> local_r
 
 }  // namespace
 
-Devices::Devices(DeviceKind kind, int threads_per_rank, CudaAttention attention,
-                 std::optional<int> local_rank)
+Devices::Devices(DeviceKind kind, HostThreads threads, CudaAttention attention, std::optional<int> local_rank)
     : kind_(kind),
-      threads_per_rank_(threads_per_rank),
+      threads_(threads),
       attention_(attention),
       own_gpu_(kind == DeviceKind::cuda && local_rank.has_value()) {
   if (kind == DeviceKind::cpu) return;
@@ -71,12 +70,15 @@ int64_t Devices::share_bytes(int rank, int ranks) const {
 }
 
 std::unique_ptr<Backend> Devices::make(int rank, int ranks, int64_t arena_bytes, Trace& trace) const {
-  if (kind_ == DeviceKind::cpu) return make_cpu_backend(arena_bytes, trace, threads_per_rank_);
+  if (kind_ == DeviceKind::cpu) {
+    const auto first_core = threads_.pinned ? std::optional(rank * threads_.per_rank) : std::nullopt;
+    return make_cpu_backend(arena_bytes, trace, {threads_.per_rank, first_core});
+  }
   return module_->make_backend({gpu_of(rank).index, std::min(arena_bytes, share_bytes(rank, ranks)), attention_}, trace);
 }
 
 std::string Devices::rates_name(Dtype dtype) const {
-  const std::string device = kind_ == DeviceKind::cpu ? device_name(threads_per_rank_) : machine_.devices.front().name;
+  const std::string device = kind_ == DeviceKind::cpu ? device_name(threads_.per_rank) : machine_.devices.front().name;
   return dtype == Dtype::f32 ? device : device + ", bf16";
 }
 
@@ -111,7 +113,8 @@ std::unique_ptr<Offload> Devices::make_offload(const Config& config, int rank, i
 
 std::string Devices::name() const {
   if (kind_ == DeviceKind::cpu) {
-    return fmt::format("{}, {} thread{} a rank", cpu_isa_name(), threads_per_rank_, threads_per_rank_ == 1 ? "" : "s");
+    return fmt::format("{}, {} {}thread{} a rank", cpu_isa_name(), threads_.per_rank, threads_.pinned ? "pinned " : "",
+                       threads_.per_rank == 1 ? "" : "s");
   }
   const size_t gpus = machine_.devices.size();
   return fmt::format("{}{}", gpus > 1 ? fmt::format("{} x ", gpus) : "", machine_.devices.front().name);

@@ -12,14 +12,19 @@
 
 namespace ringlet {
 
+/// The threads that compute for a rank on the processor; pinned: each stays on a core of its own.
+struct HostThreads {
+  int per_rank = 1;
+  bool pinned = false;
+};
+
 /// What the ranks of this process compute on: the processor, or the GPUs of this machine, which they share out in turn.
 class Devices {
  public:
   /// cuda: opens the module and asks the driver. Throws Error when there is no GPU that this program can use.
-  /// threads_per_rank: of the processor.
   /// local_rank: this process has one GPU for itself, the others of the machine belong to other processes (NCCL).
-  explicit Devices(DeviceKind kind, int threads_per_rank = 1,
-                   CudaAttention attention = CudaAttention::automatic, std::optional<int> local_rank = {});
+  explicit Devices(DeviceKind kind, HostThreads threads = {}, CudaAttention attention = CudaAttention::automatic,
+                   std::optional<int> local_rank = {});
 
   /// The device of a rank; `arena_bytes` at most, on a GPU no more than its share of what is free. Called by the rank's
   /// thread. Throws Error when it cannot be had.
@@ -34,7 +39,7 @@ class Devices {
   /// What rates are measured for: "AMD EPYC, AVX2, 2 threads", "NVIDIA H200, bf16".
   std::string rates_name(Dtype dtype) const;
   /// Who computes: so many ranks' threads at a time, on so many cores or GPUs; 0: one for each rank.
-  int threads_per_rank() const { return kind_ == DeviceKind::cpu ? threads_per_rank_ : 1; }
+  int threads_per_rank() const { return kind_ == DeviceKind::cpu ? threads_.per_rank : 1; }
   int worker_count() const;
   DeviceKind kind() const { return kind_; }
   /// Of the first GPU's memory: what is taken now, by whomever, and what its share of `ranks` ranks takes with arenas
@@ -51,7 +56,7 @@ class Devices {
   const CudaDevice& gpu_of(int rank) const;
   int64_t ranks_on_gpu(int rank, int ranks) const;  // that share the GPU of `rank`
   const DeviceKind kind_;
-  const int threads_per_rank_;
+  const HostThreads threads_;
   const CudaAttention attention_;
   const bool own_gpu_;
   const CudaInterface* module_ = nullptr;  // with GPUs

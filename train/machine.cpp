@@ -6,8 +6,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <fstream>
+#include <sstream>
 #include <thread>
 
 #include "kernels/cpu/cpu_backend.h"
@@ -35,10 +37,20 @@ std::string device_name(int threads) {
   return fmt::format("{}, {}, {} thread{}", processor_name(), cpu_isa_name(), threads, threads == 1 ? "" : "s");
 }
 
+int cores_of_quota(const std::string& cpu_max, int cores) {
+  std::istringstream text(cpu_max);  // microseconds of all cores in so many of time; "max": all
+  double quota = 0, period = 0;
+  if (!(text >> quota >> period) || quota <= 0 || period <= 0) return cores;
+  return int(std::clamp(std::ceil(quota / period), 1.0, double(cores)));
+}
+
 int usable_cores() {
   cpu_set_t allowed;
-  if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) return CPU_COUNT(&allowed);
-  return int(std::thread::hardware_concurrency());
+  const bool known = sched_getaffinity(0, sizeof allowed, &allowed) == 0;
+  const int cores = known ? CPU_COUNT(&allowed) : int(std::thread::hardware_concurrency());
+  std::string cpu_max;
+  std::getline(std::ifstream("/sys/fs/cgroup/cpu.max"), cpu_max);
+  return cores_of_quota(cpu_max, cores);
 }
 
 int64_t physical_memory_bytes() {

@@ -89,7 +89,7 @@ std::unique_ptr<Comm> join_world(const Config& config, const RankProcess& proces
 void run_rank(const Config& config, const RankProcess& process, const std::string& agreement,
               const RankMain& rank_main, const std::shared_ptr<RankEnding>& ending) {
   Trace trace;
-  const Devices devices(config.run.device, threads_per_rank(config.run), CudaAttention::automatic,
+  const Devices devices(config.run.device, host_threads(config.run), CudaAttention::automatic,
                         process.local_rank);
   // NCCL looks first whether others have this GPU as well: the arena would only find that too little is free.
   std::unique_ptr<Comm> joined = join_world(config, process, agreement, devices, ending);

@@ -10,9 +10,9 @@
 
 namespace ringlet {
 
-int threads_per_rank(const Config::Run& run) {
-  if (run.threads_per_rank > 0) return int(run.threads_per_rank);
-  return std::max(1, usable_cores() / int(run.ranks));
+HostThreads host_threads(const Config::Run& run) {
+  const int count = run.threads_per_rank > 0 ? int(run.threads_per_rank) : std::max(1, usable_cores() / int(run.ranks));
+  return {count, run.pin_threads};
 }
 
 int64_t offload_bytes(const Config& config, int world_rank) {
@@ -33,7 +33,7 @@ void run_world(const Config& config, const RankMain& rank_main,
   options.timeout = std::chrono::milliseconds(int64_t(1e3 * config.run.timeout_seconds));
   // What travels over a link is what the link says, not the copy that stands for it.
   if (config.run.link.empty()) options.observer = observer();
-  const Devices devices(config.run.device, threads_per_rank(config.run));
+  const Devices devices(config.run.device, host_threads(config.run));
   options.memory = devices.memory();
   run_ranks(options, [&](Comm& all_ranks, Trace& trace) {
     // On the processor addresses only: a page costs memory when it is first touched.

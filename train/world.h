@@ -27,8 +27,8 @@ int64_t offload_bytes(const Config& config, int world_rank);
 /// A rank's part of memory.offload; absent where there is none.
 std::unique_ptr<Offload> make_offload(const Config& config, const Devices& devices, int world_rank, Trace& trace);
 
-/// run.threads_per_rank, or an equal share of the cores that this process may use, at least one.
-int threads_per_rank(const Config::Run& run);
+/// run.threads_per_rank, or an equal share of the cores that this process may use, at least one; run.pin_threads.
+HostThreads host_threads(const Config::Run& run);
 
 /// Throws Error where a failed run of this process has left a rank behind on its thread (ranks_were_left_behind()):
 /// another must not begin beside it. Called once what failed is recorded.

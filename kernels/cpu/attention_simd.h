@@ -58,6 +58,13 @@ struct RescaleAndAdd {  // result = result * factor[row] + product
   }
 };
 
+// Blocks of sums four vectors wide, where registers are many or a multiply-add can read one of the four by itself.
+#if HWY_TARGET == HWY_AVX2
+inline constexpr bool kWideBlocks = true;
+#else
+inline constexpr bool kWideBlocks = kManyRegisters;
+#endif
+
 /// kRows rows from `row`, kVectors vectors from `column`: sums stay in registers, each in the order of depth.
 template <Left kLeft, int kRows, int kVectors, int kHeld, class D, class Write>
 HWY_INLINE void multiply_block(D d, const Product& p, int64_t row, int64_t column, Write write) {

@@ -35,11 +35,11 @@ constexpr int64_t kLineFloats = 16;
 /// of its output; it is done when it returns.
 class CpuBackend final : public Backend {
  public:
-  CpuBackend(int64_t arena_bytes, int threads, Trace& trace)
+  CpuBackend(int64_t arena_bytes, CpuThreads threads, Trace& trace)
       : memory_(arena_bytes),
         arena_(memory_.data(), memory_.bytes()),
         scratch_(cpu::kMatmulPanelFloats * int64_t(sizeof(float))),
-        team_(threads, &trace),
+        team_(threads.count, &trace, threads.first_core),
         trace_(trace) {}
 
   Arena& arena() override { return arena_; }
@@ -92,14 +92,20 @@ class CpuBackend final : public Backend {
                          Write write, const Tensor& dx, const Tensor& d_weight) override {
     shapes::rms_norm_backward(x, weight, dy, dx, d_weight);
     const bool together = team_.size() == 1;
-    by_rows(x, [&](int64_t first, int64_t count) {
-      cpu::rms_norm_backward(x.slice(first, count), weight, epsilon, dy.slice(first, count), write,
-                             dx.slice(first, count), together ? d_weight : Tensor{});
-    });
-    if (together) return;
-    team_.split(x.shape[1], kLineFloats, [&](int64_t first, int64_t count) {
-      cpu::rms_norm_weight_gradient(x, epsilon, dy, first, count, d_weight);
-    });
+    const std::span<float> scales = scratch<float>();
+    for (int64_t at = 0; at < x.rows(); at += std::ssize(scales)) {
+      const int64_t rows = std::min(std::ssize(scales), x.rows() - at);
+      const Tensor xs = x.slice(at, rows), dys = dy.slice(at, rows), dxs = dx.slice(at, rows);
+      by_rows(xs, [&](int64_t first, int64_t count) {
+        cpu::rms_norm_backward(xs.slice(first, count), weight, epsilon, dys.slice(first, count), write,
+                               dxs.slice(first, count), together ? d_weight : Tensor{},
+                               scales.subspan(size_t(first), size_t(count)));
+      });
+      if (together) continue;
+      team_.split(x.shape[1], kLineFloats, [&](int64_t first, int64_t count) {
+        cpu::rms_norm_weight_gradient(xs, scales, dys, first, count, d_weight);
+      });
+    }
   }
 
   void rotary_table(std::span<const Piece> pieces, double base, const Tensor& table) override {
@@ -277,7 +283,7 @@ class CpuBackend final : public Backend {
 
 }  // namespace
 
-std::unique_ptr<Backend> make_cpu_backend(int64_t arena_bytes, Trace& trace, int threads) {
+std::unique_ptr<Backend> make_cpu_backend(int64_t arena_bytes, Trace& trace, CpuThreads threads) {
   cpu::choose_isa_once();
   return make_bf16_storage(std::make_unique<CpuBackend>(arena_bytes, threads, trace));
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 
 #include "kernels/backend.h"
 #include "kernels/trace.h"
@@ -23,12 +24,19 @@ class HostMemory {
   int64_t bytes_;
 };
 
-/// The CPU as a device, on `threads` threads, the caller's among them (1 or more; results do not depend on it);
-/// operations are done when their call returns. Computes on f32; bf16 is widened first, which takes time and
-/// memory beside the arena (bf16_storage.h).
+/// The threads of a CPU device, the caller's among them (1 or more; results do not depend on it). first_core: they are
+/// pinned as cpu::ThreadTeam tells (thread_team.h).
+struct CpuThreads {
+  CpuThreads(int of_count = 1, std::optional<int> pinned_from = {}) : count(of_count), first_core(pinned_from) {}
+  int count;
+  std::optional<int> first_core;
+};
+
+/// The CPU as a device. Operations are done when their call returns. Computes on f32; bf16 is widened first, which takes
+/// time and memory beside the arena (bf16_storage.h).
 /// SIMD through Highway, chosen at run time (RINGLET_ISA=avx512|avx2|portable forces one).
 /// `trace` gets the time spent waiting for events; it must outlive the backend.
-std::unique_ptr<Backend> make_cpu_backend(int64_t arena_bytes, Trace& trace, int threads = 1);
+std::unique_ptr<Backend> make_cpu_backend(int64_t arena_bytes, Trace& trace, CpuThreads threads = {});
 
 /// The instruction set in use, for the start message: "AVX-512", "AVX2", ...
 const char* cpu_isa_name();

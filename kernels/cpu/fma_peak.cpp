@@ -3,6 +3,7 @@
 #include <atomic>
 #include <chrono>
 
+#include "kernels/cpu/isa.h"
 #include "kernels/cpu/thread_team.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -48,6 +49,7 @@ namespace ringlet::cpu {
 HWY_EXPORT(multiply_add);
 
 double fma_peak_gflops(int threads) {
+  choose_isa_once();  // the kernels' own
   constexpr int64_t kRounds = 500'000;
   ThreadTeam team(threads);
   std::atomic<double> gflops = 0;

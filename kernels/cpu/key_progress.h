@@ -3,7 +3,8 @@
 #include <atomic>
 #include <cstdint>
 #include <limits>
-#include <thread>
+
+#include "kernels/cpu/wait_for_change.h"
 
 namespace ringlet::cpu {
 
@@ -18,16 +19,13 @@ class KeyProgress {
   explicit KeyProgress(int64_t& lowest) : lowest_(lowest) {}
 
   /// All tiles from `tile` up are done.
-  void come_to(int64_t tile) { lowest_.store(tile, std::memory_order_release); }
+  void come_to(int64_t tile) {
+    lowest_.store(tile, std::memory_order_release);
+    lowest_.notify_all();
+  }
   /// Waits for whoever holds the group: he is at work, and does not wait for the caller.
   void wait_until_below(int64_t tile) const {
-    constexpr int kSpins = 100;
-    for (int spins = 0; lowest_.load(std::memory_order_acquire) >= tile;) {
-      if (spins < kSpins)
-        ++spins;
-      else
-        std::this_thread::yield();
-    }
+    for (int64_t at; (at = lowest_.load(std::memory_order_acquire)) >= tile;) wait_for_change(lowest_, at);
   }
   void wait_until_done() const { wait_until_below(kDone + 1); }
 

@@ -55,10 +55,13 @@ HWY_BEFORE_NAMESPACE();
 namespace ringlet::cpu::HWY_NAMESPACE {
 namespace {
 
-// A block of sums fills the registers: 12 x 2 vectors of 32, or of 16 3 x 4, or 6 x 2 (see kWideBlocks).
-constexpr int kBlockRows = kManyRegisters ? 12 : kWideBlocks ? 3 : 6;
-constexpr int kBlockVectors = kBlockRows == 3 ? 4 : 2;
-constexpr int kHeldVectors = kBlockRows == 3 ? 3 : 2;
+// A block of sums fills the registers: 12 x 2 vectors of 32, or of 16 on AVX2 3 x 4 (few instructions for a
+// multiply-add, which are what is scarce with another thread on the same core; see multiply_step), else 6 x 2.
+constexpr bool kAvx2 = HWY_TARGET == HWY_AVX2;
+constexpr int kBlockRows = kManyRegisters ? 12 : kAvx2 ? 3 : 6;
+constexpr int kBlockVectors = kAvx2 ? 4 : 2, kHeldVectors = kAvx2 ? 3 : 2;
+// Steps of the sum at a time: one where a product needs a register of its own before it is added.
+constexpr int kSteps = kManyRegisters || kAvx2 ? 2 : 1;
 static_assert(kTaskRows % kBlockRows == 0);
 
 HWY_INLINE int64_t panel_columns() { return kBlockVectors * float_lanes(); }
@@ -71,8 +74,8 @@ constexpr int64_t kRightStrip = 16, kLeftStrip = 8;
 /// Rows of op(a): where they are, the steps of the sum side by side, or packed, those of a block side by side.
 enum class Left : uint8_t { in_place, packed };
 
-/// kRows x kVectors vectors of the result; `right` is packed, a row of the block per step. Not inlined: the compiler would
-/// keep sums in memory.
+/// kRows x kBlockVectors vectors of the result; `right` is packed, a row of the block per step. Not inlined: the
+/// compiler would keep sums in memory.
 template <Left kLeft, int kRows>
 HWY_NOINLINE void multiply_block(const float* a, int64_t a_row_step, const float* HWY_RESTRICT right, int64_t depth,
                                  bool add, float* out, int64_t out_stride) {
@@ -91,8 +94,7 @@ HWY_NOINLINE void multiply_block(const float* a, int64_t a_row_step, const float
     HWY_UNROLL(16)
     for (int v = 0; v < kBlockVectors; ++v) sums[r][v] = hn::Zero(d);
   }
-  // Two steps at a time, where no register is lacking for what comes between a product and its sum.
-  for (; kWideBlocks && depth >= 2; depth -= 2, a += 2 * kDepthStep, right += 2 * width) {
+  for (; kSteps == 2 && depth >= 2; depth -= 2, a += 2 * kDepthStep, right += 2 * width) {
     multiply_step<kRows, kBlockVectors, kHeldVectors>(d, a, row_step, right, sums);
     multiply_step<kRows, kBlockVectors, kHeldVectors>(d, a + kDepthStep, row_step, right + width, sums);
   }
@@ -111,8 +113,8 @@ HWY_NOINLINE void multiply_block(const float* a, int64_t a_row_step, const float
 
 /// Fewer than 2 * kRows rows.
 template <Left kLeft, int kRows>
-HWY_INLINE void multiply_rows(const float* a, int64_t a_row_step, int64_t rows, const float* right, int64_t depth, bool add,
-                              float* out, int64_t out_stride) {
+HWY_INLINE void multiply_rows(const float* a, int64_t a_row_step, int64_t rows, const float* right, int64_t depth,
+                              bool add, float* out, int64_t out_stride) {
   if (rows >= kRows) {
     multiply_block<kLeft, kRows>(a, a_row_step, right, depth, add, out, out_stride);
     a += kRows * a_row_step;

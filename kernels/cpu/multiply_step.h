@@ -13,19 +13,11 @@
 HWY_BEFORE_NAMESPACE();
 namespace ringlet::cpu::HWY_NAMESPACE {
 
-// Blocks of sums four vectors wide need few instructions for a multiply-add, which are what is scarce with another thread
-// on the same core. Where registers are few, a multiply-add has to read one of the four by itself.
-#if HWY_TARGET == HWY_AVX2
-inline constexpr bool kWideBlocks = true;
-#else
-inline constexpr bool kWideBlocks = kManyRegisters;
-#endif
-
-/// sum += factor * the vector at `from`, on AVX2 in one instruction: a compiler that sees the vector read more than once
-/// would hold it, and spill another one. Sanitizers do not see into assembly.
+/// sum += factor * the vector at `from`, on AVX2 in one instruction: a compiler that sees the vector read more than
+/// once would hold it, and spill another one. Sanitizers do not see into assembly.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE void add_product([[maybe_unused]] D d, V factor, const float* from, V& sum) {
-#if HWY_TARGET == HWY_AVX2 && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if HWY_TARGET == HWY_AVX2 && !HWY_IS_ASAN && !HWY_IS_TSAN
   asm("vfmadd231ps %2, %1, %0" : "+x"(sum.raw) : "x"(factor.raw), "m"(*reinterpret_cast<const __m256_u*>(from)));
 #else
   sum = hn::MulAdd(factor, hn::LoadU(d, from), sum);

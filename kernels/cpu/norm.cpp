@@ -16,19 +16,17 @@ void norm_forward(const Tensor& x, const Tensor& weight, float epsilon, const Te
 }
 
 void norm_backward(const Tensor& x, const Tensor& weight, float epsilon, const Tensor& dy,
-                   Write write, const Tensor& dx, const Tensor& d_weight) {
+                   Write write, const Tensor& dx, const Tensor& d_weight, float* scales) {
   for (int64_t row = 0; row < x.rows(); ++row) {
-    norm_row_backward(x.row<float>(row), weight.row<float>(0), epsilon, dy.row<float>(row),
-                      x.shape[1], write, dx.row<float>(row),
-                      d_weight ? d_weight.row<float>(0) : nullptr);
+    scales[row] = norm_row_backward(x.row<float>(row), weight.row<float>(0), epsilon, dy.row<float>(row), x.shape[1],
+                                    write, dx.row<float>(row), d_weight ? d_weight.row<float>(0) : nullptr);
   }
 }
 
-void weight_gradient(const Tensor& x, float epsilon, const Tensor& dy, int64_t first, int64_t count,
+void weight_gradient(const Tensor& x, const float* scales, const Tensor& dy, int64_t first, int64_t count,
                      float* d_weight) {
   for (int64_t row = 0; row < x.rows(); ++row) {
-    const FloatVector scale =
-        hn::Set(Floats(), inverse_rms(x.row<float>(row), epsilon, x.shape[1]));
+    const FloatVector scale = hn::Set(Floats(), scales[row]);
     add_weight_gradient(x.row<float>(row) + first, scale, dy.row<float>(row) + first, count,
                         d_weight + first);
   }
@@ -49,13 +47,13 @@ void rms_norm_forward(const Tensor& x, const Tensor& weight, float epsilon, cons
 }
 
 void rms_norm_backward(const Tensor& x, const Tensor& weight, float epsilon, const Tensor& dy,
-                       Write write, const Tensor& dx, const Tensor& d_weight) {
-  HWY_DYNAMIC_DISPATCH(norm_backward)(x, weight, epsilon, dy, write, dx, d_weight);
+                       Write write, const Tensor& dx, const Tensor& d_weight, std::span<float> scales) {
+  HWY_DYNAMIC_DISPATCH(norm_backward)(x, weight, epsilon, dy, write, dx, d_weight, scales.data());
 }
 
-void rms_norm_weight_gradient(const Tensor& x, float epsilon, const Tensor& dy, int64_t first,
+void rms_norm_weight_gradient(const Tensor& x, std::span<const float> scales, const Tensor& dy, int64_t first,
                               int64_t count, const Tensor& d_weight) {
-  HWY_DYNAMIC_DISPATCH(weight_gradient)(x, epsilon, dy, first, count, d_weight.row<float>(0));
+  HWY_DYNAMIC_DISPATCH(weight_gradient)(x, scales.data(), dy, first, count, d_weight.row<float>(0));
 }
 
 }  // namespace ringlet::cpu

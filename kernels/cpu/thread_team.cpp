@@ -1,35 +1,19 @@
 #include "kernels/cpu/thread_team.h"
 
+#include <pthread.h>
 #include <sched.h>
 
+#include <cerrno>
+#include <cstring>
 #include <string>
 #include <system_error>
 #include <utility>
 
 #include "kernels/check.h"
+#include "kernels/cpu/wait_for_change.h"
 
 namespace ringlet::cpu {
 namespace {
-
-inline void relax() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
-
-/// Returns when `value` is no longer `old`. Bounded spinning: ranks and their threads may outnumber
-/// the cores.
-template <class T>
-void wait_for_change(const std::atomic<T>& value, T old) {
-  constexpr int kSpins = 500;
-  for (int i = 0; i < kSpins; ++i) {
-    if (value.load(std::memory_order_acquire) != old) return;
-    relax();
-  }
-  value.wait(old, std::memory_order_acquire);
-}
 
 /// Moves the calling thread, if it runs on `core`, to `home` or else to any other core that it may use. Returns where it
 /// is. In a virtual machine the kernel may take a core that is idle for one that the host has taken away; it then wakes a
@@ -53,7 +37,7 @@ int leave_core(int core, int home) {
 
 }  // namespace
 
-ThreadTeam::ThreadTeam(int threads, Trace* trace) : trace_(trace) {
+ThreadTeam::ThreadTeam(int threads, Trace* trace, std::optional<int> first_core) : trace_(trace) {
   CHECK(threads >= 1, threads, " threads");
   helpers_.reserve(size_t(threads - 1));
   try {
@@ -64,9 +48,38 @@ ThreadTeam::ThreadTeam(int threads, Trace* trace) : trace_(trace) {
                     " of a rank: " + error.what(),
                 "lower run.threads_per_rank, or raise the limit of threads (ulimit -u)");
   }
+  if (!first_core) return;
+  try {
+    pin(*first_core);
+  } catch (...) {
+    end();
+    throw;
+  }
 }
 
-ThreadTeam::~ThreadTeam() { end(); }
+ThreadTeam::~ThreadTeam() {
+  end();
+  if (cores_before_) static_cast<void>(sched_setaffinity(0, sizeof *cores_before_, &*cores_before_));
+}
+
+void ThreadTeam::pin(int first_core) {
+  cpu_set_t allowed;
+  int refused = sched_getaffinity(0, sizeof allowed, &allowed) == 0 ? 0 : errno;
+  std::vector<cpu_set_t> cores;
+  for (size_t core = 0; refused == 0 && core < CPU_SETSIZE; ++core) {
+    if (!CPU_ISSET(core, &allowed)) continue;
+    CPU_ZERO(&cores.emplace_back());
+    CPU_SET(core, &cores.back());
+  }
+  for (size_t i = helpers_.size() + 1; refused == 0 && i-- > 0;) {  // the caller last
+    const pthread_t thread = i == 0 ? pthread_self() : helpers_[i - 1].native_handle();
+    refused = pthread_setaffinity_np(thread, sizeof allowed, &cores[(size_t(first_core) + i) % cores.size()]);
+  }
+  if (refused != 0) {
+    throw Error(std::string("cannot pin threads to cores: ") + std::strerror(refused), "set run.pin_threads = false");
+  }
+  cores_before_ = allowed;
+}
 
 void ThreadTeam::end() {
   ending_ = true;

@@ -1,10 +1,13 @@
 #pragma once
 
+#include <sched.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <exception>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -18,8 +21,10 @@ namespace ringlet::cpu {
 class ThreadTeam {
  public:
   /// threads >= 1, the caller's among them. Each task done is a sign of life of the rank in `trace`, if there is one,
-  /// which must outlive the team. Throws Error when the system does not give the threads.
-  explicit ThreadTeam(int threads, Trace* trace = nullptr);
+  /// which must outlive the team. first_core: the threads are pinned, as long as the team lives, to the cores that the
+  /// caller may use, from this one on, round and round. Throws Error when the system does not give the threads, or
+  /// refuses a core.
+  explicit ThreadTeam(int threads, Trace* trace = nullptr, std::optional<int> first_core = {});
   ~ThreadTeam();
   ThreadTeam(const ThreadTeam&) = delete;
   ThreadTeam& operator=(const ThreadTeam&) = delete;
@@ -65,6 +70,7 @@ class ThreadTeam {
     if (trace_ != nullptr) trace_->sign_of_life();
   }
   void run_on_all(const Job& job);
+  void pin(int first_core);
   void end();
   void work();
   void help();
@@ -78,6 +84,7 @@ class ThreadTeam {
   std::atomic<int32_t> helping_{0};  // helpers that have not finished this round
   std::atomic<int> core_{-1};        // on which the caller began this round
   bool ending_ = false;
+  std::optional<cpu_set_t> cores_before_;  // of the caller, which is pinned
   std::vector<std::thread> helpers_;
 };
 

@@ -150,7 +150,7 @@ void linear(benchmark::State& state, Linear pass, [[maybe_unused]] By by) {
   });
 }
 
-/// What is no product: as elements and bytes a second; `floats` are read or written for each
+/// What is no product: as elements and bytes a second, beside the FMA peak; `floats` are read or written for each
 /// element.
 template <class Body>
 void measure_elements(benchmark::State& state, int64_t elements, int64_t floats, const Body& body) {
@@ -161,6 +161,7 @@ void measure_elements(benchmark::State& state, int64_t elements, int64_t floats,
     state.SetIterationTime(
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   }
+  state.counters["FMA_peak"] = cpu::fma_peak_gflops(int(state.range(0)));
   state.SetItemsProcessed(state.iterations() * elements);
   state.SetBytesProcessed(state.iterations() * elements * floats * 4);
 }
@@ -185,18 +186,70 @@ void rms_norm_backward(benchmark::State& state) {
   });
 }
 
+/// A layer's projection, its heads and the rotary positions of one rank.
+struct Projection {
+  explicit Projection(Device& device) {
+    qkv = device.random({kRows, shape.qkv_width(), 1, 1});
+    q = device.random({shape.heads, kRows, shape.head_dim, 1});
+    kv = device.random({2 * shape.kv_heads * shape.head_dim * kRows, 1, 1, 1});
+    rotary = device.zeros({kRows, shape.head_dim, 1, 1});
+    device.backend->rotary_table(pieces, 1e4, rotary);
+  }
+  QkvSplit split() const { return {shape, pieces, rotary, {}, {}, 1e-6f}; }
+
+  const HeadShape shape{8, 8, 32};
+  const std::vector<Piece> pieces{{0, 1, 0, kRows}};
+  Tensor qkv, q, kv, rotary;
+};
+
+void rotary_table(benchmark::State& state) {
+  Device device(int(state.range(0)));
+  const Projection p(device);
+  measure_elements(state, p.rotary.size(), 1, [&] { device.backend->rotary_table(p.pieces, 1e4, p.rotary); });
+}
+
 void split_qkv(benchmark::State& state) {
   Device device(int(state.range(0)));
-  const HeadShape shape{8, 8, 32};
-  const Tensor qkv = device.random({kRows, shape.qkv_width(), 1, 1});
-  const Tensor q = device.zeros({shape.heads, kRows, shape.head_dim, 1}),
-               rotary = device.zeros({kRows, 32, 1, 1});
-  const Tensor kv = device.zeros({2 * shape.kv_heads * shape.head_dim * kRows, 1, 1, 1});
-  const std::vector<Piece> pieces{{0, 1, 0, kRows}};
-  device.backend->rotary_table(pieces, 1e4, rotary);
-  const QkvSplit split{shape, pieces, rotary, {}, {}, 1e-6f};
-  measure_elements(state, qkv.size(), 2,
-                   [&] { device.backend->qkv_split_forward(split, qkv, q, kv); });
+  const Projection p(device);
+  measure_elements(state, p.qkv.size(), 2, [&] { device.backend->qkv_split_forward(p.split(), p.qkv, p.q, p.kv); });
+}
+
+void split_qkv_backward(benchmark::State& state) {
+  Device device(int(state.range(0)));
+  const Projection p(device);
+  measure_elements(state, p.qkv.size(), 2,
+                   [&] { device.backend->qkv_split_backward(p.split(), {}, p.q, p.kv, p.qkv, {}, {}); });
+}
+
+/// Tokens as they come in text: each its own row of the table.
+struct Lookup {
+  explicit Lookup(Device& device)
+      : table(device.random({kVocabulary, kWidth, 1, 1})), y(device.random({kRows, kWidth, 1, 1})) {
+    tokens = device.backend->arena().allocate("bench", Dtype::i32, {kRows, 1, 1, 1});
+    for (int64_t i = 0; i < kRows; ++i) tokens.as<int32_t>()[size_t(i)] = int32_t(i * 7919 % kVocabulary);
+  }
+  Tensor table, y, tokens;
+};
+
+void embedding(benchmark::State& state) {
+  Device device(int(state.range(0)));
+  const Lookup lookup(device);
+  measure_elements(state, lookup.y.size(), 2,
+                   [&] { device.backend->embedding_forward(lookup.tokens, lookup.table, lookup.y); });
+}
+
+void embedding_backward(benchmark::State& state) {
+  Device device(int(state.range(0)));
+  const Lookup lookup(device);
+  measure_elements(state, lookup.y.size(), 3,
+                   [&] { device.backend->embedding_backward(lookup.tokens, lookup.y, lookup.table); });
+}
+
+void sum_of_squares(benchmark::State& state) {
+  Device device(int(state.range(0)));
+  const Tensor x = device.random({5 << 20, 1, 1, 1});
+  const Tensor result = device.backend->arena().allocate("bench", Dtype::f64, {1, 1, 1, 1});
+  measure_elements(state, x.size(), 1, [&] { device.backend->sum_of_squares(x, result); });
 }
 
 void swiglu(benchmark::State& state) {
@@ -278,10 +331,15 @@ void register_all() {
          std::initializer_list<std::pair<const char*, void (*)(benchmark::State&)>>{
              {"rms_norm/forward", rms_norm},
              {"rms_norm/backward", rms_norm_backward},
+             {"rotary_table", rotary_table},
              {"qkv_split/forward", split_qkv},
+             {"qkv_split/backward", split_qkv_backward},
              {"swiglu/forward", swiglu},
              {"swiglu/backward", swiglu_backward},
+             {"embedding/forward", embedding},
+             {"embedding/backward", embedding_backward},
              {"cross_entropy", cross_entropy},
+             {"sum_of_squares", sum_of_squares},
              {"adamw", adamw}}) {
       timed(benchmark::RegisterBenchmark(name, function)->ArgName("threads")->Arg(threads));
     }

@@ -4,6 +4,7 @@ import datetime
 import json
 import pathlib
 import re
+import statistics
 import sys
 
 FOLDER = pathlib.Path(sys.argv[1])
@@ -80,29 +81,54 @@ def others(runs):
           [[name, cells.get("1", "-"), cells.get("2", "-")] for name, cells in rows.items()])
 
 
-def steps():
-    torch = {}
-    lines = FOLDER / "torch.jsonl"
-    if lines.exists():
-        for line in lines.read_text().splitlines():
-            result = json.loads(line)
-            torch.setdefault(result["length"], []).append(result)
-    rows = []
-    ours = {}
+def peer_runs():
+    """Length -> variant -> turn -> run."""
+    found = {}
+    for path in FOLDER.glob("torch-*.jsonl"):
+        for line in path.read_text().splitlines():
+            run = json.loads(line)
+            found.setdefault(run["length"], {}).setdefault(run["attention"], {})[path.stem.split("-")[1]] = run
+    return found
+
+
+def our_runs():
+    """Length -> who -> turn -> run."""
+    found = {}
     for path in sorted(FOLDER.glob("steps-*.json")):
-        ours.setdefault(int(path.stem.split("-")[1]), []).extend(load(path.name))
-    for length, runs in sorted(ours.items()):
-        peers = torch.get(length, [])
-        best = max((peer["tokens_per_second"] for peer in peers), default=None)
-        for run in runs:
-            speed = run["tokens/s"]
-            rows.append([str(length), run["name"].split("/")[0].replace("_", " "), f"{speed:.0f}", rate(run),
-                         f"{speed / best:.2f}x" if best else "-", f"{run['RSS_GiB']:.2f}"])
-        for peer in peers:
-            rows.append([str(length), f"PyTorch {peer['torch']}, {peer['attention']}",
-                         f"{peer['tokens_per_second']:.0f}", "-", f"{peer['tokens_per_second'] / best:.2f}x",
-                         f"{peer['peak_gib']:.2f}"])
+        _, length, who, turn = path.stem.split("-")
+        found.setdefault(int(length), {}).setdefault(who, {})[turn] = load(path.name)[0]
+    return found
+
+
+def median(turns, key):
+    return statistics.median(run[key] for run in turns.values())
+
+
+def steps():
+    rows = []
+    everybodys = peer_runs()
+    for length, ours in sorted(our_runs().items()):
+        peers = everybodys.get(length, {})
+        best = max(peers.values(), key=lambda turns: median(turns, "tokens_per_second"), default={})
+
+        def over_best(turns, key):
+            ratios = [run[key] / best[turn]["tokens_per_second"] for turn, run in turns.items() if turn in best]
+            return f"{statistics.median(ratios):.2f}x" if ratios else "-"
+
+        for who, turns in ours.items():
+            share = {key: median(turns, key) for key in ("%_of_peak", "GFLOP/s")}
+            rows.append([str(length), who.replace("_", " "), f"{median(turns, 'tokens/s'):.0f}", rate(share),
+                         over_best(turns, "tokens/s"), f"{max(run['RSS_GiB'] for run in turns.values()):.2f}"])
+        for attention, turns in peers.items():
+            version = next(iter(turns.values()))["torch"]
+            rows.append([str(length), f"PyTorch {version}, {attention}", f"{median(turns, 'tokens_per_second'):.0f}", "-",
+                         over_best(turns, "tokens_per_second"), f"{max(run['peak_gib'] for run in turns.values()):.2f}"])
     table(["T", "who", "tokens/s", "of FMA peak (GFLOP/s)", "over the best PyTorch", "peak GiB"], rows)
+    for length, ours in sorted(our_runs().items()):
+        ranks, threads = ours.get("two_ranks_zigzag", {}), ours.get("one_rank_of_two_threads", {})
+        ratios = [run["tokens/s"] / threads[turn]["tokens/s"] for turn, run in ranks.items() if turn in threads]
+        if ratios:
+            print(f"T = {length}: two zigzag ranks are {statistics.median(ratios):.2f} times as fast as one rank of two threads.\n")
 
 
 def rings():
@@ -128,9 +154,10 @@ def growth():
     off = [f"{100 * residual:+.1f} %" for residual in fits[0]["residuals"]] if fits else ["-"] * len(cells)
     print("## How the time of a step grows\n")
     print("configs/quickstart.toml (4 layers, width 128) on one rank of two threads; a + b T + c T^2 by least "
-          "relative squares; `ringlet scale`.\n")
-    table(["T", "step, ms", "tokens/s", "off the curve"],
-          [[str(cell["seq_len"]), f"{cell['step_ms']:.1f}", f"{cell['tokens_per_second']:.0f}", residual]
+          "relative squares through the fastest tenth of the steps (p10); `ringlet scale`.\n")
+    table(["T", "steps", "step, ms: median", "p10", "tokens/s", "p10 off the curve"],
+          [[str(cell["seq_len"]), f"{cell['steps']:.0f}", f"{cell['step_ms']:.1f}", f"{cell['step_ms_p10']:.1f}",
+            f"{cell['tokens_per_second']:.0f}", residual]
            for cell, residual in zip(cells, off)])
     for fit in fits:
         a, b, c = fit["coefficients"]
@@ -154,7 +181,8 @@ def main():
     print("## A whole training step\n")
     print("4 layers, width 256, 8 heads of 32, vocabulary 8192, tied head, MLP 683: 5.24 M parameters in matrices. FLOPs: "
           "6 N T + 7 L T^2 d. Recompute policy `none`, from T = 32,768 `selective` (its recomputation is not counted). "
-          "PyTorch: the same model, tests/peers/train_torch.py.\n")
+          "PyTorch: the same model, tests/peers/train_torch.py. Ours and PyTorch's in three turns (one at T = 32,768): "
+          "medians of the turns, and of what they are over each other within a turn.\n")
     steps()
     rings()
     growth()

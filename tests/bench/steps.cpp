@@ -114,8 +114,8 @@ void training_step(benchmark::State& state, const Setup& setup) {
   });
   rusage used{};
   getrusage(RUSAGE_SELF, &used);
-  state.counters["tokens/s"] =
-      benchmark::Counter(double(state.iterations() * setup.length), benchmark::Counter::kIsRate);
+  // Of the median step, as the rate is: PyTorch's beside it is one too.
+  state.counters["tokens/s"] = state.counters["GFLOP/s"] * 1e9 * double(setup.length) / executed_flops(model(), setup.length);
   state.counters["RSS_GiB"] =
       double(used.ru_maxrss) / (1 << 20);  // the largest so far of this process
 }

@@ -82,6 +82,34 @@ TEST(ThreadTeamTest, HelpersMayUseTheSameCoresAfterwards) {
   EXPECT_EQ(sched_setaffinity(0, sizeof everywhere, &everywhere), 0);
 }
 
+// Each stays on its core, which may be any of those that the caller may use; afterwards the caller may use all of them again.
+TEST(ThreadTeamTest, PinsItsThreadsFromACoreOn) {
+  cpu_set_t before, after;
+  ASSERT_EQ(sched_getaffinity(0, sizeof before, &before), 0);
+  std::vector<int> cores;
+  for (int core = 0; core < CPU_SETSIZE; ++core) {
+    if (CPU_ISSET(size_t(core), &before)) cores.push_back(core);
+  }
+  for (const int first : {0, 1, int(cores.size()) + 1}) {
+    ThreadTeam team(3, nullptr, first);
+    std::vector<int> seen(3, -1);
+    std::atomic<int> started = 0;
+    team.run(3, [&](int64_t task) {
+      ++started;  // a task for each thread
+      while (started < 3) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      cpu_set_t now;
+      if (sched_getaffinity(0, sizeof now, &now) == 0 && CPU_COUNT(&now) == 1) seen[size_t(task)] = sched_getcpu();
+    });
+    std::vector<int> expected;
+    for (int thread = 0; thread < 3; ++thread) expected.push_back(cores[size_t(first + thread) % cores.size()]);
+    std::ranges::sort(expected);
+    std::ranges::sort(seen);
+    EXPECT_EQ(seen, expected);
+  }
+  ASSERT_EQ(sched_getaffinity(0, sizeof after, &after), 0);
+  EXPECT_TRUE(CPU_EQUAL(&before, &after));
+}
+
 // A rank that computes for longer than others wait for it is not taken for stuck.
 TEST(ThreadTeamTest, ATaskDoneIsASignOfLife) {
   for (const int threads : {1, 3}) {

@@ -8,6 +8,7 @@
 #include "tests/support/compare.h"
 #include "tests/support/host_tensor.h"
 #include "tests/support/op_reference.h"
+#include "tests/support/simd_targets.h"
 
 namespace ringlet::test {
 namespace {
@@ -37,11 +38,15 @@ std::vector<float> get_slice(Bench& bench, const Tensor& slice) {
   return values;
 }
 
-using Orders = std::tuple<Transpose, Transpose>;
-class MatmulTest : public testing::TestWithParam<Orders> {};
+/// Which operands are transposed, on which SIMD target.
+class MatmulTest : public testing::TestWithParam<std::tuple<Transpose, Transpose, int64_t>> {
+ protected:
+  void SetUp() override { hwy::SetSupportedTargetsForTest(std::get<2>(GetParam())); }
+  void TearDown() override { hwy::SetSupportedTargetsForTest(0); }
+};
 
 TEST_P(MatmulTest, SetsAndAddsAsTheLoopDoes) {
-  const auto [transpose_a, transpose_b] = GetParam();
+  const auto [transpose_a, transpose_b, target] = GetParam();
   Bench bench(int64_t{1} << 28, 3);
   // The last has sums of several blocks, or more columns than are packed at a time.
   for (const auto& [m, n, k] : {std::array<int64_t, 3>{1, 1, 1},
@@ -68,7 +73,7 @@ TEST_P(MatmulTest, SetsAndAddsAsTheLoopDoes) {
 }
 
 TEST_P(MatmulTest, ReadsAndWritesColumnSlices) {
-  const auto [transpose_a, transpose_b] = GetParam();
+  const auto [transpose_a, transpose_b, target] = GetParam();
   Bench bench;
   for (const auto& [m, n, k] : {std::array<int64_t, 3>{1, 5, 3}, {67, 33, 65}}) {
     const auto a = random_values(m * k, 3), b = random_values(k * n, 4);
@@ -82,7 +87,7 @@ TEST_P(MatmulTest, ReadsAndWritesColumnSlices) {
 }
 
 TEST_P(MatmulTest, LeavesTheColumnsBesideASliceAlone) {
-  const auto [transpose_a, transpose_b] = GetParam();
+  const auto [transpose_a, transpose_b, target] = GetParam();
   Bench bench;
   const Tensor wide = bench.put(random_values(20 * 30, 6), {20, 30, 1, 1});
   const auto before = bench.get(wide);
@@ -98,7 +103,7 @@ TEST_P(MatmulTest, LeavesTheColumnsBesideASliceAlone) {
 
 INSTANTIATE_TEST_SUITE_P(Orders, MatmulTest,
                          testing::Combine(testing::Values(Transpose::no, Transpose::yes),
-                                          testing::Values(Transpose::no, Transpose::yes)));
+                                          testing::Values(Transpose::no, Transpose::yes), each_simd_target()));
 
 TEST(MatmulEdgeTest, AnEmptySumIsZeroWhenSetAndNothingWhenAdded) {
   Bench bench;
@@ -150,7 +155,7 @@ void each_stretch(int64_t size, const Body& body) {
 // row and column.
 TEST_P(MatmulTest, CuttingByRowsOrColumnsDoesNotChangeABit) {
   constexpr int64_t kRows = 401, kColumns = 75, kDepth = 300;  // more rows than depth, and fewer
-  const auto [transpose_a, transpose_b] = GetParam();
+  const auto [transpose_a, transpose_b, target] = GetParam();
   Bench bench;
   const Tensor a = bench.put(random_values(kRows * kDepth, 11), matrix(kRows, kDepth, transpose_a));
   const Tensor b =

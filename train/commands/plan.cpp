@@ -25,7 +25,7 @@ namespace {
 
 Devices devices_here(const Config& config) {
   try {
-    return Devices(config.run.device, threads_per_rank(config.run));
+    return Devices(config.run.device, host_threads(config.run));
   } catch (const Error& error) {  // GPUs of another machine can be planned for
     throw Error(error.what(), "name the GPU that you plan for: --device h200, h100 or a100");
   }

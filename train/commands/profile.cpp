@@ -157,7 +157,7 @@ void profile_command(const ProfileOptions& options) {
   if (scratch || config.data.mask == MaskRule::causal) mask = Mask{{0}, config.data.window};
   Overlap overlap = overlap_of(profile.recording, mask);
   if (!config.run.link.empty()) overlap.slowdown.reset();  // what is emulated moves nothing beside the compute
-  const Devices devices(config.run.device, threads_per_rank(config.run));
+  const Devices devices(config.run.device, host_threads(config.run));
   print(options, config, scratch ? "made-up text" : config.data.corpus, devices, overlap);
   if (largest > kLargestViewedBytes) {
     console.say(fmt::format("warning: a trace has {}, more than viewers take; profile fewer --steps",

@@ -142,7 +142,7 @@ int finish(const Say& say, RunEnd end, const Config& config) {
 
 Devices devices_of(const Config::Run& run, const RankProcess& process) {
   const bool one_each = run.comm == CommKind::nccl;
-  return Devices(run.device, threads_per_rank(run), CudaAttention::automatic,
+  return Devices(run.device, host_threads(run), CudaAttention::automatic,
                  one_each ? std::optional(process.local_rank) : std::nullopt);
 }
 

@@ -204,7 +204,7 @@ void verify_command(const VerifyOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   const Config config = config_of(options);
   VerifyMatrix matrix = matrix_of(options, config);
-  const Devices devices(config.run.device, options.config.empty() ? 1 : threads_per_rank(config.run));
+  const Devices devices(config.run.device, options.config.empty() ? HostThreads{} : host_threads(config.run));
   const RingParts parts = real_parts(devices);
   Console console;
   Findings findings;

@@ -151,7 +151,7 @@ PlannedCell plan_cell(const CellWork& work, int64_t seq_len, int64_t ranks) {
     const Config::Run& run = planned.config.run;
     cell.layout = name_of(run.layout);
     cell.ring = double(run.ring_size());
-    const Devices devices(run.device, threads_per_rank(run));
+    const Devices devices(run.device, host_threads(run));
     cell.threads_per_rank = devices.threads_per_rank();
     cell.cores = double(std::min<int64_t>(devices.worker_count(), run.ranks * devices.threads_per_rank()));
     if (run.device == DeviceKind::cuda && planned.gpt.dtype == Dtype::bf16) {
@@ -179,7 +179,7 @@ PlannedCell plan_cell(const CellWork& work, int64_t seq_len, int64_t ranks) {
 
 void calibrate_cell(PlannedCell& planned) try {
   const Config::Run& run = planned.config.run;
-  const Devices devices(run.device, threads_per_rank(run));
+  const Devices devices(run.device, host_threads(run));
   predict(planned, devices, calibrate(planned.config, planned.gpt, devices));
 } catch (const Error&) {  // the cell says what is wrong when it is measured
 }

@@ -64,7 +64,7 @@ FitsOfRanks fits_of(int64_t ranks, const std::vector<Cell>& cells) {
   std::vector<double> ms;
   for (const Cell* cell : along) {
     fits.lengths.push_back(double(cell->seq_len));
-    ms.push_back(cell->step_ms);
+    ms.push_back(cell->step_ms_p10);
   }
   fits.time = fit_polynomial(fits.lengths, ms, 3);
   for (size_t first = 0, next = 0; first < along.size(); first = next) {
@@ -220,7 +220,7 @@ std::string to_text(const Study& study) {
                         cell.ranks == 1 ? "" : "s", name_of(cell.status), cell.reason);
   }
   for (const Cell& cell : study.cells) text += gradient_remark(cell);
-  text += "\nstep ms = a + b T + c T^2, least relative squares\n";
+  text += "\np10 of step ms = a + b T + c T^2, least relative squares\n";
   for (const FitsOfRanks& fits : study.fits) text += "  " + time_fit_text(fits) + '\n';
   text += "peak bytes = a + b T / ring, a line for each moment in which memory is fullest\n";
   for (const FitsOfRanks& fits : study.fits) text += "  " + memory_fit_text(fits) + '\n';

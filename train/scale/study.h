@@ -21,7 +21,7 @@ struct MemoryFit {
 struct FitsOfRanks {
   int64_t ranks = 0;
   std::vector<double> lengths{};    // of the measured cells, ascending
-  PolynomialFit time{};             // step ms = a + b T + c T^2
+  PolynomialFit time{};             // p10 of step ms = a + b T + c T^2: what else the machine does only adds to a step
   std::vector<MemoryFit> memory{};  // by length
 };
 
