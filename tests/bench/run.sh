@@ -82,7 +82,7 @@ fi
 
 if wants growth; then
   rm -rf "$raw/growth"
-  "$bin/ringlet" scale configs/quickstart.toml --seq-len "$growth" --ranks 1 --steps 6 -o "$raw/growth"
+  "$bin/ringlet" scale configs/quickstart.toml --seq-len "$growth" --ranks 1 --steps 3 -o "$raw/growth"
 fi
 if wants tables; then
   python3 tests/bench/speed_tables.py "$raw" >"$raw/speed.md"
