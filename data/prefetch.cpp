@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "kernels/check.h"
+#include "kernels/use_all_cores.h"
 
 namespace ringlet {
 
@@ -26,6 +27,7 @@ Prefetcher::~Prefetcher() {
 }
 
 void Prefetcher::read_ahead(int64_t first_k) {
+  use_all_cores();
   for (int64_t k = first_k;; ++k) {
     {
       std::unique_lock lock(mutex_);

@@ -78,7 +78,8 @@ std::unique_ptr<Backend> Devices::make(int rank, int ranks, int64_t arena_bytes,
 }
 
 std::string Devices::rates_name(Dtype dtype) const {
-  const std::string device = kind_ == DeviceKind::cpu ? device_name(threads_.per_rank) : machine_.devices.front().name;
+  std::string device = kind_ == DeviceKind::cpu ? device_name(threads_.per_rank) : machine_.devices.front().name;
+  if (kind_ == DeviceKind::cpu && threads_.pinned) device += ", pinned";
   return dtype == Dtype::f32 ? device : device + ", bf16";
 }
 

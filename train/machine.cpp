@@ -41,7 +41,7 @@ int cores_of_quota(const std::string& cpu_max, int cores) {
   std::istringstream text(cpu_max);  // microseconds of all cores in so many of time; "max": all
   double quota = 0, period = 0;
   if (!(text >> quota >> period) || quota <= 0 || period <= 0) return cores;
-  return int(std::clamp(std::ceil(quota / period), 1.0, double(cores)));
+  return int(std::clamp(std::ceil(quota / period), 1.0, double(std::max(1, cores))));
 }
 
 int usable_cores() {

@@ -39,9 +39,9 @@ double TrainStep::accumulate(const StepWindows& windows, Backend& device, const 
     rank_.gpt.train(step, scale, [&](int64_t bucket) {
       if (reduce) optimizer_.start_reduce(bucket);
     });
-    std::vector<float> values(step.rows());
-    read<float>(device, step.losses, values);
-    losses(values, batch);
+    losses_.resize(size_t(step.rows()));
+    read<float>(device, step.losses, losses_);
+    losses(losses_, batch);
   }
   return optimizer_.finish_reduce();
 }

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <functional>
 #include <span>
+#include <vector>
 
 #include "train/evaluation.h"
 #include "train/optimizer.h"
@@ -60,6 +61,7 @@ class TrainStep {
   MaskRule mask_;
   int64_t sliding_window_;
   StepRules rules_;
+  std::vector<float> losses_;  // of a window: as long in the next one
 };
 
 }  // namespace ringlet

@@ -94,11 +94,13 @@ void Trainer::between_steps(const std::function<void()>& work) {
   exposed_before_ += to_ms(rank_.context.trace.exposed_wait()) - exposed;
 }
 
-bool Trainer::owes_evaluation() {
+bool Trainer::evaluation_is_due() const {
   const int64_t every = config_.train.eval_every;
-  const bool due = run_.resume != nullptr && run_.validation != nullptr && every > 0 && step_ > place_.first_step &&
-                   (step_ == place_.end_step() || step_ % every == 0);
-  if (!due) return false;
+  return run_.validation != nullptr && every > 0 && (step_ >= place_.end_step() || step_ % every == 0);
+}
+
+bool Trainer::owes_evaluation() {
+  if (run_.resume == nullptr || step_ <= place_.first_step || !evaluation_is_due()) return false;
   double missing = leads() && run_.folder != nullptr && !run_.folder->has_evaluation(step_) ? 1 : 0;
   sum_over_world(rank_, {&missing, 1});
   return missing > 0;
@@ -266,7 +268,7 @@ MetricsRecord Trainer::record_of(const StepSums& sums, int64_t tokens, double se
 }
 
 RunEnd Trainer::run() {
-  const int64_t every = config_.checkpoint.every, eval_every = config_.train.eval_every;
+  const int64_t every = config_.checkpoint.every;
   if (owes_evaluation()) between_steps([&] { evaluate_and_report(); });
   for (bool first = true; step_ < place_.end_step(); first = false) {
     const MetricsRecord record = train_step();
@@ -283,7 +285,7 @@ RunEnd Trainer::run() {
     // Saving comes first: who asks to stop may not wait for an evaluation.
     if (last || stop || (every > 0 && step_ % every == 0 && skipped_in_row_ == 0)) between_steps([&] { save(); });
     if (stop) return RunEnd::interrupted;
-    if (run_.validation == nullptr || eval_every == 0 || !(last || step_ % eval_every == 0)) continue;
+    if (!evaluation_is_due()) continue;
     bool asked = false;
     between_steps([&] {
       evaluate_and_report();

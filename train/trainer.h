@@ -80,6 +80,7 @@ class Trainer {
   void start_clocks();
   /// Work that belongs to no step: its compute and waits are not counted.
   void between_steps(const std::function<void()>& work);
+  bool evaluation_is_due() const;
   /// Is an evaluation due at the checkpoint's step, in a stage that is not over, that a stop or a kill has cost?
   /// Collective.
   bool owes_evaluation();

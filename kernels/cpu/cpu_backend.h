@@ -27,7 +27,7 @@ class HostMemory {
 /// The threads of a CPU device, the caller's among them (1 or more; results do not depend on it). first_core: they are
 /// pinned as cpu::ThreadTeam tells (thread_team.h).
 struct CpuThreads {
-  CpuThreads(int of_count = 1, std::optional<int> pinned_from = {}) : count(of_count), first_core(pinned_from) {}
+  CpuThreads(int thread_count = 1, std::optional<int> core = {}) : count(thread_count), first_core(core) {}
   int count;
   std::optional<int> first_core;
 };

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "kernels/check.h"
+#include "kernels/use_all_cores.h"
 
 namespace ringlet {
 namespace {
@@ -94,6 +95,7 @@ class FileOffload final : public Offload, private Timeline {
   }
 
   void work() {
+    use_all_cores();
     std::unique_lock lock(mutex_);
     for (;;) {
       changed_.wait(lock, [this] { return ended_ || !waiting_.empty(); });

@@ -14,8 +14,6 @@ namespace {
 // Better targets have lower bits: HWY_AVX3 and all below it are AVX-512.
 constexpr int64_t kAvx512 = (int64_t{HWY_AVX3} << 1) - 1;
 
-bool avx512_unused = false;  // it is there, but RINGLET_ISA keeps it out
-
 void need(int64_t target, std::string_view word) {
   hwy::DisableTargets(0);
   if ((hwy::SupportedTargets() & HWY_TARGETS & target) != 0) return;
@@ -26,14 +24,12 @@ void need(int64_t target, std::string_view word) {
 }  // namespace
 
 void choose_isa(std::string_view word) {
-  avx512_unused = false;
   if (word.empty()) {
     hwy::DisableTargets(0);
   } else if (word == "avx512") {
     need(kAvx512, word);
   } else if (word == "avx2") {
     need(HWY_AVX2, word);
-    avx512_unused = (hwy::SupportedTargets() & HWY_TARGETS & kAvx512) != 0;
     hwy::DisableTargets(kAvx512);
   } else if (word == "portable") {
     hwy::DisableTargets(~int64_t{HWY_STATIC_TARGET});
@@ -64,10 +60,11 @@ const char* cpu_isa_name() {
 
 const char* cpu_isa_warning() {
 #if HWY_ARCH_X86
-  if (std::string_view(cpu_isa_name()).find("AVX") == std::string_view::npos) {
-    return "without AVX2 or AVX-512 training is several times slower";
-  }
-  if (cpu::avx512_unused) return "RINGLET_ISA keeps AVX-512 out: training takes up to twice as long";
+  const std::string_view name = cpu_isa_name();
+  if (name.find("AVX") == std::string_view::npos) return "without AVX2 or AVX-512 training is several times slower";
+  const bool there = (HWY_TARGETS & cpu::kAvx512) != 0 && __builtin_cpu_supports("avx512bw") &&
+                     __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (there && name != "AVX-512") return "RINGLET_ISA keeps AVX-512 out: training takes up to twice as long";
 #endif
   return "";
 }

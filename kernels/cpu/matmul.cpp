@@ -72,17 +72,17 @@ HWY_INLINE int64_t panel_columns() { return kBlockVectors * float_lanes(); }
 constexpr int64_t kRightStrip = 16, kLeftStrip = 8;
 
 /// Rows of op(a): where they are, the steps of the sum side by side, or packed, those of a block side by side.
-enum class Left : uint8_t { in_place, packed };
+enum class Rows : uint8_t { in_place, packed };
 
 /// kRows x kBlockVectors vectors of the result; `right` is packed, a row of the block per step. Not inlined: the
 /// compiler would keep sums in memory.
-template <Left kLeft, int kRows>
+template <Rows kLeft, int kRows>
 HWY_NOINLINE void multiply_block(const float* a, int64_t a_row_step, const float* HWY_RESTRICT right, int64_t depth,
                                  bool add, float* out, int64_t out_stride) {
   const Floats d;
   const int64_t lanes = float_lanes(), width = kBlockVectors * lanes;
-  const int64_t row_step = kLeft == Left::packed ? 1 : a_row_step;
-  constexpr int64_t kDepthStep = kLeft == Left::packed ? kBlockRows : 1;
+  const int64_t row_step = kLeft == Rows::packed ? 1 : a_row_step;
+  constexpr int64_t kDepthStep = kLeft == Rows::packed ? kBlockRows : 1;
   // The result is used once a block of the sum: it arrives while the sums are made.
   HWY_UNROLL(16)
   for (int r = 0; r < kRows; ++r) {
@@ -112,7 +112,7 @@ HWY_NOINLINE void multiply_block(const float* a, int64_t a_row_step, const float
 }
 
 /// Fewer than 2 * kRows rows.
-template <Left kLeft, int kRows>
+template <Rows kLeft, int kRows>
 HWY_INLINE void multiply_rows(const float* a, int64_t a_row_step, int64_t rows, const float* right, int64_t depth,
                               bool add, float* out, int64_t out_stride) {
   if (rows >= kRows) {
@@ -221,10 +221,10 @@ void copy_block(const float* from, int64_t from_stride, int64_t rows, int64_t co
 
 /// Rows [first_row, + rows) of the panels [first_panel, end_panel) of one block of the sum, which
 /// has a next one of `next_depth` steps.
-template <Left kLeft>
+template <Rows kLeft>
 void multiply_part(const Product& p, const float* panels, int64_t first_row, int64_t rows, int64_t first_panel,
                    int64_t end_panel, int64_t next_depth) {
-  constexpr bool kPacked = kLeft == Left::packed;
+  constexpr bool kPacked = kLeft == Rows::packed;
   HWY_ALIGN float packed[kPacked ? kTaskRows * kMatmulDepth : 1];
   if constexpr (kPacked) pack_left(p, first_row, rows, packed);
   const int64_t width = panel_columns();
@@ -257,7 +257,7 @@ void multiply_task(const Product& p, const float* panels, int64_t panel_count, i
                    int64_t rows, int64_t first_panel, int64_t end_panel) {
   for (int64_t i = 0; i < p.depth_blocks(); ++i) {
     const int64_t after = p.depth - (i + 1) * kMatmulDepth;
-    const auto part = p.a_depth_step == 1 ? multiply_part<Left::in_place> : multiply_part<Left::packed>;
+    const auto part = p.a_depth_step == 1 ? multiply_part<Rows::in_place> : multiply_part<Rows::packed>;
     part(p.depth_block(i), panels + i * kMatmulDepth * panel_count * panel_columns(), first_row, rows, first_panel,
          end_panel, std::clamp<int64_t>(after, 0, kMatmulDepth));
   }

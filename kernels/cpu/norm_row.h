@@ -46,9 +46,8 @@ HWY_INLINE void add_weight_gradient(const float* x, FloatVector scale, const flo
 
 /// Its gradient: with s = inverse_rms, dx = s * w * dy - x * s^3 * mean(x * w * dy);
 /// d_weight += dy * x * s, unless it is null. dx may be x. Returns s.
-HWY_INLINE float norm_row_backward(const float* x, const float* weight, float epsilon,
-                                  const float* dy, int64_t width, Write write, float* dx,
-                                  float* d_weight) {
+HWY_INLINE float norm_row_backward(const float* x, const float* weight, float epsilon, const float* dy,
+                                   int64_t width, Write write, float* dx, float* d_weight) {
   const Floats d;
   const float inverse = inverse_rms(x, epsilon, width);
   const FloatVector scale = hn::Set(d, inverse);

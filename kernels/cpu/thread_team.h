@@ -17,7 +17,7 @@ namespace ringlet::cpu {
 
 /// The threads that compute for one rank: the rank's own and helpers that wait between operations,
 /// spinning some ten microseconds, then asleep. A helper that wakes on the core of the rank's own thread moves away, if
-/// the process may use another core. Belongs to one thread, which calls run() and split().
+/// it may use another core. Belongs to one thread, which calls run() and split().
 class ThreadTeam {
  public:
   /// threads >= 1, the caller's among them. Each task done is a sign of life of the rank in `trace`, if there is one,

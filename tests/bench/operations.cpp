@@ -221,7 +221,7 @@ void split_qkv_backward(benchmark::State& state) {
                    [&] { device.backend->qkv_split_backward(p.split(), {}, p.q, p.kv, p.qkv, {}, {}); });
 }
 
-/// Tokens as they come in text: each its own row of the table.
+/// Tokens that are all different rows of the table.
 struct Lookup {
   explicit Lookup(Device& device)
       : table(device.random({kVocabulary, kWidth, 1, 1})), y(device.random({kRows, kWidth, 1, 1})) {

@@ -4,9 +4,9 @@
 # cores; --quick leaves out T = 32,768 and growth beyond 16,384: twelve minutes.
 #   tests/bench/run.sh [--quick] [FILE]
 # With RINGLET_BIN=FOLDER it measures the programs there (operations, rings, steps, ringlet), and builds and installs nothing.
-# BENCH_RAW: the folder for what the tables are made of, instead of build/bench. BENCH_SECONDS: at least so long a short step is
-# repeated in each turn, instead of 5. BENCH_ONLY: some of "operations rings steps growth tables" instead of all: parts can be measured at the same
-# time on cores of their own, with one BENCH_RAW, and the tables made afterwards.
+# BENCH_RAW: the folder for what the tables are made of, instead of build/bench. BENCH_SECONDS: at least so long a short
+# step is repeated in each turn, instead of 5. BENCH_ONLY: some of "operations rings steps growth tables" instead of all:
+# parts can be measured at the same time on cores of their own, with one BENCH_RAW, and the tables made afterwards.
 set -euo pipefail
 [ -z "${RINGLET_BIN:-}" ] || RINGLET_BIN=$(realpath "$RINGLET_BIN")
 cd "$(dirname "$0")/../.."

@@ -94,7 +94,7 @@ def peer_runs():
 def our_runs():
     """Length -> who -> turn -> run."""
     found = {}
-    for path in sorted(FOLDER.glob("steps-*.json")):
+    for path in sorted(FOLDER.glob("steps-*-*-[0-9].json")):
         _, length, who, turn = path.stem.split("-")
         found.setdefault(int(length), {}).setdefault(who, {})[turn] = load(path.name)[0]
     return found
@@ -128,7 +128,8 @@ def steps():
         ranks, threads = ours.get("two_ranks_zigzag", {}), ours.get("one_rank_of_two_threads", {})
         ratios = [run["tokens/s"] / threads[turn]["tokens/s"] for turn, run in ranks.items() if turn in threads]
         if ratios:
-            print(f"T = {length}: two zigzag ranks are {statistics.median(ratios):.2f} times as fast as one rank of two threads.\n")
+            print(f"T = {length}: two zigzag ranks are {statistics.median(ratios):.2f} times as fast as one rank of two "
+                  "threads.\n")
 
 
 def rings():

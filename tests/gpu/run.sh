@@ -332,7 +332,7 @@ run_cpu() {
     taskset -c "$cpu" true 2>/dev/null && echo "$cpu,$core"
   done | sort -t, -k2,2n -u | head -n 2 | cut -d, -f1 | paste -sd,)
   [[ $cores == *,* ]] && pin=(taskset -c "$cores")
-  BENCH_RAW=$out/cpu BENCH_SECONDS=5 RINGLET_BIN=$folder "${pin[@]}" bash tests/bench/run.sh --quick "$out/cpu.md" || failed=1
+  BENCH_RAW=$out/cpu RINGLET_BIN=$folder "${pin[@]}" bash tests/bench/run.sh --quick "$out/cpu.md" || failed=1
   return $failed
 }
 sanitizer=$(PATH=$PATH:/usr/local/cuda/bin command -v compute-sanitizer)
@@ -365,7 +365,7 @@ for name in $parts; do
       else missing steps "ringlet was not built"; fi ;;
     long) if [ -n "$ringlet" ]; then part long 400 bash -c run_long; tail -n 12 "$out/long.log"
       else missing long "ringlet was not built"; fi ;;
-    cpu) if [ -n "$ringlet" ]; then part cpu 900 bash -c run_cpu; cat "$out/cpu.log"
+    cpu) if [ -n "$ringlet" ]; then part cpu 1200 bash -c run_cpu; cat "$out/cpu.log"
       else missing cpu "ringlet was not built"; fi ;;
     bench) # shellcheck disable=SC2086  # a word or nothing
       if [ -n "$bench" ]; then part bench 240 "$bench" "$out" $bench_options ${BENCH_PARTS:-}; cat "$out/bench.log"

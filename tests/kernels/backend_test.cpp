@@ -179,9 +179,13 @@ TEST_F(IsaTest, AWordForcesItsTarget) {
   cpu::choose_isa("portable");
   EXPECT_STREQ(cpu_isa_name(), hwy::TargetName(HWY_STATIC_TARGET));
 #if HWY_ARCH_X86
+  EXPECT_NE(std::string_view(cpu_isa_warning()).find("slower"), std::string_view::npos);
   if (best == "AVX-512" || best == "AVX2") {
     cpu::choose_isa("avx2");
     EXPECT_STREQ(cpu_isa_name(), "AVX2");
+    EXPECT_EQ(std::string_view(cpu_isa_warning()).empty(), best == "AVX2");
+    cpu::choose_isa("");
+    EXPECT_STREQ(cpu_isa_warning(), "");
   }
 #endif
   cpu::choose_isa("");

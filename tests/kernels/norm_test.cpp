@@ -71,6 +71,30 @@ TEST_P(NormTest, ChunksOfRowsGiveEqualBits) {
   EXPECT_EQ(run(rows), run(10));
 }
 
+// More rows than there is room to keep something of each, on any number of threads.
+TEST(NormBackwardTest, AsManyRowsAsThereAreGiveTheSameBitsOnEveryTeam) {
+  const int64_t rows = (int64_t{1} << 19) + 3, width = 2;
+  const auto x = random_values(rows * width, 1), dy = random_values(rows * width, 2), weight = random_values(width, 3);
+  std::vector<float> first;
+  for (const int threads : {1, 3}) {
+    Bench bench(int64_t{1} << 28, threads);
+    const Tensor dx = bench.poisoned({rows, width, 1, 1}), d_weight = bench.put(weight, {width, 1, 1, 1});
+    bench.device->rms_norm_backward(bench.put(x, dx.shape), bench.put(weight, {width, 1, 1, 1}), kEpsilon,
+                                    bench.put(dy, dx.shape), Write::set, dx, d_weight);
+    auto values = bench.get(dx);
+    const auto more = bench.get(d_weight);
+    values.insert(values.end(), more.begin(), more.end());
+    if (first.empty()) {
+      first = values;
+      auto expected = reference::rms_norm_backward(widen(x), widen(weight), kEpsilon, widen(dy));
+      for (int64_t i = 0; i < width; ++i) expected.d_weight[size_t(i)] += double(weight[size_t(i)]);
+      EXPECT_LE(error_of(bench.get(dx), expected.dx), kGradientTolerance);
+      EXPECT_LE(error_of(more, expected.d_weight), kGradientTolerance);
+    }
+    EXPECT_EQ(values, first) << threads << " threads";
+  }
+}
+
 TEST(NormReferenceTest, BackwardIsTheCentralDifferenceOfForward) {
   const auto x = widen(random_values(3 * 5, 6)), weight = widen(random_values(5, 7));
   const auto dy = widen(random_values(3 * 5, 8));

@@ -110,6 +110,22 @@ TEST(Study, EfficienciesAreFlopsOfACoreBesideTheFewestRanks) {
   EXPECT_TRUE(study.fits[1].time.coefficients.empty());
 }
 
+// What else the machine does only adds to a step: a slow half of the steps leaves the curve where it is.
+TEST(Study, TimeIsFittedToTheFastestSteps) {
+  std::vector<Cell> visits;
+  for (const double seq_len : {100.0, 200.0, 400.0, 800.0}) {
+    Cell cell = cell_of(int64_t(seq_len), 1, 1, 1e5);
+    const double ms = 5 + 0.1 * seq_len + 1e-3 * seq_len * seq_len;
+    cell.step_samples_ms = {ms, 2 * ms, ms, 1.5 * ms, ms, 3 * ms};
+    visits.push_back(cell);
+  }
+  const PolynomialFit fit = make_study({{{"mode", "strong"}}, visits}).fits.at(0).time;
+  ASSERT_EQ(fit.coefficients.size(), 3u);
+  EXPECT_NEAR(fit.coefficients[0], 5, 1e-6);
+  EXPECT_NEAR(fit.coefficients[1], 0.1, 1e-8);
+  EXPECT_NEAR(fit.coefficients[2], 1e-3, 1e-10);
+}
+
 // Memory is the largest of several lines: each is fitted where it is.
 TEST(Study, MemoryHasALineForEachMoment) {
   std::vector<Cell> visits;

@@ -156,7 +156,8 @@ void add_study(HtmlPage& page, const Study& study, std::string_view prefix) {
     page.figure(plot, fmt::format("{}{}", prefix, name), caption);
   };
   add(time_plot(study), "time",
-      "Points: medians of the measured steps, in ms. Lines: a + b T + c T^2, fitted to the fastest tenth. Dashed: predicted by the plan.");
+      "Points: medians of the measured steps, in ms. Lines: a + b T + c T^2, fitted to the fastest tenth. Dashed: "
+      "predicted by the plan.");
   add(speed_plot(study), "speed", "Measured.");
   add(memory_plot(study), "memory", "Points: high-water mark of the arena. Dashed: predicted by the plan. The table: bytes.");
   add(efficiency_plot(study), "efficiency",
