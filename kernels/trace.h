@@ -25,7 +25,11 @@ class Trace {
 
   using Clock = std::chrono::steady_clock;
   /// The rank gets on with work that has no place of its own: a block of a checkpoint was written, ...
-  void sign_of_life() { last_sign_ = Clock::now().time_since_epoch(); }
+  void sign_of_life() {
+    const Clock::duration now = Clock::now().time_since_epoch();
+    Clock::duration last = last_sign_;  // of another thread that read the clock later, and came here before this one
+    while (last < now && !last_sign_.compare_exchange_weak(last, now)) {}
+  }
   Clock::time_point last_sign() const { return Clock::time_point(last_sign_); }
 
   /// Time that the rank's compute queue stood still, waiting for messages.

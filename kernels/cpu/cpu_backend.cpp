@@ -38,7 +38,7 @@ class CpuBackend final : public Backend {
   CpuBackend(int64_t arena_bytes, CpuThreads threads, Trace& trace)
       : memory_(arena_bytes),
         arena_(memory_.data(), memory_.bytes()),
-        scratch_(cpu::kMatmulPanelFloats * int64_t(sizeof(float))),
+        scratch_(threads.count * cpu::kMatmulPanelFloats * int64_t(sizeof(float))),
         team_(threads.count, &trace, threads.first_core),
         trace_(trace) {}
 

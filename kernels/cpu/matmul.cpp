@@ -1,6 +1,8 @@
 #include "kernels/cpu/matmul.h"
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 
 #include "kernels/op_shapes.h"
 
@@ -43,9 +45,9 @@ struct Product {
   int64_t depth_blocks() const { return (depth + kMatmulDepth - 1) / kMatmulDepth; }
 };
 
-/// Rows of the result that one task computes at most: with kMatmulDepth columns of `a` they stay in
+/// Rows of the result that are computed at a time at most: with kMatmulDepth columns of `a` they stay in
 /// the L2 cache.
-constexpr int64_t kTaskRows = 96;
+constexpr int64_t kStripeRows = 96;
 
 }  // namespace
 }  // namespace ringlet::cpu
@@ -62,7 +64,7 @@ constexpr int kBlockRows = kManyRegisters ? 12 : kAvx2 ? 3 : 6;
 constexpr int kBlockVectors = kAvx2 ? 4 : 2, kHeldVectors = kAvx2 ? 3 : 2;
 // Steps of the sum at a time: one where a product needs a register of its own before it is added.
 constexpr int kSteps = kManyRegisters || kAvx2 ? 2 : 1;
-static_assert(kTaskRows % kBlockRows == 0);
+static_assert(kStripeRows % kBlockRows == 0);
 
 HWY_INLINE int64_t panel_columns() { return kBlockVectors * float_lanes(); }
 
@@ -127,12 +129,12 @@ HWY_INLINE void multiply_rows(const float* a, int64_t a_row_step, int64_t rows, 
   }
 }
 
-/// Packs the panels [first_panel, end_panel) of op(b) of one block of the sum, each panel_columns()
-/// wide, step by step of the sum; what the last panel lacks is 0.
-void pack_right(const Product& p, int64_t first_panel, int64_t end_panel, float* panels) {
+/// Packs op(b) of one block of the sum into panels, each panel_columns() wide, step by step of the sum; what the last
+/// panel lacks is 0.
+void pack_right(const Product& p, int64_t panel_count, float* panels) {
   const int64_t width = panel_columns(), panel_floats = width * p.depth;
   if (p.b_column_step != 1) {
-    for (int64_t panel = first_panel; panel < end_panel; ++panel) {
+    for (int64_t panel = 0; panel < panel_count; ++panel) {
       const int64_t first = panel * width;
       transpose(p.b + first * p.b_column_step, p.b_column_step, std::min(width, p.columns - first),
                 p.depth, panels + panel * panel_floats, width);
@@ -141,7 +143,7 @@ void pack_right(const Product& p, int64_t first_panel, int64_t end_panel, float*
   }
   for (int64_t strip = 0; strip < p.depth; strip += kRightStrip) {
     const int64_t end = std::min(strip + kRightStrip, p.depth);
-    for (int64_t panel = first_panel; panel < end_panel; ++panel) {
+    for (int64_t panel = 0; panel < panel_count; ++panel) {
       const int64_t columns = p.columns - panel * width;
       const float* from = p.b + strip * p.b_depth_step + panel * width;
       float* to = panels + panel * panel_floats + strip * width;
@@ -219,23 +221,22 @@ void copy_block(const float* from, int64_t from_stride, int64_t rows, int64_t co
   }
 }
 
-/// Rows [first_row, + rows) of the panels [first_panel, end_panel) of one block of the sum, which
-/// has a next one of `next_depth` steps.
+/// A stripe, at most kStripeRows rows, of one block of the sum, which has a next one of `next_depth` steps.
 template <Rows kLeft>
-void multiply_part(const Product& p, const float* panels, int64_t first_row, int64_t rows, int64_t first_panel,
-                   int64_t end_panel, int64_t next_depth) {
+void multiply_part(const Product& p, const float* panels, int64_t panel_count, int64_t first_row, int64_t rows,
+                   int64_t next_depth) {
   constexpr bool kPacked = kLeft == Rows::packed;
-  HWY_ALIGN float packed[kPacked ? kTaskRows * kMatmulDepth : 1];
+  HWY_ALIGN float packed[kPacked ? kStripeRows * kMatmulDepth : 1];
   if constexpr (kPacked) pack_left(p, first_row, rows, packed);
   const int64_t width = panel_columns();
   // What lies row by row of the sum is packed from short stretches, which the processor does not
   // foresee: those of the next block arrive while this one is computed.
   Prefetch next(p.a + first_row + p.depth * p.a_depth_step, p.a_depth_step, kPacked ? next_depth : 0, rows,
-                (end_panel - first_panel) * ((rows + kBlockRows - 1) / kBlockRows));
+                panel_count * ((rows + kBlockRows - 1) / kBlockRows));
   // The last panel may be narrower than a block, which stores whole vectors: with stores of parts the compiler spills
   // sums of the inner loop.
   float narrow[kBlockRows * kBlockVectors * HWY_MAX_BYTES / sizeof(float)] = {};
-  for (int64_t panel = first_panel; panel < end_panel; ++panel) {
+  for (int64_t panel = 0; panel < panel_count; ++panel) {
     const float* const right = panels + panel * width * p.depth;
     const int64_t columns = std::min(width, p.columns - panel * width);
     for (int64_t row = 0; row < rows; row += kBlockRows) {
@@ -253,13 +254,12 @@ void multiply_part(const Product& p, const float* panels, int64_t first_row, int
 }
 
 /// The same of all blocks of the sum, whose panels stand one after the other.
-void multiply_task(const Product& p, const float* panels, int64_t panel_count, int64_t first_row,
-                   int64_t rows, int64_t first_panel, int64_t end_panel) {
+void multiply_stripe(const Product& p, const float* panels, int64_t panel_count, int64_t first_row, int64_t rows) {
   for (int64_t i = 0; i < p.depth_blocks(); ++i) {
     const int64_t after = p.depth - (i + 1) * kMatmulDepth;
     const auto part = p.a_depth_step == 1 ? multiply_part<Rows::in_place> : multiply_part<Rows::packed>;
-    part(p.depth_block(i), panels + i * kMatmulDepth * panel_count * panel_columns(), first_row, rows, first_panel,
-         end_panel, std::clamp<int64_t>(after, 0, kMatmulDepth));
+    part(p.depth_block(i), panels + i * kMatmulDepth * panel_count * panel_columns(), panel_count, first_row, rows,
+         std::clamp<int64_t>(after, 0, kMatmulDepth));
   }
 }
 
@@ -275,54 +275,109 @@ namespace ringlet::cpu {
 namespace {
 
 HWY_EXPORT(pack_right);
-HWY_EXPORT(multiply_task);
+HWY_EXPORT(multiply_stripe);
 HWY_EXPORT(block_rows);
 HWY_EXPORT(panel_width);
 
-constexpr int64_t kWidestPanel = 128;     // panels of all instruction sets divide it
 constexpr int64_t kNearFloats = 1 << 17;  // half a MiB: an L2 cache
 constexpr int64_t kSmallProduct =
     1 << 17;  // multiply-adds below which waking threads costs more than it gives
+/// Rows of one share of a product whose panels are packed for each share again.
+constexpr int64_t kMostShareRows = 1024;
+constexpr int64_t kGroupColumns = kMatmulPanelFloats / kMatmulDepth;  // of a group at most
+constexpr int64_t kMostGroups = 64, kMostCells = 256, kMostColumns = kMostGroups / 2 * kGroupColumns;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-/// A part of the columns and of the sum whose packed right operand fits the panels.
-void multiply(ThreadTeam& team, float* panels, const Product& p) {
-  const int64_t width = HWY_DYNAMIC_DISPATCH(panel_width)(),
-                unit = HWY_DYNAMIC_DISPATCH(block_rows)();
-  const int64_t panel_count = ceil_div(p.columns, width);
-  const bool small = p.rows * p.columns * p.depth < kSmallProduct;
-  const int64_t threads = small ? 1 : team.size();
-  const auto run = [&](int64_t count, const auto& body) {
-    if (!small) return team.run(count, body);
-    for (int64_t task = 0; task < count; ++task) body(task);
+/// Into how many groups of columns threads cut the result, each of which several of them share by rows: as few floats as
+/// can be are packed, or read in place, per thread. A left operand is packed from short stretches, slowly.
+int64_t column_groups(const Product& p, int64_t threads, int64_t width) {
+  const double row_cost = p.a_depth_step == 1 ? 1 : 3;
+  const auto cost = [&](int64_t groups) {
+    return row_cost * double(p.rows * groups) / double(threads) + double(p.columns) / double(groups);
   };
-  // Two tasks a thread even out what else the machine does.
-  const int64_t fewest_tasks = threads > 1 ? 2 * threads : 1;
-  const int64_t pack_parts = std::min(ceil_div(fewest_tasks, p.depth_blocks()), panel_count);
-  run(p.depth_blocks() * pack_parts, [&](int64_t task) {
-    const int64_t block = task / pack_parts, part = task % pack_parts;
-    HWY_DYNAMIC_DISPATCH(pack_right)
-    (p.depth_block(block), part * panel_count / pack_parts, (part + 1) * panel_count / pack_parts,
-     panels + block * kMatmulDepth * panel_count * width);
-  });
-  // Rows are shared out before columns, in whole blocks, and every thread gets as many.
-  const int64_t blocks = ceil_div(p.rows, unit);
-  const int64_t fewest = std::max(ceil_div(p.rows, kTaskRows), fewest_tasks);
-  const int64_t row_tasks = std::min(blocks, ceil_div(fewest, threads) * threads);
-  const int64_t column_tasks = std::clamp<int64_t>(threads / row_tasks, 1, panel_count);
-  // The larger tasks go first: of 5, 6, 5 and 6 blocks one of two threads would get both sixes.
-  const auto first_row_of = [&](int64_t task) {
-    return std::min((task * (blocks / row_tasks) + std::min(task, blocks % row_tasks)) * unit, p.rows);
-  };
-  run(row_tasks * column_tasks, [&](int64_t task) {
-    const int64_t row_task = task / column_tasks, part = task % column_tasks;
-    const int64_t first = first_row_of(row_task), end = first_row_of(row_task + 1);
-    HWY_DYNAMIC_DISPATCH(multiply_task)
-    (p, panels, panel_count, first, end - first, part * panel_count / column_tasks,
-     (part + 1) * panel_count / column_tasks);
-  });
+  int64_t best = 1;
+  for (int64_t groups = 2; groups <= std::min({threads, kMostGroups / 2, p.columns / width}); ++groups) {
+    if (threads % groups == 0 && cost(groups) < cost(best)) best = groups;
+  }
+  return best;
 }
+
+/// The result in cells, some rows of a group of columns, one or more for each thread; whoever is done early helps others.
+/// Each thread packs what it needs of the right operand for itself: panels that another core has just written are read
+/// as slowly as memory.
+class SharedProduct {
+ public:
+  /// At most kMostColumns columns.
+  SharedProduct(const Product& product, int64_t threads)
+      : product_(product),
+        width_(HWY_DYNAMIC_DISPATCH(panel_width)()),
+        block_rows_(HWY_DYNAMIC_DISPATCH(block_rows)()),
+        panels_(ceil_div(product.columns, width_)),
+        blocks_(ceil_div(product.rows, block_rows_)) {
+    const int64_t fewest = column_groups(product, threads, width_);
+    groups_ = std::min(fewest * ceil_div(ceil_div(panels_, fewest), kGroupColumns / width_), panels_);
+    sharers_ = std::clamp<int64_t>(threads / groups_, 1, std::min(blocks_, kMostCells / groups_));
+    const int64_t group_floats = ceil_div(panels_, groups_) * width_ * kMatmulDepth;
+    // Where the sum is longer than the result has rows (gradients of weights), the result is read
+    // again sooner than panels leave the L2 cache.
+    const int64_t floats = product.rows < product.depth ? kNearFloats : kMatmulPanelFloats;
+    depth_ = std::max<int64_t>(1, floats / group_floats) * kMatmulDepth;
+    // Small shares even out what else the machine does, where panels need not be packed for each again. Nor should a
+    // thread pack a group for the last share of another.
+    share_rows_ = groups_ % threads == 0 ? product.rows : packs_once() ? kStripeRows : kMostShareRows;
+  }
+
+  /// What thread `index` does, with panels of its own: its cell, then what others have left of theirs.
+  void work(int64_t index, float* panels, const ThreadTeam& team) {
+    const int64_t cells = groups_ * sharers_;
+    int64_t packed = -1;  // a group
+    for (int64_t i = 0; i < cells; ++i) {
+      const int64_t cell = (index + i) % cells, group = cell / sharers_, sharer = cell % sharers_;
+      for (int64_t row; (row = next_share(cell, sharer)) < first_row(sharer + 1); team.show_life()) {
+        multiply(group, row, std::min(row + share_rows_, first_row(sharer + 1)), panels, packed == group);
+        packed = packs_once() ? group : -1;
+      }
+    }
+  }
+
+ private:
+  bool packs_once() const { return product_.depth <= depth_; }
+  int64_t first_row(int64_t sharer) const {
+    return std::min(sharer * blocks_ / sharers_ * block_rows_, product_.rows);
+  }
+  int64_t next_share(int64_t cell, int64_t sharer) {
+    return first_row(sharer) + rows_taken_[size_t(cell)].fetch_add(share_rows_, std::memory_order_relaxed);
+  }
+
+  /// Rows [row, end_row) of a group, whose panels of the whole sum may be packed already.
+  void multiply(int64_t group, int64_t row, int64_t end_row, float* panels, bool packed) const {
+    const int64_t first_panel = group * panels_ / groups_, count = (group + 1) * panels_ / groups_ - first_panel,
+                  column = first_panel * width_;
+    for (int64_t depth = 0; depth < product_.depth; depth += depth_) {
+      Product part = product_;
+      part.columns = std::min(count * width_, product_.columns - column);
+      part.depth = std::min(depth_, product_.depth - depth);
+      part.a += depth * product_.a_depth_step;
+      part.b += depth * product_.b_depth_step + column * product_.b_column_step;
+      part.out += column;
+      part.add = product_.add || depth > 0;
+      for (int64_t i = 0; !packed && i < part.depth_blocks(); ++i) {
+        HWY_DYNAMIC_DISPATCH(pack_right)(part.depth_block(i), count, panels + i * kMatmulDepth * count * width_);
+      }
+      for (int64_t first = row; first < end_row; first += kStripeRows) {
+        HWY_DYNAMIC_DISPATCH(multiply_stripe)(part, panels, count, first, std::min(kStripeRows, end_row - first));
+      }
+    }
+  }
+
+  const Product product_;
+  const int64_t width_, block_rows_, panels_, blocks_;  // of panels and blocks of rows; how many
+  int64_t groups_, sharers_;                            // groups of columns; threads that share the rows of each
+  int64_t depth_;                                       // steps of the sum that are packed at a time
+  int64_t share_rows_;                                  // that a thread takes at a time
+  std::array<std::atomic<int64_t>, kMostCells> rows_taken_{};
+};
 
 }  // namespace
 
@@ -340,23 +395,13 @@ void matmul(ThreadTeam& team, std::span<float> panels, const Tensor& a, Transpos
                 a_depth_step = a_turned ? a.row_stride : 1;
   const int64_t b_column_step = b_turned ? b.row_stride : 1,
                 b_depth_step = b_turned ? 1 : b.row_stride;
-  const int64_t most_columns =
-      std::min(int64_t(panels.size()) / kMatmulDepth, ceil_div(n, kWidestPanel) * kWidestPanel);
-  // Where the sum is longer than the result has rows (gradients of weights), the result is read
-  // again sooner than panels leave the L2 cache.
-  const auto there = int64_t(panels.size());
-  const int64_t floats = m < k ? std::min(there, kNearFloats) : there;
-  const int64_t most_depth =
-      std::max<int64_t>(1, floats / (most_columns * kMatmulDepth)) * kMatmulDepth;
-  for (int64_t column = 0; column < n; column += most_columns) {
-    for (int64_t depth = 0; depth < k; depth += most_depth) {
-      multiply(team, panels.data(),
-               {m, std::min(most_columns, n - column), std::min(most_depth, k - depth),
-                a.row<float>(0) + depth * a_depth_step, a_row_step, a_depth_step,
-                b.row<float>(0) + depth * b_depth_step + column * b_column_step, b_depth_step,
-                b_column_step, out.row<float>(0) + column, out.row_stride,
-                write == Write::add || depth > 0});
-    }
+  const int64_t threads = m * n * k < kSmallProduct ? 1 : team.size();
+  for (int64_t column = 0; column < n; column += kMostColumns) {
+    SharedProduct product({m, std::min(kMostColumns, n - column), k, a.row<float>(0), a_row_step, a_depth_step,
+                           b.row<float>(0) + column * b_column_step, b_depth_step, b_column_step,
+                           out.row<float>(0) + column, out.row_stride, write == Write::add},
+                          threads);
+    team.run(threads, [&](int64_t index) { product.work(index, panels.data() + index * kMatmulPanelFloats, team); });
   }
 }
 

@@ -7,13 +7,13 @@
 
 namespace ringlet::cpu {
 
-/// What a matrix product packs its right operand into: kMatmulDepth steps of the sum for 2048
+/// What each thread of a matrix product packs its right operand into: kMatmulDepth steps of the sum for 2048
 /// columns, or more steps for fewer columns.
 inline constexpr int64_t kMatmulDepth = 256;
 inline constexpr int64_t kMatmulPanelFloats = kMatmulDepth * 2048;
 
-/// The matrix product of Backend, on a team of threads. `panels`: kMatmulPanelFloats of scratch,
-/// aligned to 64 bytes. Each element of the result is summed in the order of k, in blocks of
+/// The matrix product of Backend, on a team of threads. `panels`: kMatmulPanelFloats of scratch for each of
+/// its threads, aligned to 64 bytes. Each element of the result is summed in the order of k, in blocks of
 /// kMatmulDepth that are added up one by one: its bits depend on its row of op(a) and its column of
 /// op(b) alone, not on m, n, or the number of threads. Source: Goto and van de Geijn, Anatomy of
 /// High-Performance Matrix Multiplication, ACM TOMS 34(3), 2008.

@@ -30,6 +30,10 @@ class ThreadTeam {
   ThreadTeam& operator=(const ThreadTeam&) = delete;
 
   int size() const { return int(helpers_.size()) + 1; }
+  /// Of the rank, within a long task.
+  void show_life() const {
+    if (trace_ != nullptr) trace_->sign_of_life();
+  }
 
   /// body(task) for each task of [0, count), on any thread; they start in order. Returns when all
   /// are done; throws what the first task that failed threw. Results must not depend on who
@@ -66,9 +70,6 @@ class ThreadTeam {
     const void* body = nullptr;
     int64_t count = 0;
   };
-  void show_life() const {
-    if (trace_ != nullptr) trace_->sign_of_life();
-  }
   void run_on_all(const Job& job);
   void pin(int first_core);
   void end();

@@ -1,14 +1,17 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
+#include <thread>
 
 namespace ringlet::cpu {
 
-/// Returns when `value` (a std::atomic or atomic_ref) is no longer `old`: spins for some ten microseconds, then sleeps
-/// until somebody notifies. Bounded spinning: ranks and their threads may outnumber the cores.
+/// Returns when `value` (a std::atomic or atomic_ref) is no longer `old`: spins for some ten microseconds, then offers
+/// its core to other threads for 200, then sleeps until somebody notifies (a virtual machine takes 20 to wake a core).
 template <class Atomic, class T>
 void wait_for_change(const Atomic& value, T old) {
   constexpr int kSpins = 500;
+  constexpr std::chrono::microseconds kPatience{200};
   for (int i = 0; i < kSpins; ++i) {
     if (value.load(std::memory_order_acquire) != old) return;
 #if defined(__x86_64__)
@@ -17,6 +20,11 @@ void wait_for_change(const Atomic& value, T old) {
     asm volatile("yield");
 #endif
   }
+  const auto end = std::chrono::steady_clock::now() + kPatience;
+  do {
+    if (value.load(std::memory_order_acquire) != old) return;
+    std::this_thread::yield();
+  } while (std::chrono::steady_clock::now() < end);
   value.wait(old, std::memory_order_acquire);
 }
 

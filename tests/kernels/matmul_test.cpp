@@ -178,5 +178,28 @@ TEST_P(MatmulTest, CuttingByRowsOrColumnsDoesNotChangeABit) {
   EXPECT_EQ(bench.get(parts), expected);
 }
 
+// Threads share the rows, the columns in groups, or both: whole sums at a time or a part of them, in several rounds of
+// columns.
+TEST_P(MatmulTest, AnyNumberOfThreadsComputesTheSameBits) {
+  const auto [transpose_a, transpose_b, target] = GetParam();
+  for (const auto& [m, n, k] : {std::array<int64_t, 3>{500, 70, 40},
+                                {40, 900, 40},
+                                {130, 4200, 20},
+                                {70, 60, 2100},
+                                {60, 700, 700},
+                                {1, 66000, 3}}) {
+    const auto left = random_values(m * k, 13), right = random_values(k * n, 14), before = random_values(m * n, 15);
+    const auto product = [&, turned_a = transpose_a, turned_b = transpose_b](int threads) {
+      Bench bench(int64_t{1} << 26, threads);
+      const Tensor a = bench.put(left, matrix(m, k, turned_a)), b = bench.put(right, matrix(k, n, turned_b)),
+                   out = bench.put(before, {m, n, 1, 1});
+      bench.device->matmul(a, turned_a, b, turned_b, Write::add, out);
+      return bench.get(out);
+    };
+    const auto expected = product(1);
+    for (const int threads : {2, 3, 4, 12}) EXPECT_EQ(product(threads), expected) << m << ' ' << n << ' ' << k << ' ' << threads;
+  }
+}
+
 }  // namespace
 }  // namespace ringlet::test
