@@ -4,9 +4,10 @@
 # cores; --quick leaves out T = 32,768 and growth beyond 16,384: twelve minutes.
 #   tests/bench/run.sh [--quick] [FILE]
 # With RINGLET_BIN=FOLDER it measures the programs there (operations, rings, steps, ringlet), and builds and installs nothing.
-# BENCH_RAW: the folder for what the tables are made of, instead of build/bench. BENCH_SECONDS: at least so long a short
-# step is repeated in each turn, instead of 5. BENCH_ONLY: some of "operations rings steps growth tables" instead of all:
-# parts can be measured at the same time on cores of their own, with one BENCH_RAW, and the tables made afterwards.
+# BENCH_PYTHON: a python3 whose PyTorch is measured as well. BENCH_RAW: the folder for what the tables are made of, instead
+# of build/bench. BENCH_SECONDS: at least so long a short step is repeated in each turn, instead of 5. BENCH_ONLY: some of
+# "operations rings steps growth tables" instead of all: parts can be measured at the same time on cores of their own, with
+# one BENCH_RAW, and the tables made afterwards.
 set -euo pipefail
 [ -z "${RINGLET_BIN:-}" ] || RINGLET_BIN=$(realpath "$RINGLET_BIN")
 cd "$(dirname "$0")/../.."
@@ -37,15 +38,17 @@ bin=${RINGLET_BIN:-build/tests/bin}
 wants() { [[ " $parts " = *" $1 "* ]]; }
 [ "$parts" = tables ] || grep -m 2 -E '^(model name|flags)' /proc/cpuinfo >"$raw/cpuinfo" || true
 
-# A python3 that has PyTorch: the first on the path, or the distribution's. From 2.1 on it has a fused attention for the CPU.
+# Each PyTorch that is there: the path's, the distribution's, BENCH_PYTHON's. From 2.1 on it has a fused attention for the
+# CPU.
 torch_version='import torch; print(torch.__version__)'
-for python in python3 /usr/bin/python3; do
-  torch=$("$python" -c "$torch_version" 2>/dev/null) && break
+declare -A pythons=()  # of each version
+for python in python3 /usr/bin/python3 ${BENCH_PYTHON:-}; do
+  if torch=$("$python" -c "$torch_version" 2>/dev/null); then pythons[$torch]=$python; fi
 done
-peer_attentions() { # length
+peer_attentions() { # length PyTorch
   # T x T scores of all heads and layers are 13 GiB at T = 8192, and slower than tiles.
   if [ "$1" -le 2048 ]; then echo naive sdpa tiled
-  elif [[ $torch =~ ^(1\.|2\.0) ]]; then echo tiled
+  elif [[ $2 =~ ^(1\.|2\.0) ]]; then echo tiled
   else echo sdpa tiled; fi
 }
 
@@ -60,15 +63,17 @@ fi
 if wants rings; then "$bin/rings" >"$raw/rings.jsonl"; fi
 
 measure_steps() { # length turn
-  local who attention steps=$(($1 > 8192 ? 1 : $1 > 2048 ? 2 : 4))
+  local who torch attention steps=$(($1 > 8192 ? 1 : $1 > 2048 ? 2 : 4))
   for who in one_rank_of_two_threads two_ranks_zigzag two_ranks_contiguous; do  # a process each: peak memory
     if [ "$who" = two_ranks_contiguous ] && [ "$1" -ne 8192 ]; then continue; fi
     "$bin/steps" --benchmark_filter="$who/T:$1/" --benchmark_min_time=$(($1 > 8192 ? 1 : ${BENCH_SECONDS:-5})) \
       --benchmark_out="$raw/steps-$1-$who-$2.json" --benchmark_out_format=json
   done
-  for attention in $(peer_attentions "$1"); do
-    "$python" tests/peers/train_torch.py --length "$1" --attention "$attention" --steps "$steps" \
-      >>"$raw/torch-$2.jsonl" || echo "PyTorch, $attention, T = $1: did not run"
+  for torch in "${!pythons[@]}"; do
+    for attention in $(peer_attentions "$1" "$torch"); do
+      "${pythons[$torch]}" tests/peers/train_torch.py --length "$1" --attention "$attention" --steps "$steps" \
+        >>"$raw/torch-$2.jsonl" || echo "PyTorch $torch, $attention, T = $1: did not run"
+    done
   done
 }
 if wants steps; then

@@ -82,12 +82,13 @@ def others(runs):
 
 
 def peer_runs():
-    """Length -> variant -> turn -> run."""
+    """Length -> (PyTorch's version, variant) -> turn -> run."""
     found = {}
     for path in FOLDER.glob("torch-*.jsonl"):
         for line in path.read_text().splitlines():
             run = json.loads(line)
-            found.setdefault(run["length"], {}).setdefault(run["attention"], {})[path.stem.split("-")[1]] = run
+            variant = run["torch"].split("+")[0], run["attention"]
+            found.setdefault(run["length"], {}).setdefault(variant, {})[path.stem.split("-")[1]] = run
     return found
 
 
@@ -107,23 +108,31 @@ def median(turns, key):
 def steps():
     rows = []
     everybodys = peer_runs()
+    versions = sorted({version for peers in everybodys.values() for version, _ in peers},
+                      key=lambda version: [int(part) for part in re.findall(r"\d+", version)])
     for length, ours in sorted(our_runs().items()):
         peers = everybodys.get(length, {})
-        best = max(peers.values(), key=lambda turns: median(turns, "tokens_per_second"), default={})
 
         def over_best(turns, key):
-            ratios = [run[key] / best[turn]["tokens_per_second"] for turn, run in turns.items() if turn in best]
-            return f"{statistics.median(ratios):.2f}x" if ratios else "-"
+            """Of each PyTorch."""
+            cells = []
+            for wanted in versions:
+                best = max((peer for (version, _), peer in peers.items() if version == wanted),
+                           key=lambda peer: median(peer, "tokens_per_second"), default={})
+                ratios = [run[key] / best[turn]["tokens_per_second"] for turn, run in turns.items() if turn in best]
+                cells.append(f"{statistics.median(ratios):.2f}x" if ratios else "-")
+            return cells
 
         for who, turns in ours.items():
             share = {key: median(turns, key) for key in ("%_of_peak", "GFLOP/s")}
-            rows.append([str(length), who.replace("_", " "), f"{median(turns, 'tokens/s'):.0f}", rate(share),
-                         over_best(turns, "tokens/s"), f"{max(run['RSS_GiB'] for run in turns.values()):.2f}"])
-        for attention, turns in peers.items():
-            version = next(iter(turns.values()))["torch"]
-            rows.append([str(length), f"PyTorch {version}, {attention}", f"{median(turns, 'tokens_per_second'):.0f}", "-",
-                         over_best(turns, "tokens_per_second"), f"{max(run['peak_gib'] for run in turns.values()):.2f}"])
-    table(["T", "who", "tokens/s", "of FMA peak (GFLOP/s)", "over the best PyTorch", "peak GiB"], rows)
+            rows.append([str(length), who.replace("_", " "), f"{median(turns, 'tokens/s'):.0f}", rate(share)]
+                        + over_best(turns, "tokens/s") + [f"{max(run['RSS_GiB'] for run in turns.values()):.2f}"])
+        for (version, attention), turns in sorted(peers.items()):
+            rows.append([str(length), f"PyTorch {version}, {attention}", f"{median(turns, 'tokens_per_second'):.0f}", "-"]
+                        + over_best(turns, "tokens_per_second")
+                        + [f"{max(run['peak_gib'] for run in turns.values()):.2f}"])
+    table(["T", "who", "tokens/s", "of FMA peak (GFLOP/s)"]
+          + [f"over the best PyTorch {version}" for version in versions] + ["peak GiB"], rows)
     for length, ours in sorted(our_runs().items()):
         ranks, threads = ours.get("two_ranks_zigzag", {}), ours.get("one_rank_of_two_threads", {})
         ratios = [run["tokens/s"] / threads[turn]["tokens/s"] for turn, run in ranks.items() if turn in threads]

@@ -191,7 +191,7 @@ def main():
     median = statistics.median(seconds)
     print(json.dumps({
         "torch": torch.__version__, "attention": OPTIONS.attention, "length": OPTIONS.length,
-        "threads": OPTIONS.threads, "loss": float(loss), "ms": 1e3 * median,
+        "threads": OPTIONS.threads, "loss": loss.item(), "ms": 1e3 * median,
         "tokens_per_second": OPTIONS.length / median,
         "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)}))
 
