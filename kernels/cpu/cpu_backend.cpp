@@ -38,7 +38,7 @@ class CpuBackend final : public Backend {
   CpuBackend(int64_t arena_bytes, CpuThreads threads, Trace& trace)
       : memory_(arena_bytes),
         arena_(memory_.data(), memory_.bytes()),
-        scratch_(threads.count * cpu::kMatmulPanelFloats * int64_t(sizeof(float))),
+        scratch_(cpu_scratch_bytes(threads.count)),
         team_(threads.count, &trace, threads.first_core),
         trace_(trace) {}
 
@@ -282,6 +282,8 @@ class CpuBackend final : public Backend {
 };
 
 }  // namespace
+
+int64_t cpu_scratch_bytes(int threads) { return threads * cpu::kMatmulPanelFloats * int64_t(sizeof(float)); }
 
 std::unique_ptr<Backend> make_cpu_backend(int64_t arena_bytes, Trace& trace, CpuThreads threads) {
   cpu::choose_isa_once();

@@ -38,6 +38,9 @@ struct CpuThreads {
 /// `trace` gets the time spent waiting for events; it must outlive the backend.
 std::unique_ptr<Backend> make_cpu_backend(int64_t arena_bytes, Trace& trace, CpuThreads threads = {});
 
+/// Bytes that it holds beside its arena: of each thread what products pack into.
+int64_t cpu_scratch_bytes(int threads);
+
 /// The instruction set in use, for the start message: "AVX-512", "AVX2", ...
 const char* cpu_isa_name();
 /// One line when the kernels run on a slow path, on this processor or because RINGLET_ISA says so; else empty.

@@ -20,8 +20,7 @@
 namespace ringlet::cpu {
 namespace {
 
-/// out [rows, columns] = or += a [rows, depth] * b [depth, columns]: a part of the whole, none of
-/// it empty.
+/// out [rows, columns] = or += a [rows, depth] * b [depth, columns]: a part of the whole, none of it empty.
 struct Product {
   int64_t rows, columns, depth;
   const float* a;
@@ -45,8 +44,7 @@ struct Product {
   int64_t depth_blocks() const { return (depth + kMatmulDepth - 1) / kMatmulDepth; }
 };
 
-/// Rows of the result that are computed at a time at most: with kMatmulDepth columns of `a` they stay in
-/// the L2 cache.
+/// Rows of the result that are computed at a time at most: with kMatmulDepth columns of `a` they stay in the L2 cache.
 constexpr int64_t kStripeRows = 96;
 
 }  // namespace
@@ -68,9 +66,8 @@ static_assert(kStripeRows % kBlockRows == 0);
 
 HWY_INLINE int64_t panel_columns() { return kBlockVectors * float_lanes(); }
 
-/// Steps of the sum that are packed at a time where each of them is a row: few, read from left to
-/// right. Of a left operand fewer: its rows may be as wide as the vocabulary, a power of two, and
-/// then meet in the same places of the cache.
+/// Steps of the sum that are packed at a time where each of them is a row: few, read from left to right. Of a left operand
+/// fewer: its rows may be as wide as the vocabulary, a power of two, and then meet in the same places of the cache.
 constexpr int64_t kRightStrip = 16, kLeftStrip = 8;
 
 /// Rows of op(a): where they are, the steps of the sum side by side, or packed, those of a block side by side.
@@ -136,8 +133,8 @@ void pack_right(const Product& p, int64_t panel_count, float* panels) {
   if (p.b_column_step != 1) {
     for (int64_t panel = 0; panel < panel_count; ++panel) {
       const int64_t first = panel * width;
-      transpose(p.b + first * p.b_column_step, p.b_column_step, std::min(width, p.columns - first),
-                p.depth, panels + panel * panel_floats, width);
+      transpose(p.b + first * p.b_column_step, p.b_column_step, std::min(width, p.columns - first), p.depth,
+                panels + panel * panel_floats, width);
     }
     return;
   }
@@ -149,19 +146,17 @@ void pack_right(const Product& p, int64_t panel_count, float* panels) {
       float* to = panels + panel * panel_floats + strip * width;
       for (int64_t k = strip; k < end; ++k, from += p.b_depth_step, to += width) {
         for (int64_t i = 0; i < width; i += float_lanes()) {
-          hn::Store(columns > i ? load(from + i, columns - i) : hn::Zero(Floats()), Floats(),
-                    to + i);
+          hn::Store(columns > i ? load(from + i, columns - i) : hn::Zero(Floats()), Floats(), to + i);
         }
       }
     }
   }
 }
 
-/// Packs `steps` steps of a transposed left operand for one block of rows, which stand side by
-/// side. kWhole: whole vectors are read and written, beyond the rows where kBlockRows asks for it.
+/// Packs `steps` steps of a transposed left operand for one block of rows, which stand side by side. kWhole: whole vectors
+/// are read and written, beyond the rows where kBlockRows asks for it.
 template <bool kWhole>
-HWY_INLINE void pack_steps(const float* from, int64_t depth_step, int64_t rows, int64_t steps,
-                           float* to) {
+HWY_INLINE void pack_steps(const float* from, int64_t depth_step, int64_t rows, int64_t steps, float* to) {
   const hn::CappedTag<float, 4> d;
   for (int64_t k = 0; k < steps; ++k, from += depth_step, to += kBlockRows) {
     if constexpr (kWhole) {
@@ -177,10 +172,8 @@ HWY_INLINE void pack_steps(const float* from, int64_t depth_step, int64_t rows, 
 void pack_left(const Product& p, int64_t first_row, int64_t rows, float* to) {
   constexpr int64_t kRead = (kBlockRows + 3) / 4 * 4;
   for (int64_t strip = 0; strip < p.depth; strip += kLeftStrip) {
-    // What a step writes beyond its rows, the next one overwrites; the last step of the sum would
-    // spoil the next block.
-    const int64_t steps = std::min(kLeftStrip, p.depth - strip),
-                  last = strip + steps == p.depth ? 1 : 0;
+    // What a step writes beyond its rows, the next one overwrites; the last step of the sum would spoil the next block.
+    const int64_t steps = std::min(kLeftStrip, p.depth - strip), last = strip + steps == p.depth ? 1 : 0;
     for (int64_t row = 0; row < rows; row += kBlockRows) {
       const int64_t count = std::min<int64_t>(kBlockRows, rows - row),
                     whole = rows - row >= kRead ? steps - last : 0;
@@ -229,8 +222,8 @@ void multiply_part(const Product& p, const float* panels, int64_t panel_count, i
   HWY_ALIGN float packed[kPacked ? kStripeRows * kMatmulDepth : 1];
   if constexpr (kPacked) pack_left(p, first_row, rows, packed);
   const int64_t width = panel_columns();
-  // What lies row by row of the sum is packed from short stretches, which the processor does not
-  // foresee: those of the next block arrive while this one is computed.
+  // What lies row by row of the sum is packed from short stretches, which the processor does not foresee: those of the
+  // next block arrive while this one is computed.
   Prefetch next(p.a + first_row + p.depth * p.a_depth_step, p.a_depth_step, kPacked ? next_depth : 0, rows,
                 panel_count * ((rows + kBlockRows - 1) / kBlockRows));
   // The last panel may be narrower than a block, which stores whole vectors: with stores of parts the compiler spills
@@ -279,33 +272,34 @@ HWY_EXPORT(multiply_stripe);
 HWY_EXPORT(block_rows);
 HWY_EXPORT(panel_width);
 
-constexpr int64_t kNearFloats = 1 << 17;  // half a MiB: an L2 cache
-constexpr int64_t kSmallProduct =
-    1 << 17;  // multiply-adds below which waking threads costs more than it gives
-/// Rows of one share of a product whose panels are packed for each share again.
-constexpr int64_t kMostShareRows = 1024;
+constexpr int64_t kNearFloats = 1 << 17;    // half a MiB: an L2 cache
+constexpr int64_t kSmallProduct = 1 << 17;  // multiply-adds below which waking threads costs more than it gives
+/// Rows that a thread takes at a time of a product whose panels are packed for them again.
+constexpr int64_t kMostRowsTaken = 10 * kStripeRows;
 constexpr int64_t kGroupColumns = kMatmulPanelFloats / kMatmulDepth;  // of a group at most
-constexpr int64_t kMostGroups = 64, kMostCells = 256, kMostColumns = kMostGroups / 2 * kGroupColumns;
+constexpr int64_t kMostColumns = 32 * kGroupColumns;                  // of one round
+constexpr int64_t kMostCuts = 32, kMostCells = 256;
+static_assert(kMostCuts + kMostColumns / kGroupColumns <= kMostCells);
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-/// Into how many groups of columns threads cut the result, each of which several of them share by rows: as few floats as
-/// can be are packed, or read in place, per thread. A left operand is packed from short stretches, slowly.
-int64_t column_groups(const Product& p, int64_t threads, int64_t width) {
+/// Into how many groups of columns threads cut the result, the rows of each shared by several of them: as few floats as can
+/// be are packed, or read in place, per thread. A left operand is packed from short stretches, slowly.
+int64_t column_cuts(const Product& p, int64_t threads, int64_t width) {
   const double row_cost = p.a_depth_step == 1 ? 1 : 3;
-  const auto cost = [&](int64_t groups) {
-    return row_cost * double(p.rows * groups) / double(threads) + double(p.columns) / double(groups);
+  const auto cost = [&](int64_t cuts) {
+    return row_cost * double(p.rows) / double(threads / cuts) + double(p.columns) / double(cuts);
   };
   int64_t best = 1;
-  for (int64_t groups = 2; groups <= std::min({threads, kMostGroups / 2, p.columns / width}); ++groups) {
-    if (threads % groups == 0 && cost(groups) < cost(best)) best = groups;
+  for (int64_t cuts = 2; cuts <= std::min({threads, kMostCuts, p.columns / width}); ++cuts) {
+    if (cost(cuts) < cost(best)) best = cuts;
   }
   return best;
 }
 
-/// The result in cells, some rows of a group of columns, one or more for each thread; whoever is done early helps others.
-/// Each thread packs what it needs of the right operand for itself: panels that another core has just written are read
-/// as slowly as memory.
+/// The result in cells, some rows of a group of columns, one or more for each thread; whoever is done early takes what is
+/// left of others'. Each thread packs what it needs of the right operand for itself: panels that another core has just
+/// written are read as slowly as memory.
 class SharedProduct {
  public:
   /// At most kMostColumns columns.
@@ -313,51 +307,49 @@ class SharedProduct {
       : product_(product),
         width_(HWY_DYNAMIC_DISPATCH(panel_width)()),
         block_rows_(HWY_DYNAMIC_DISPATCH(block_rows)()),
-        panels_(ceil_div(product.columns, width_)),
-        blocks_(ceil_div(product.rows, block_rows_)) {
-    const int64_t fewest = column_groups(product, threads, width_);
-    groups_ = std::min(fewest * ceil_div(ceil_div(panels_, fewest), kGroupColumns / width_), panels_);
-    sharers_ = std::clamp<int64_t>(threads / groups_, 1, std::min(blocks_, kMostCells / groups_));
-    const int64_t group_floats = ceil_div(panels_, groups_) * width_ * kMatmulDepth;
+        panel_count_(ceil_div(product.columns, width_)),
+        block_count_(ceil_div(product.rows, block_rows_)) {
+    const int64_t cuts = column_cuts(product, threads, width_);
+    groups_ = cuts * ceil_div(ceil_div(panel_count_, cuts), kGroupColumns / width_);
+    sharers_ = std::clamp<int64_t>(threads / groups_, 1, std::min(block_count_, kMostCells / groups_));
+    const int64_t group_floats = ceil_div(panel_count_, groups_) * width_ * kMatmulDepth;
     // Where the sum is longer than the result has rows (gradients of weights), the result is read
     // again sooner than panels leave the L2 cache.
     const int64_t floats = product.rows < product.depth ? kNearFloats : kMatmulPanelFloats;
-    depth_ = std::max<int64_t>(1, floats / group_floats) * kMatmulDepth;
-    // Small shares even out what else the machine does, where panels need not be packed for each again. Nor should a
-    // thread pack a group for the last share of another.
-    share_rows_ = groups_ % threads == 0 ? product.rows : packs_once() ? kStripeRows : kMostShareRows;
+    packed_depth_ = std::max<int64_t>(1, floats / group_floats) * kMatmulDepth;
+    // Few rows at a time even out what else the machine does, where panels need not be packed for each again. Nor should a
+    // thread pack a group for the last rows of another.
+    rows_taken_ = groups_ % threads == 0 ? product.rows : packs_once() ? kStripeRows : kMostRowsTaken;
   }
 
-  /// What thread `index` does, with panels of its own: its cell, then what others have left of theirs.
+  /// What thread `index` does, with panels of its own.
   void work(int64_t index, float* panels, const ThreadTeam& team) {
     const int64_t cells = groups_ * sharers_;
-    int64_t packed = -1;  // a group
+    int64_t packed_group = -1;
     for (int64_t i = 0; i < cells; ++i) {
       const int64_t cell = (index + i) % cells, group = cell / sharers_, sharer = cell % sharers_;
-      for (int64_t row; (row = next_share(cell, sharer)) < first_row(sharer + 1); team.show_life()) {
-        multiply(group, row, std::min(row + share_rows_, first_row(sharer + 1)), panels, packed == group);
-        packed = packs_once() ? group : -1;
+      const int64_t begin = first_row(sharer), end = first_row(sharer + 1);
+      for (int64_t row; (row = begin + taken_[size_t(cell)].fetch_add(rows_taken_, std::memory_order_relaxed)) < end;) {
+        multiply(group, row, std::min(row + rows_taken_, end), panels, packed_group == group, team);
+        packed_group = packs_once() ? group : -1;
       }
     }
   }
 
  private:
-  bool packs_once() const { return product_.depth <= depth_; }
+  bool packs_once() const { return product_.depth <= packed_depth_; }
   int64_t first_row(int64_t sharer) const {
-    return std::min(sharer * blocks_ / sharers_ * block_rows_, product_.rows);
-  }
-  int64_t next_share(int64_t cell, int64_t sharer) {
-    return first_row(sharer) + rows_taken_[size_t(cell)].fetch_add(share_rows_, std::memory_order_relaxed);
+    return std::min(sharer * block_count_ / sharers_ * block_rows_, product_.rows);
   }
 
-  /// Rows [row, end_row) of a group, whose panels of the whole sum may be packed already.
-  void multiply(int64_t group, int64_t row, int64_t end_row, float* panels, bool packed) const {
-    const int64_t first_panel = group * panels_ / groups_, count = (group + 1) * panels_ / groups_ - first_panel,
-                  column = first_panel * width_;
-    for (int64_t depth = 0; depth < product_.depth; depth += depth_) {
+  /// Rows [row, end_row) of a group; packed: its panels, of the whole sum, are there already.
+  void multiply(int64_t group, int64_t row, int64_t end_row, float* panels, bool packed, const ThreadTeam& team) const {
+    const int64_t first_panel = group * panel_count_ / groups_, column = first_panel * width_,
+                  count = (group + 1) * panel_count_ / groups_ - first_panel;
+    for (int64_t depth = 0; depth < product_.depth; depth += packed_depth_) {
       Product part = product_;
       part.columns = std::min(count * width_, product_.columns - column);
-      part.depth = std::min(depth_, product_.depth - depth);
+      part.depth = std::min(packed_depth_, product_.depth - depth);
       part.a += depth * product_.a_depth_step;
       part.b += depth * product_.b_depth_step + column * product_.b_column_step;
       part.out += column;
@@ -367,16 +359,17 @@ class SharedProduct {
       }
       for (int64_t first = row; first < end_row; first += kStripeRows) {
         HWY_DYNAMIC_DISPATCH(multiply_stripe)(part, panels, count, first, std::min(kStripeRows, end_row - first));
+        team.show_life();
       }
     }
   }
 
   const Product product_;
-  const int64_t width_, block_rows_, panels_, blocks_;  // of panels and blocks of rows; how many
-  int64_t groups_, sharers_;                            // groups of columns; threads that share the rows of each
-  int64_t depth_;                                       // steps of the sum that are packed at a time
-  int64_t share_rows_;                                  // that a thread takes at a time
-  std::array<std::atomic<int64_t>, kMostCells> rows_taken_{};
+  const int64_t width_, block_rows_, panel_count_, block_count_;  // a panel's columns, a block's rows; how many there are
+  int64_t groups_, sharers_;                                      // groups of columns, threads that share the rows of each
+  int64_t packed_depth_;                                          // steps of the sum that are packed at a time
+  int64_t rows_taken_;                                            // at a time
+  std::array<std::atomic<int64_t>, kMostCells> taken_{};          // rows of each cell
 };
 
 }  // namespace
@@ -386,16 +379,14 @@ void matmul(ThreadTeam& team, std::span<float> panels, const Tensor& a, Transpos
   const auto [m, n, k] = shapes::matmul(a, transpose_a, b, transpose_b, out);
   if (m == 0 || n == 0) return;
   if (k == 0) {
-    for (int64_t row = 0; row < m && write == Write::set; ++row)
-      std::fill_n(out.row<float>(row), n, 0.0f);
+    for (int64_t row = 0; row < m && write == Write::set; ++row) std::fill_n(out.row<float>(row), n, 0.0f);
     return;
   }
   const bool a_turned = transpose_a == Transpose::yes, b_turned = transpose_b == Transpose::yes;
-  const int64_t a_row_step = a_turned ? 1 : a.row_stride,
-                a_depth_step = a_turned ? a.row_stride : 1;
-  const int64_t b_column_step = b_turned ? b.row_stride : 1,
-                b_depth_step = b_turned ? 1 : b.row_stride;
+  const int64_t a_row_step = a_turned ? 1 : a.row_stride, a_depth_step = a_turned ? a.row_stride : 1,
+                b_column_step = b_turned ? b.row_stride : 1, b_depth_step = b_turned ? 1 : b.row_stride;
   const int64_t threads = m * n * k < kSmallProduct ? 1 : team.size();
+  CHECK(std::ssize(panels) >= threads * kMatmulPanelFloats, panels.size(), " floats for ", threads, " threads");
   for (int64_t column = 0; column < n; column += kMostColumns) {
     SharedProduct product({m, std::min(kMostColumns, n - column), k, a.row<float>(0), a_row_step, a_depth_step,
                            b.row<float>(0) + column * b_column_step, b_depth_step, b_column_step,

@@ -15,8 +15,8 @@
 
 namespace ringlet::cpu {
 
-/// The threads that compute for one rank: the rank's own and helpers that wait between operations,
-/// spinning some ten microseconds, then asleep. A helper that wakes on the core of the rank's own thread moves away, if
+/// The threads that compute for one rank: the rank's own and helpers that wait between operations, awake for 200
+/// microseconds, then asleep (wait_for_change.h). A helper that wakes on the core of the rank's own thread moves away, if
 /// it may use another core. Belongs to one thread, which calls run() and split().
 class ThreadTeam {
  public:

@@ -6,8 +6,9 @@
 
 namespace ringlet::cpu {
 
-/// Returns when `value` (a std::atomic or atomic_ref) is no longer `old`: spins for some ten microseconds, then offers
-/// its core to other threads for 200, then sleeps until somebody notifies (a virtual machine takes 20 to wake a core).
+/// Returns when `value` (a std::atomic or atomic_ref) is no longer `old`: spins for some ten microseconds, offers its core
+/// to other threads for 200 more, as ranks and their threads may outnumber the cores, then sleeps until somebody
+/// notifies. To wake a core of a virtual machine takes 20 microseconds, and threads of an operation end that far apart.
 template <class Atomic, class T>
 void wait_for_change(const Atomic& value, T old) {
   constexpr int kSpins = 500;

@@ -42,8 +42,8 @@ wants() { [[ " $parts " = *" $1 "* ]]; }
 # CPU.
 torch_version='import torch; print(torch.__version__)'
 declare -A pythons=()  # of each version
-for python in python3 /usr/bin/python3 ${BENCH_PYTHON:-}; do
-  if torch=$("$python" -c "$torch_version" 2>/dev/null); then pythons[$torch]=$python; fi
+for python in python3 /usr/bin/python3 "${BENCH_PYTHON:-}"; do
+  if torch=$("$python" -c "$torch_version" 2>/dev/null); then pythons[$torch]=${pythons[$torch]:-$python}; fi
 done
 peer_attentions() { # length PyTorch
   # T x T scores of all heads and layers are 13 GiB at T = 8192, and slower than tiles.

@@ -69,7 +69,7 @@ TEST(ThreadTeamTest, HelpersMayUseTheSameCoresAfterwards) {
     ASSERT_EQ(sched_setaffinity(0, sizeof allowed, &allowed), 0);
     ThreadTeam team(2);
     for (int round = 0; round < 50; ++round) {
-      std::this_thread::sleep_for(std::chrono::microseconds(200));  // they fall asleep
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));  // they fall asleep
       std::atomic<int> done = 0;
       team.run(6, [&](int64_t) {
         const cpu_set_t now = mask();

@@ -57,6 +57,7 @@ TEST_P(MatmulTest, SetsAndAddsAsTheLoopDoes) {
                                 {130, 257, 31},
                                 {300, 200, 100},
                                 {13, 2100, 600},
+                                {1, 66000, 3},
                                 {101, 300, 2100}}) {
     const auto a = random_values(m * k, 1), b = random_values(k * n, 2);
     const auto expected = reference::matmul(widen(a), transpose_a, widen(b), transpose_b, m, n, k);
@@ -187,6 +188,7 @@ TEST_P(MatmulTest, AnyNumberOfThreadsComputesTheSameBits) {
                                 {130, 4200, 20},
                                 {70, 60, 2100},
                                 {60, 700, 700},
+                                {2100, 1100, 257},
                                 {1, 66000, 3}}) {
     const auto left = random_values(m * k, 13), right = random_values(k * n, 14), before = random_values(m * n, 15);
     const auto product = [&, turned_a = transpose_a, turned_b = transpose_b](int threads) {

@@ -36,7 +36,7 @@ constexpr int kRepeats = 5;
 constexpr double kPatienceSeconds = 15;  // large models are repeated less often
 constexpr double kSteady = 0.1;          // Rates::spread above which all is timed again,
 constexpr double kMostSeconds = 25;      // until so many are over
-constexpr int kVersion = 5;              // of the file of rates
+constexpr int kVersion = 6;              // of the file of rates
 
 /// The time of every call, by operation and size.
 class Stopwatch : public OpObserver {
@@ -281,8 +281,9 @@ Rates time_operations(const Config& config, const GptConfig& gpt, const Devices&
     if (world.rank() == 0) {
       stopwatch.put_into(rates);
       const Arena& arena = device->arena();
+      const int64_t bytes_of_rank = arena.peak_bytes() + host_bytes_of_rank(devices.threads_per_rank());
       rates.foreign_bytes =
-          on_cpu ? double(resident_bytes()) - double(options.ranks) * double(arena.peak_bytes() + kHostBytesOfRank)
+          on_cpu ? double(resident_bytes()) - double(options.ranks) * double(bytes_of_rank)
                  : double(devices.used_bytes() - devices.bytes_of_ranks(arena.capacity_bytes(), options.ranks));
     }
     world.barrier();

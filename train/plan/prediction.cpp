@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "kernels/cpu/cpu_backend.h"
 #include "train/console.h"
 #include "train/devices.h"
 #include "train/machine.h"
@@ -19,13 +20,19 @@ std::string ratio(double predicted, double measured) {
   return measured > 0 ? fmt::format("{:.3f}", predicted / measured) : "";
 }
 
-}  // namespace
-
-int64_t host_bytes(const Plan& plan) {
+/// Bytes of the process beside its arenas and its program.
+int64_t host_bytes(const Plan& plan, int threads_per_rank) {
   // Of each row: its loss and first visible position, and token and label of the batch in use and of four ahead.
   int64_t rows = 0;
   for (const DryStep& rank : plan.ranks) rows += rank.rows;
-  return rows * (4 + 8 + 5 * 8) + std::ssize(plan.ranks) * kHostBytesOfRank;
+  return rows * (4 + 8 + 5 * 8) + std::ssize(plan.ranks) * host_bytes_of_rank(threads_per_rank);
+}
+
+}  // namespace
+
+int64_t host_bytes_of_rank(int threads) {
+  constexpr int64_t kHugePage = int64_t{2} << 20;
+  return cpu_scratch_bytes(threads) + kHugePage;
 }
 
 Prediction::Prediction(const Config& config, const GptConfig& gpt, const Devices& devices, int64_t process_bytes_before,
@@ -40,9 +47,9 @@ Prediction::Prediction(const Config& config, const GptConfig& gpt, const Devices
     process_bytes_ = devices.bytes_of_ranks(gpu_arena_bytes, config.run.ranks) + int64_t(rates_->foreign_bytes);
     return;
   }
-  int64_t arenas = 0;
-  for (const DryStep& rank : plan_.ranks) arenas += rank.peak_bytes;
-  process_bytes_ = std::max(process_bytes_before, arenas + host_bytes(plan_) + int64_t(rates_->foreign_bytes));
+  int64_t bytes = host_bytes(plan_, devices.threads_per_rank()) + int64_t(rates_->foreign_bytes);
+  for (const DryStep& rank : plan_.ranks) bytes += rank.peak_bytes;
+  process_bytes_ = std::max(process_bytes_before, bytes);
 }
 
 void Prediction::add(const MetricsRecord& record) {

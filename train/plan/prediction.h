@@ -36,11 +36,8 @@ class Prediction {
   MetricsRecord last_;
 };
 
-/// Bytes of a rank on the host whatever it holds: the panels that products are packed into, and the part of a huge page
-/// that its arena does not fill, 2 MiB each.
-inline constexpr int64_t kHostBytesOfRank = int64_t{4} << 20;
-
-/// Bytes of the process beside its arenas and its program: rows on the host, batches read ahead, kHostBytesOfRank.
-int64_t host_bytes(const Plan& plan);
+/// Bytes of a rank on the host whatever it holds: what its threads pack products into, and the part of a huge page that
+/// its arena does not fill.
+int64_t host_bytes_of_rank(int threads);
 
 }  // namespace ringlet
