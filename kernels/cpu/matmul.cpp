@@ -126,8 +126,7 @@ HWY_INLINE void multiply_rows(const float* a, int64_t a_row_step, int64_t rows, 
   }
 }
 
-/// Packs op(b) of one block of the sum into panels, each panel_columns() wide, step by step of the sum; what the last
-/// panel lacks is 0.
+/// Packs op(b) of one block of the sum into panels of panel_columns(), step by step; what the last panel lacks is 0.
 void pack_right(const Product& p, int64_t panel_count, float* panels) {
   const int64_t width = panel_columns(), panel_floats = width * p.depth;
   if (p.b_column_step != 1) {
@@ -272,10 +271,9 @@ HWY_EXPORT(multiply_stripe);
 HWY_EXPORT(block_rows);
 HWY_EXPORT(panel_width);
 
-constexpr int64_t kNearFloats = 1 << 17;    // half a MiB: an L2 cache
-constexpr int64_t kSmallProduct = 1 << 17;  // multiply-adds below which waking threads costs more than it gives
-/// Rows that a thread takes at a time of a product whose panels are packed for them again.
-constexpr int64_t kMostRowsTaken = 10 * kStripeRows;
+constexpr int64_t kNearFloats = 1 << 17;              // half a MiB: an L2 cache
+constexpr int64_t kSmallProduct = 1 << 17;            // multiply-adds below which waking threads costs more than it gives
+constexpr int64_t kMostRowsTaken = 10 * kStripeRows;  // at a time, where panels are packed for them again
 constexpr int64_t kGroupColumns = kMatmulPanelFloats / kMatmulDepth;  // of a group at most
 constexpr int64_t kMostColumns = 32 * kGroupColumns;                  // of one round
 constexpr int64_t kMostCuts = 32, kMostCells = 256;
@@ -283,15 +281,18 @@ static_assert(kMostCuts + kMostColumns / kGroupColumns <= kMostCells);
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-/// Into how many groups of columns threads cut the result, the rows of each shared by several of them: as few floats as can
-/// be are packed, or read in place, per thread. A left operand is packed from short stretches, slowly.
-int64_t column_cuts(const Product& p, int64_t threads, int64_t width) {
-  const double row_cost = p.a_depth_step == 1 ? 1 : 3;
+/// Into how many groups of columns threads cut the result, the rows of each shared by several of them: the largest cell
+/// takes the fewest cycles, of a step of the sum: 32 multiply-adds in one, a float that is packed, or read in place, in
+/// one. A left operand is packed from short stretches, slowly.
+int64_t column_cuts(const Product& p, int64_t threads, int64_t block_rows, int64_t width) {
+  const int64_t blocks = ceil_div(p.rows, block_rows), panels = ceil_div(p.columns, width);
   const auto cost = [&](int64_t cuts) {
-    return row_cost * double(p.rows) / double(threads / cuts) + double(p.columns) / double(cuts);
+    const int64_t rows = ceil_div(blocks, std::min(threads / cuts, blocks)) * block_rows,
+                  columns = ceil_div(panels, cuts) * width;
+    return rows * columns / 32 + (p.a_depth_step == 1 ? rows : 3 * rows) + columns;
   };
   int64_t best = 1;
-  for (int64_t cuts = 2; cuts <= std::min({threads, kMostCuts, p.columns / width}); ++cuts) {
+  for (int64_t cuts = 2; cuts <= std::min({threads, kMostCuts, panels}); ++cuts) {
     if (cost(cuts) < cost(best)) best = cuts;
   }
   return best;
@@ -309,12 +310,11 @@ class SharedProduct {
         block_rows_(HWY_DYNAMIC_DISPATCH(block_rows)()),
         panel_count_(ceil_div(product.columns, width_)),
         block_count_(ceil_div(product.rows, block_rows_)) {
-    const int64_t cuts = column_cuts(product, threads, width_);
+    const int64_t cuts = column_cuts(product, threads, block_rows_, width_);
     groups_ = cuts * ceil_div(ceil_div(panel_count_, cuts), kGroupColumns / width_);
     sharers_ = std::clamp<int64_t>(threads / groups_, 1, std::min(block_count_, kMostCells / groups_));
     const int64_t group_floats = ceil_div(panel_count_, groups_) * width_ * kMatmulDepth;
-    // Where the sum is longer than the result has rows (gradients of weights), the result is read
-    // again sooner than panels leave the L2 cache.
+    // Where the sum is longer than the result has rows (gradients of weights), it is read again while panels are in L2.
     const int64_t floats = product.rows < product.depth ? kNearFloats : kMatmulPanelFloats;
     packed_depth_ = std::max<int64_t>(1, floats / group_floats) * kMatmulDepth;
     // Few rows at a time even out what else the machine does, where panels need not be packed for each again. Nor should a

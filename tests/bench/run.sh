@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures the speed of operations, of rings and of whole training steps on this machine, PyTorch's in turn with ours,
-# and how the time of a step grows, and writes the tables to tests/bench/results/speed.md (or FILE). An hour on two
-# cores; --quick leaves out T = 32,768 and growth beyond 16,384: twelve minutes.
+# and how the time of a step grows, and writes the tables to tests/bench/results/speed.md (or FILE). Half an
+# hour to an hour on two cores; --quick leaves out T = 32,768 and growth beyond 16,384: twelve minutes.
 #   tests/bench/run.sh [--quick] [FILE]
 # With RINGLET_BIN=FOLDER it measures the programs there (operations, rings, steps, ringlet), and builds and installs nothing.
 # BENCH_PYTHON: a python3 whose PyTorch is measured as well. BENCH_RAW: the folder for what the tables are made of, instead
@@ -10,6 +10,7 @@
 # one BENCH_RAW, and the tables made afterwards.
 set -euo pipefail
 [ -z "${RINGLET_BIN:-}" ] || RINGLET_BIN=$(realpath "$RINGLET_BIN")
+[ -z "${BENCH_PYTHON:-}" ] || BENCH_PYTHON=$(realpath -s "$BENCH_PYTHON")  # a link of a virtual environment, as it is
 cd "$(dirname "$0")/../.."
 
 lengths="2048 8192 32768" growth=1k,2k,4k,8k,16k,32k,64k
@@ -43,7 +44,8 @@ wants() { [[ " $parts " = *" $1 "* ]]; }
 torch_version='import torch; print(torch.__version__)'
 declare -A pythons=()  # of each version
 for python in python3 /usr/bin/python3 "${BENCH_PYTHON:-}"; do
-  if torch=$("$python" -c "$torch_version" 2>/dev/null); then pythons[$torch]=${pythons[$torch]:-$python}; fi
+  if torch=$("$python" -c "$torch_version" 2>/dev/null) && [ -n "$torch" ]; then pythons[$torch]=${pythons[$torch]:-$python}
+  elif [ -n "${BENCH_PYTHON:-}" ] && [ "$python" = "$BENCH_PYTHON" ]; then echo "BENCH_PYTHON has no PyTorch" >&2; exit 2; fi
 done
 peer_attentions() { # length PyTorch
   # T x T scores of all heads and layers are 13 GiB at T = 8192, and slower than tiles.

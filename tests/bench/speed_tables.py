@@ -87,7 +87,7 @@ def peer_runs():
     for path in FOLDER.glob("torch-*.jsonl"):
         for line in path.read_text().splitlines():
             run = json.loads(line)
-            variant = run["torch"].split("+")[0], run["attention"]
+            variant = run["torch"], run["attention"]
             found.setdefault(run["length"], {}).setdefault(variant, {})[path.stem.split("-")[1]] = run
     return found
 
@@ -127,7 +127,7 @@ def steps():
             share = {key: median(turns, key) for key in ("%_of_peak", "GFLOP/s")}
             rows.append([str(length), who.replace("_", " "), f"{median(turns, 'tokens/s'):.0f}", rate(share)]
                         + over_best(turns, "tokens/s") + [f"{max(run['RSS_GiB'] for run in turns.values()):.2f}"])
-        for (version, attention), turns in sorted(peers.items()):
+        for (version, attention), turns in sorted(peers.items(), key=lambda item: (versions.index(item[0][0]), item[0][1])):
             rows.append([str(length), f"PyTorch {version}, {attention}", f"{median(turns, 'tokens_per_second'):.0f}", "-"]
                         + over_best(turns, "tokens_per_second")
                         + [f"{max(run['peak_gib'] for run in turns.values()):.2f}"])
