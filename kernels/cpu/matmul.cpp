@@ -278,7 +278,6 @@ constexpr int64_t kGroupColumns = kMatmulPanelFloats / kMatmulDepth;  // of a gr
 constexpr int64_t kMostColumns = 32 * kGroupColumns;                  // of one round
 constexpr int64_t kMostCuts = 32, kMostCells = 256;
 static_assert(kMostCuts + kMostColumns / kGroupColumns <= kMostCells);
-
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 /// Into how many groups of columns threads cut the result, the rows of each shared by several of them: the largest cell
@@ -299,8 +298,8 @@ int64_t column_cuts(const Product& p, int64_t threads, int64_t block_rows, int64
 }
 
 /// The result in cells, some rows of a group of columns, one or more for each thread; whoever is done early takes what is
-/// left of others'. Each thread packs what it needs of the right operand for itself: panels that another core has just
-/// written are read as slowly as memory.
+/// left of others'. Each thread packs what it needs of the right operand for itself: the first blocks of a panel that
+/// another core had just written took up to 1.5 times as long.
 class SharedProduct {
  public:
   /// At most kMostColumns columns.
@@ -314,7 +313,8 @@ class SharedProduct {
     groups_ = cuts * ceil_div(ceil_div(panel_count_, cuts), kGroupColumns / width_);
     sharers_ = std::clamp<int64_t>(threads / groups_, 1, std::min(block_count_, kMostCells / groups_));
     const int64_t group_floats = ceil_div(panel_count_, groups_) * width_ * kMatmulDepth;
-    // Where the sum is longer than the result has rows (gradients of weights), it is read again while panels are in L2.
+    // Where the sum is longer than the result has rows (gradients of weights), panels that stay in L2 are worth more than
+    // a result that is read less often.
     const int64_t floats = product.rows < product.depth ? kNearFloats : kMatmulPanelFloats;
     packed_depth_ = std::max<int64_t>(1, floats / group_floats) * kMatmulDepth;
     // Few rows at a time even out what else the machine does, where panels need not be packed for each again. Nor should a

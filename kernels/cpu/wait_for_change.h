@@ -8,7 +8,8 @@ namespace ringlet::cpu {
 
 /// Returns when `value` (a std::atomic or atomic_ref) is no longer `old`: spins for some ten microseconds, offers its core
 /// to other threads for 200 more, as ranks and their threads may outnumber the cores, then sleeps until somebody
-/// notifies. To wake a core of a virtual machine takes 20 microseconds, and threads of an operation end that far apart.
+/// notifies. In a virtual machine an operation whose helpers slept took some 20 microseconds more, and threads of an
+/// operation often end further apart than the spinning lasts.
 template <class Atomic, class T>
 void wait_for_change(const Atomic& value, T old) {
   constexpr int kSpins = 500;
