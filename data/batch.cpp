@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <array>
 
 #include "kernels/check.h"
 
@@ -10,7 +11,7 @@ namespace ringlet {
 
 namespace {
 
-constexpr int64_t kBlockPositions = 1 << 16;
+constexpr int64_t kBlockPositions = 1 << 14;
 
 WindowPlan plan_of(const Corpus& corpus, int64_t window_tokens) try {
   return {corpus.document_offsets(), window_tokens};
@@ -24,17 +25,24 @@ WindowReader::WindowReader(const Corpus& corpus, int64_t window_tokens)
     : corpus_(corpus), plan_(plan_of(corpus, window_tokens)) {}
 
 int64_t WindowReader::label_count(int64_t window_index) const {
-  const Window window = plan_.window(window_index);
+  const auto [first_token, token_count] = plan_.tokens(window_index);
   const auto answers = corpus_.answers();
-  if (answers.empty()) return window.token_count;
+  if (answers.empty()) return token_count;
   // a label stands one place before its token
-  const auto first = std::ranges::upper_bound(answers, window.first_token);
-  return std::upper_bound(first, answers.end(), window.first_token + window.token_count) - first;
+  const auto first = std::ranges::upper_bound(answers, first_token);
+  return std::upper_bound(first, answers.end(), first_token + token_count) - first;
 }
 
 Batch WindowReader::read(int64_t window_index, std::span<const Piece> pieces) const {
   Batch batch;
-  batch.window = plan_.window(window_index);
+  read(window_index, pieces, batch);
+  return batch;
+}
+
+void WindowReader::read(int64_t window_index, std::span<const Piece> pieces, Batch& batch) const {
+  plan_.window(window_index, batch.window);
+  batch.tokens.clear();
+  batch.labels.clear();
   size_t rows = 0;
   for (const Piece& piece : pieces) rows += size_t(piece.row_count);
   batch.tokens.reserve(rows);
@@ -45,7 +53,6 @@ Batch WindowReader::read(int64_t window_index, std::span<const Piece> pieces) co
           "a piece from ", piece.first_position, " with ", piece.row_count, " rows");
     read_piece(piece, batch);
   }
-  return batch;
 }
 
 void WindowReader::read_piece(const Piece& piece, Batch& batch) const {
@@ -54,7 +61,7 @@ void WindowReader::read_piece(const Piece& piece, Batch& batch) const {
   const int64_t end = std::min(piece.last_position() + 1, batch.window.token_count);
   const auto answers = corpus_.answers();
   auto answer = std::ranges::upper_bound(answers, first_token + piece.first_position);
-  std::vector<int32_t> block;
+  std::array<int32_t, kBlockPositions + 1> block;
   auto document_end =
       std::upper_bound(offsets.begin(), offsets.end(), first_token + piece.first_position);
   int64_t row = 0;
@@ -63,8 +70,7 @@ void WindowReader::read_piece(const Piece& piece, Batch& batch) const {
     const int64_t stop = std::min(end, start + kBlockPositions);
     // one more: the label of the last position
     const int64_t available = corpus_.token_count() - first_token;
-    block.resize(size_t(std::min(stop + 1, available) - start));
-    corpus_.read(first_token + start, block);
+    corpus_.read(first_token + start, std::span(block).first(size_t(std::min(stop + 1, available) - start)));
     for (; row < piece.row_count && piece.position(row) < stop; ++row) {
       const int64_t position = piece.position(row);
       while (*document_end <= first_token + position) ++document_end;

@@ -32,6 +32,8 @@ class WindowReader {
   /// the next token of each; of a strided piece, the range that it spans. Throws Error for a
   /// damaged corpus.
   Batch read(int64_t window_index, std::span<const Piece> pieces) const;
+  /// As above, in the memory that `batch` has.
+  void read(int64_t window_index, std::span<const Piece> pieces, Batch& batch) const;
 
  private:
   void read_piece(const Piece& piece, Batch& batch) const;

@@ -12,58 +12,45 @@ Prefetcher::Prefetcher(const WindowReader& reader, std::vector<Piece> pieces,
     : reader_(reader),
       pieces_(std::move(pieces)),
       window_at_(std::move(window_at)),
-      depth_(size_t(depth)) {
+      depth_(depth),
+      slots_(size_t(depth) + 1) {
   CHECK(depth >= 1, "depth ", depth);
   thread_ = std::thread([this, first_k] { read_ahead(first_k); });
 }
 
 Prefetcher::~Prefetcher() {
-  {
-    const std::lock_guard lock(mutex_);
-    stopping_ = true;
-  }
-  changed_.notify_all();
+  stopping_ = true;
+  ++given_;  // only so that who waits for it wakes up
+  given_.notify_one();
   thread_.join();
 }
 
 void Prefetcher::read_ahead(int64_t first_k) {
   use_all_cores();
-  for (int64_t k = first_k;; ++k) {
-    {
-      std::unique_lock lock(mutex_);
-      changed_.wait(lock, [&] { return stopping_ || ready_.size() < depth_; });
-      if (stopping_) return;
-    }
-    Batch batch;
-    std::exception_ptr error;
+  for (int64_t count = 0;; ++count) {
+    for (int64_t given = given_; !stopping_ && count - given >= depth_; given = given_) given_.wait(given);
+    if (stopping_) return;
     try {
-      batch = reader_.read(window_at_(k), pieces_);
+      reader_.read(window_at_(first_k + count), pieces_, slot(count));
     } catch (...) {
-      error = std::current_exception();
+      error_ = std::current_exception();
+      error_at_ = count;
     }
-    {
-      const std::lock_guard lock(mutex_);
-      if (error)
-        error_ = error;
-      else
-        ready_.push_back(std::move(batch));
-    }
-    changed_.notify_all();
-    if (error) return;
+    ++read_;
+    read_.notify_one();
+    if (error_) return;
   }
 }
 
-Batch Prefetcher::next() {
+const Batch& Prefetcher::next() {
   const auto start = std::chrono::steady_clock::now();
-  std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] { return !ready_.empty() || error_; });
+  const int64_t count = given_;
+  read_.wait(count);  // as long as no more than those have been read
   waited_ += std::chrono::steady_clock::now() - start;
-  if (ready_.empty()) std::rethrow_exception(error_);
-  Batch batch = std::move(ready_.front());
-  ready_.pop_front();
-  lock.unlock();
-  changed_.notify_all();
-  return batch;
+  if (error_at_ == count) std::rethrow_exception(error_);
+  ++given_;
+  given_.notify_one();
+  return slot(count);
 }
 
 }  // namespace ringlet

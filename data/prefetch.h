@@ -1,12 +1,11 @@
 #pragma once
 
+#include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <cstdint>
-#include <deque>
 #include <exception>
 #include <functional>
-#include <mutex>
+#include <limits>
 #include <thread>
 #include <vector>
 
@@ -14,7 +13,7 @@
 
 namespace ringlet {
 
-/// Reads a rank's next windows on a thread of its own, up to `depth` ahead. One thread may call
+/// Reads a rank's next windows on a thread of its own, up to `depth` ahead, in memory that it reuses. One thread may call
 /// next(). What was read ahead is not state: a run continues from the count of batches that it has
 /// used.
 class Prefetcher {
@@ -27,23 +26,25 @@ class Prefetcher {
   Prefetcher(const Prefetcher&) = delete;
   Prefetcher& operator=(const Prefetcher&) = delete;
 
-  /// Waits for the next window. Throws what reading it has thrown, again at each further call.
-  Batch next();
+  /// Waits for the next window, which stays until the next call. Throws what reading it has thrown, again at each further
+  /// call.
+  const Batch& next();
   /// All the time that next() has waited.
   std::chrono::nanoseconds waited() const { return waited_; }
 
  private:
   void read_ahead(int64_t first_k);
+  Batch& slot(int64_t count) { return slots_[size_t(count) % slots_.size()]; }
 
   const WindowReader& reader_;
   const std::vector<Piece> pieces_;
   const std::function<int64_t(int64_t)> window_at_;
-  const size_t depth_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::deque<Batch> ready_;
-  std::exception_ptr error_;  // comes behind what is ready
-  bool stopping_ = false;
+  const int64_t depth_;
+  std::vector<Batch> slots_;                   // those ahead, and the one that was given last
+  std::atomic<int64_t> read_{0}, given_{0};    // batches; of `read_` the last may be the error
+  std::atomic<int64_t> error_at_{std::numeric_limits<int64_t>::max()};  // stands where this batch would
+  std::exception_ptr error_;
+  std::atomic<bool> stopping_{false};
   std::chrono::nanoseconds waited_{0};
   std::thread thread_;
 };

@@ -42,7 +42,7 @@ int64_t WindowPlan::end_of(int64_t first_token, size_t& document) const {
   return start > first_token && next - start <= window_tokens_ ? start : end;
 }
 
-Window WindowPlan::window(int64_t index) const {
+WindowPlan::Tokens WindowPlan::tokens(int64_t index) const {
   CHECK(index >= 0 && index < window_count_, "window ", index, " of ", window_count_);
   int64_t first = anchors_[size_t(index / kAnchorWindows)];
   const auto behind = std::upper_bound(offsets_.begin(), offsets_.end(), first);
@@ -50,14 +50,26 @@ Window WindowPlan::window(int64_t index) const {
   for (int64_t i = index / kAnchorWindows * kAnchorWindows; i < index; ++i) {
     first = end_of(first, document);
   }
-  const int64_t end = end_of(first, document);
-  Window window{index, first, end - first, {0}};
+  return {first, end_of(first, document) - first};
+}
+
+Window WindowPlan::window(int64_t index) const {
+  Window result;
+  window(index, result);
+  return result;
+}
+
+void WindowPlan::window(int64_t index, Window& window) const {
+  const auto [first, count] = tokens(index);
+  window.index = index;
+  window.first_token = first;
+  window.token_count = count;
+  window.document_starts.assign(1, 0);
   auto start = std::upper_bound(offsets_.begin(), offsets_.end(), first);
-  for (; start != offsets_.end() && *start < end; ++start) {
+  for (; start != offsets_.end() && *start < first + count; ++start) {
     window.document_starts.push_back(*start - first);
   }
-  if (window.token_count < window_tokens_) window.document_starts.push_back(window.token_count);
-  return window;
+  if (count < window_tokens_) window.document_starts.push_back(count);
 }
 
 }  // namespace ringlet

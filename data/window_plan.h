@@ -28,6 +28,12 @@ class WindowPlan {
   int64_t window_tokens() const { return window_tokens_; }
   int64_t window_count() const { return window_count_; }
   Window window(int64_t index) const;
+  /// As above, in the memory that `window` has.
+  void window(int64_t index, Window& window) const;
+  struct Tokens {
+    int64_t first, count;
+  };
+  Tokens tokens(int64_t index) const;
 
  private:
   static constexpr int64_t kAnchorWindows = 256;

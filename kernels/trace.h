@@ -41,16 +41,16 @@ class Trace {
   std::chrono::nanoseconds link_wait() const { return std::chrono::nanoseconds(link_ns_); }
   void add_link_wait(std::chrono::nanoseconds time) { link_ns_ += time.count(); }
 
-  /// Is the rank's thread asleep in a wait for a message? (Whoever is not is the one waited for.)
-  bool waiting() const { return waiting_; }
-  void set_waiting(bool waiting) { waiting_ = waiting; sign_of_life(); }
+  /// Is a thread of the rank in a wait for a message? (Who is not is the one waited for.)
+  bool waiting() const { return waits_ > 0; }
+  void begin_wait() { ++waits_; sign_of_life(); }
+  void end_wait() { --waits_; sign_of_life(); }
 
  private:
   std::atomic<int64_t> step_{0}, exposed_ns_{0}, link_ns_{0};
-  std::atomic<int> layer_{-1}, hop_{-1};
+  std::atomic<int> layer_{-1}, hop_{-1}, waits_{0};
   std::atomic<const char*> phase_{"start"};
   std::atomic<Clock::duration> last_sign_{Clock::now().time_since_epoch()};
-  std::atomic<bool> waiting_{false};
 };
 
 }  // namespace ringlet

@@ -4,7 +4,7 @@ namespace ringlet {
 
 BlockInputs::BlockInputs(Step& step, const GptConfig& config)
     : step_(step), layers_(config.layers), width_(config.width), dtype_(config.dtype),
-      moved_(size_t(config.layers)) {}
+      inputs_(step.host_memory), moved_(size_t(config.layers), step.host_memory) {}
 
 Tensor BlockInputs::allocate() const {
   return step_.arena().allocate("checkpoints", dtype_, {step_.rows(), width_, 1, 1});

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <memory_resource>
 #include <vector>
 
 #include "model/gpt_config.h"
@@ -34,8 +35,8 @@ class BlockInputs {
   Step& step_;
   const int64_t layers_, width_;
   const Dtype dtype_;
-  std::vector<Tensor> inputs_;
-  std::vector<Event> moved_;  // away, then back; of those that leave
+  std::pmr::vector<Tensor> inputs_;
+  std::pmr::vector<Event> moved_;  // away, then back; of those that leave
 };
 
 }  // namespace ringlet

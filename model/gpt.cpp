@@ -77,7 +77,8 @@ void Gpt::extend(RankContext context, const StepSettings& settings, int64_t wind
   const int64_t count = int64_t(tokens.size());
   const SequenceLayout layout{count, {{Piece{cache.used_tokens(), 1, 0, count}}}};
   const std::vector<int32_t> no_labels(tokens.size(), -1);
-  Step step(context, settings, Pass::evaluation, layout, Mask{{0}, window}, config().rope_base,
+  const Mask mask{{0}, window};
+  Step step(context, settings, Pass::evaluation, layout, mask, config().rope_base,
             config().heads.head_dim, tokens, no_labels);
   Tensor x = stream("activations", step), y = stream("activations", step);
   step.device.embedding_forward(step.tokens, embedding_.weight, x);

@@ -72,7 +72,7 @@ void pass_sums_along(Backward& pass) {
     std::array<Tensor, 2> box;
     Event arrived;
   };
-  std::vector<Boxes> boxes(ring.most_pieces());
+  std::pmr::vector<Boxes> boxes(size_t(ring.most_pieces()), step.host_memory);
   for (int index = 0; index < ring.most_pieces(); ++index) {
     for (Tensor& box : boxes[index].box) box = ring.piece_buffer("ring inboxes", index);
   }

@@ -5,7 +5,7 @@
 namespace ringlet {
 
 RingPass::RingPass(Step& step, const HeadShape& shape, const Tensor& own_kv)
-    : step_(step), shape_(shape), own_kv_(own_kv), queries_(joined(step.pieces())) {
+    : step_(step), shape_(shape), own_kv_(own_kv), queries_(joined(step.pieces(), step.host_memory)) {
   inbox_ = {buffer("ring inboxes", own_kv.dtype), buffer("ring inboxes", own_kv.dtype)};
 }
 
@@ -53,7 +53,7 @@ Event RingPass::start_sum_hop(int hop, int index, const Tensor& sum, const Tenso
   const auto goes_home = [&](int owner) {
     return index < piece_count(owner) && step_.schedule.sum_goes_home(owner, index, hop);
   };
-  std::vector<Message> sends, receives;
+  Messages sends(step_.host_memory), receives(step_.host_memory);
   if (moves_on(mine)) sends.push_back({next(), sum});
   if (goes_home(mine)) sends.push_back({mine, sum});
   if (moves_on(coming)) receives.push_back({previous(), alone(inbox, coming, index)});

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <memory_resource>
 #include <vector>
 
 #include "model/ring_attention.h"
@@ -41,7 +42,7 @@ class RingPass {
   template <class Travels>
   Event start_hop(int hop, const Tensor& in_hand, const Tensor& inbox, const Travels& travels) {
     const int mine = owner_at(hop), coming = owner_at(hop + 1);
-    std::vector<Message> sends, receives;
+    Messages sends(step_.host_memory), receives(step_.host_memory);
     for (int index = 0; index < piece_count(mine); ++index) {
       if (travels(mine, index)) sends.push_back({next(), piece(in_hand, mine, index)});
     }
@@ -60,12 +61,13 @@ class RingPass {
   template <class Body>
   void for_each_query_run(int owner, int index, const Body& body) const {
     const Piece& keys = pieces_of(owner)[index];
-    for (const Piece& queries : query_runs(step_.mask, queries_, keys)) {
+    for (const Piece& queries : query_runs(step_.mask, queries_, keys, step_.host_memory)) {
       body(AttentionStep{shape_, queries, keys, step_.first_visible});
     }
   }
 
  private:
+  using Messages = std::pmr::vector<Message>;
   int next() const { return (rank() + 1) % size(); }
   int previous() const { return (rank() + size() - 1) % size(); }
   const std::vector<Piece>& pieces_of(int owner) const { return step_.layout.ranks[owner]; }
@@ -75,7 +77,7 @@ class RingPass {
   Step& step_;
   HeadShape shape_;
   Tensor own_kv_;
-  const std::vector<Piece> queries_;
+  const std::pmr::vector<Piece> queries_;
   std::array<Tensor, 2> inbox_;
   Event arrived_;
 };

@@ -133,8 +133,8 @@ SequenceLayout make_layout(Layout layout, int64_t length, int ring_size, int pie
   return result;
 }
 
-std::vector<Piece> joined(std::span<const Piece> pieces) {
-  std::vector<Piece> result;
+std::pmr::vector<Piece> joined(std::span<const Piece> pieces, std::pmr::memory_resource* memory) {
+  std::pmr::vector<Piece> result(memory);
   for (const Piece& piece : pieces) {
     Piece* const last = result.empty() ? nullptr : &result.back();
     const bool follows = last != nullptr && last->stride == piece.stride &&
@@ -179,8 +179,9 @@ bool any_visible(const Mask& mask, const Piece& queries, const Piece& keys) {
   return mask.first_visible(queries.position(query)) <= keys.last_position();
 }
 
-std::vector<Piece> query_runs(const Mask& mask, std::span<const Piece> queries, const Piece& keys) {
-  std::vector<Piece> runs;
+std::pmr::vector<Piece> query_runs(const Mask& mask, std::span<const Piece> queries, const Piece& keys,
+                                  std::pmr::memory_resource* memory) {
+  std::pmr::vector<Piece> runs(memory);
   for (const Piece& piece : queries) {
     if (!any_visible(mask, piece, keys)) continue;
     Piece* const last = runs.empty() ? nullptr : &runs.back();

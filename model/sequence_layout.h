@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory_resource>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -42,7 +43,8 @@ struct SequenceLayout {
 SequenceLayout make_layout(Layout layout, int64_t length, int ring_size, int pieces = 0);
 
 /// The same rows in as few pieces as can be: those joined that follow each other without a gap.
-std::vector<Piece> joined(std::span<const Piece> pieces);
+std::pmr::vector<Piece> joined(std::span<const Piece> pieces,
+                              std::pmr::memory_resource* memory = std::pmr::get_default_resource());
 
 /// Which positions a query may see: from first_visible(i) to i. Documents and a sliding window are the same fact.
 struct Mask {
@@ -59,7 +61,8 @@ bool any_visible(const Mask& mask, const Piece& queries, const Piece& keys);
 /// The pieces of `queries`, ascending, that see `keys`. Those that come after all of these keys and see all of them become
 /// one run, since one large call is faster than two: its positions count on from the first piece's, none later than the
 /// real one, all after the keys, so that the same pairs are visible.
-std::vector<Piece> query_runs(const Mask& mask, std::span<const Piece> queries, const Piece& keys);
+std::pmr::vector<Piece> query_runs(const Mask& mask, std::span<const Piece> queries, const Piece& keys,
+                                  std::pmr::memory_resource* memory = std::pmr::get_default_resource());
 
 /// How many pairs of a query and a key are visible: the work of attention. Exact; O(log rows) for each document that
 /// both pieces reach into.

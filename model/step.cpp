@@ -1,7 +1,5 @@
 #include "model/step.h"
 
-#include <algorithm>
-
 namespace ringlet {
 
 const char* name_of(Recompute policy) {
@@ -15,24 +13,25 @@ const char* name_of(Recompute policy) {
 }
 
 Step::Step(RankContext context, const StepSettings& step_settings, Pass step_pass,
-           const SequenceLayout& sequence_layout, Mask step_mask, double rope_base, int64_t head_dim,
+           const SequenceLayout& sequence_layout, std::reference_wrapper<const Mask> step_mask, double rope_base, int64_t head_dim,
            std::span<const int32_t> host_tokens, std::span<const int32_t> host_labels)
     : device(context.device),
       ring(context.ring),
       trace(context.trace),
       offload(context.offload),
+      host_memory(context.host_memory),
       settings(step_settings),
       pass(step_pass),
       layout(sequence_layout),
-      mask(std::move(step_mask)),
-      schedule(layout, mask) {
+      mask(step_mask),
+      schedule(layout, mask, host_memory) {
   const int64_t row_count = layout.rows(ring.rank());
   CHECK(settings.recompute != Recompute::automatic, "no recompute policy was chosen");
   CHECK(layout.ring_size() == ring.size(), "layout for ", layout.ring_size(), " ranks on a ring of ",
         ring.size());
   CHECK(int64_t(host_tokens.size()) == row_count && int64_t(host_labels.size()) == row_count,
         host_tokens.size(), " tokens for ", row_count, " rows");
-  std::vector<int64_t> visible(row_count);
+  std::pmr::vector<int64_t> visible(size_t(row_count), host_memory);
   for (const Piece& piece : pieces()) {
     for (int64_t i = 0; i < piece.row_count; ++i) {
       visible[piece.first_row + i] = mask.first_visible(piece.position(i));
@@ -50,10 +49,6 @@ Step::Step(RankContext context, const StepSettings& step_settings, Pass step_pas
   upload<int32_t>(device, host_labels, labels);
   upload<int64_t>(device, visible, first_visible);
   device.rotary_table(pieces(), rope_base, rotary);
-}
-
-void for_each_chunk(int64_t rows, int64_t chunk, const std::function<void(int64_t, int64_t)>& body) {
-  for (int64_t first = 0; first < rows; first += chunk) body(first, std::min(chunk, rows - first));
 }
 
 }  // namespace ringlet

@@ -1,6 +1,8 @@
 #pragma once
 
+#include <algorithm>
 #include <functional>
+#include <memory_resource>
 #include <string_view>
 
 #include "kernels/backend.h"
@@ -34,6 +36,7 @@ struct RankContext {
   Comm& ring;
   Trace& trace;
   Offload* offload = nullptr;  // where block inputs wait for the backward pass; absent: in the arena
+  std::pmr::memory_resource* host_memory = std::pmr::get_default_resource();  // of lists that end with the step, or before
 };
 
 /// One window of tokens as this rank sees it, and how to run it: what every layer gets to know.
@@ -41,19 +44,20 @@ struct RankContext {
 class Step {
  public:
   /// tokens, labels: this rank's rows, piece by piece; labels may be -1 (not scored).
-  /// `layout` must outlive the step.
+  /// `layout` and `mask` must outlive the step.
   Step(RankContext context, const StepSettings& settings, Pass pass, const SequenceLayout& layout,
-       Mask mask, double rope_base, int64_t head_dim, std::span<const int32_t> tokens,
+       std::reference_wrapper<const Mask> mask, double rope_base, int64_t head_dim, std::span<const int32_t> tokens,
        std::span<const int32_t> labels);
 
   Backend& device;
   Comm& ring;
   Trace& trace;
   Offload* const offload;
+  std::pmr::memory_resource* const host_memory;
   const StepSettings settings;
   const Pass pass;
   const SequenceLayout& layout;
-  const Mask mask;
+  const Mask& mask;
   const RingSchedule schedule;
   Tensor tokens, labels;  // i32 [rows]
   Tensor first_visible;   // i64 [rows]
@@ -73,6 +77,9 @@ class Step {
 };
 
 /// Calls body(first row, row count) for chunks of at most `chunk` rows, in order.
-void for_each_chunk(int64_t rows, int64_t chunk, const std::function<void(int64_t, int64_t)>& body);
+template <class Body>
+void for_each_chunk(int64_t rows, int64_t chunk, const Body& body) {
+  for (int64_t first = 0; first < rows; first += chunk) body(first, std::min(chunk, rows - first));
+}
 
 }  // namespace ringlet

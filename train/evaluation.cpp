@@ -80,9 +80,14 @@ void load_weights(const Checkpoint& checkpoint, const Parameters& parameters) {
 
 Mask mask_of(const Window& window, MaskRule rule, int64_t sliding_window) {
   Mask mask;
+  set_mask(window, rule, sliding_window, mask);
+  return mask;
+}
+
+void set_mask(const Window& window, MaskRule rule, int64_t sliding_window, Mask& mask) {
   mask.window = sliding_window;
   if (rule == MaskRule::document) mask.document_starts = window.document_starts;
-  return mask;
+  else mask.document_starts.assign(1, 0);
 }
 
 void add_losses(std::span<const float> losses, const Batch& batch, std::span<const Piece> pieces,

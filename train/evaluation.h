@@ -31,6 +31,8 @@ void load_weights(const Checkpoint& checkpoint, const Parameters& parameters);
 
 /// The mask of a window: its documents, or one document for all (causal), and a sliding window (0: none).
 Mask mask_of(const Window& window, MaskRule rule, int64_t sliding_window);
+/// As above, in the memory that `mask` has.
+void set_mask(const Window& window, MaskRule rule, int64_t sliding_window, Mask& mask);
 
 /// Adds the losses of the rows that have a label to the bins of their positions and of their distances into their
 /// documents, whatever the mask lets them see.

@@ -8,7 +8,9 @@ ShardedAdamW::ShardedAdamW(const Parameters& parameters, Comm& world)
     : parameters_(parameters),
       world_(world),
       under_way_(parameters.buckets().size(), kNone),
-      reduced_(parameters.buckets().size()) {
+      reduced_(parameters.buckets().size()),
+      gathered_(parameters.buckets().size()),
+      host_sums_(parameters.buckets().size()) {
   Backend& device = parameters.device();
   const auto allocate = [&](const char* region, int64_t elements) {
     const Tensor flat = device.arena().allocate(region, Dtype::f32, {elements, 1, 1, 1});
@@ -80,9 +82,8 @@ double ShardedAdamW::finish_reduce() {
   Backend& device = parameters_.device();
   for (int64_t& bucket : under_way_) settle(bucket);
   for (int64_t i = 0; i < std::ssize(summed_); ++i) device.sum_of_squares(summed_[i], sums_.slice(i, 1));
-  std::vector<double> sums(summed_.size());
-  read<double>(device, sums_, sums);
-  return std::accumulate(sums.begin(), sums.end(), 0.0);
+  read<double>(device, sums_, host_sums_);
+  return std::accumulate(host_sums_.begin(), host_sums_.end(), 0.0);
 }
 
 void ShardedAdamW::update(const AdamW& settings) {
@@ -93,13 +94,12 @@ void ShardedAdamW::update(const AdamW& settings) {
     device.adamw(segment.parameter->decays() ? settings : without_decay, segment.gradient,
                  segment.weights, segment.first_moment, segment.second_moment, segment.rounded);
   }
-  std::vector<Event> gathered;
-  for (const Bucket& bucket : parameters_.buckets()) {
-    gathered.push_back(
-        world_.all_gather(shard_of(bucket.weights, bucket), bucket.weights, device.record()));
-    device.arena().hold(bucket.weights, gathered.back());
+  for (size_t i = 0; i < gathered_.size(); ++i) {
+    const Bucket& bucket = parameters_.buckets()[i];
+    gathered_[i] = world_.all_gather(shard_of(bucket.weights, bucket), bucket.weights, device.record());
+    device.arena().hold(bucket.weights, gathered_[i]);
   }
-  for (const Event& event : gathered) device.wait(event);
+  for (const Event& event : gathered_) device.wait(event);
 }
 
 }  // namespace ringlet

@@ -57,7 +57,9 @@ class ShardedAdamW {
   std::vector<Tensor> summed_;      // by bucket: this rank's shard of the summed gradient
   std::vector<int64_t> under_way_;  // by gradient buffer: the bucket whose sum is, or kNone
   std::vector<Event> reduced_;      // by bucket
+  std::vector<Event> gathered_;     // by bucket
   Tensor sums_;                     // f64, by bucket
+  std::vector<double> host_sums_;
 };
 
 }  // namespace ringlet

@@ -16,7 +16,7 @@ TrainStep::TrainStep(const ModelRank& rank, Parameters& parameters, ShardedAdamW
 
 double TrainStep::accumulate(const StepWindows& windows, Backend& device, const Losses& losses) {
   optimizer_.zero_gradients();
-  const RankContext context{device, rank_.context.ring, rank_.context.trace, rank_.context.offload};
+  const RankContext context{device, rank_.context.ring, rank_.context.trace, rank_.context.offload, &memory_};
   const GptConfig& gpt = rank_.gpt.config();
   const auto scale = float(rules_.loss_scale(windows.scored_tokens));
   // Sums are collective: who has no window, or none left, adds nothing to them.
@@ -32,10 +32,10 @@ double TrainStep::accumulate(const StepWindows& windows, Backend& device, const 
     }
     const ArenaScope scope(device.arena());
     context.trace.enter_phase("data");
-    const Batch batch = windows.next();
-    Step step(context, rank_.settings, Pass::training, rank_.layout,
-              mask_of(batch.window, mask_, sliding_window_), gpt.rope_base, gpt.heads.head_dim,
-              batch.tokens, batch.labels);
+    const Batch& batch = *windows.next();
+    set_mask(batch.window, mask_, sliding_window_, window_mask_);
+    Step step(context, rank_.settings, Pass::training, rank_.layout, window_mask_, gpt.rope_base,
+              gpt.heads.head_dim, batch.tokens, batch.labels);
     rank_.gpt.train(step, scale, [&](int64_t bucket) {
       if (reduce) optimizer_.start_reduce(bucket);
     });

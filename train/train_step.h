@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "kernels/recycled_memory.h"
 #include "train/evaluation.h"
 #include "train/optimizer.h"
 
@@ -30,7 +31,7 @@ struct StepWindows {
   int64_t count = 0;            // of this ring; may be 0
   int64_t most = 0;             // of the ring that has the most
   int64_t scored_tokens = 0;    // of all rings together
-  std::function<Batch()> next;  // this rank's rows of the next window
+  std::function<const Batch*()> next;  // this rank's rows of the next window, until the next call
   int64_t tokens = 0;           // of all rings, whether they are scored or not
 };
 
@@ -61,7 +62,10 @@ class TrainStep {
   MaskRule mask_;
   int64_t sliding_window_;
   StepRules rules_;
-  std::vector<float> losses_;  // of a window: as long in the next one
+  // What a step needs on the host, kept for the next one.
+  RecycledMemory memory_;
+  Mask window_mask_;
+  std::vector<float> losses_;
 };
 
 }  // namespace ringlet

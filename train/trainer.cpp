@@ -142,9 +142,9 @@ StepWindows Trainer::next_windows() {
     const int64_t window =
         window_of(uint64_t(config_.run.seed), cursor_ + i, plan.window_count(), config_.data.order);
     scored_tokens += run_.windows.label_count(window);
-    tokens += plan.window(window).token_count;
+    tokens += plan.tokens(window).count;
   }
-  return {share().per_step(), share().most_per_step(), scored_tokens, [this] { return prefetcher_->next(); },
+  return {share().per_step(), share().most_per_step(), scored_tokens, [this] { return &prefetcher_->next(); },
           tokens};
 }
 
@@ -153,8 +153,8 @@ double Trainer::checked_gradient(StepWindows windows, const TrainStep::Losses& l
   SpotCheck check(rank_.context.device, rank_.context.ring, rank_.context.trace, run_.gpt, rank_.layout,
                   {.seed = uint64_t(step_)});
   windows.next = [&check, this, next = windows.next] {
-    Batch batch = next();
-    check.begin_window(mask_of(batch.window, config_.data.mask, config_.data.window));
+    const Batch* const batch = next();
+    check.begin_window(mask_of(batch->window, config_.data.mask, config_.data.window));
     return batch;
   };
   const double squares = train_step_.accumulate(windows, check, losses);

@@ -10,11 +10,12 @@ ThreadsComm::ThreadsComm(World& world, Group& group, int rank)
     : world_(world),
       group_(group),
       timeline_(*group.timelines[static_cast<size_t>(rank)]),
-      rank_(rank) {}
+      rank_(rank),
+      performer_(world.memory()) {}
 
 ThreadsComm::~ThreadsComm() {
   try {
-    if (std::uncaught_exceptions() == 0) timeline_.wait(posted_);
+    if (std::uncaught_exceptions() == 0) timeline_.wait(timeline_.posted);
   } catch (const Error&) {
     // The world has failed: run_ranks tells why.
   }
@@ -25,9 +26,7 @@ Event ThreadsComm::exchange(std::span<const Message> sends, std::span<const Mess
                             Event after) {
   check_messages(sends, size());
   check_messages(receives, size());
-  const Event event = world_.start_exchange(group_, rank_, sends, receives, after);
-  posted_ = event.value;
-  return event;
+  return world_.start_exchange(timeline_, sends, receives, after);
 }
 
 Event ThreadsComm::all_reduce(const Tensor& values, Event after) {
@@ -55,7 +54,6 @@ Event ThreadsComm::broadcast(const Tensor& values, int root, Event after) {
 void ThreadsComm::barrier() { start(Kind::barrier, {}, {}, {}).wait(); }
 
 std::unique_ptr<Comm> ThreadsComm::split(int color) {
-  const int64_t call = calls_;
   int64_t own_color = color;
   std::vector<int64_t> colors(group_.members.size());
   const auto tensor = [](int64_t* values, int64_t count) {
@@ -70,7 +68,7 @@ std::unique_ptr<Comm> ThreadsComm::split(int color) {
     if (static_cast<int>(rank) == rank_) new_rank = static_cast<int>(members.size());
     members.push_back(group_.members[rank]);
   }
-  Group& group = world_.subgroup(group_, call, color, members);
+  Group& group = world_.subgroup(group_, splits_++, color, members);
   return std::make_unique<ThreadsComm>(world_, group, new_rank);
 }
 
@@ -81,18 +79,15 @@ Event ThreadsComm::start(Kind kind, const Tensor& input, const Tensor& output, E
   part.output = output;
   part.after = after;
   part.root = root;
-  const int64_t call = calls_++;
-  const bool alone = size() == 1 && !world_.failed();
+  const bool alone = size() == 1 && !world_.failed() && timeline_.reached(timeline_.posted);
   // Its own part in its own place: nothing to do, and nothing that a GPU's queue would have to be waited for.
-  if (alone && input.data == output.data && timeline_.reached(posted_)) return after;
-  if (alone && timeline_.reached(posted_) && after.reached()) {
+  if (alone && input.data == output.data) return after;
+  if (alone && after.reached()) {
     // Nobody to wait for: no need to wake the progress thread.
-    perform({kind, {part}}, world_.memory(), std::atomic<bool>(false));
+    performer_.perform(kind, {&part, 1}, std::atomic<bool>(false));
     return {};
   }
-  const Event event = world_.start_collective(group_, rank_, call, kind, part);
-  posted_ = event.value;
-  return event;
+  return world_.start_collective(timeline_, kind, part);
 }
 
 }  // namespace ringlet::threads

@@ -35,8 +35,8 @@ class ThreadsComm : public Comm {
   Group& group_;
   RankTimeline& timeline_;
   const int rank_;
-  int64_t calls_ = 0;   // of collectives
-  int64_t posted_ = 0;  // the last event of timeline_
+  int64_t splits_ = 0;
+  Performer performer_;  // of collectives on a group of one
 };
 
 }  // namespace ringlet::threads

@@ -19,41 +19,6 @@ Tensor part_of(const Tensor& values, size_t rank, size_t parts) {
   return values.reshaped({values.size(), 1, 1, 1}).slice(static_cast<int64_t>(rank) * count, count);
 }
 
-void all_reduce(const Operation& operation, RankMemory& memory, const std::atomic<bool>& abandoned) {
-  if (operation.parts.size() == 1) return;
-  std::vector<Tensor> inputs, outputs;
-  for (const Part& part : operation.parts) {
-    inputs.push_back(part.input);
-    outputs.push_back(part.output);
-  }
-  memory.sum(inputs, outputs, abandoned);
-}
-
-void reduce_scatter(const Operation& operation, RankMemory& memory, const std::atomic<bool>& abandoned) {
-  const size_t ranks = operation.parts.size();
-  std::vector<Tensor> inputs(ranks);
-  for (size_t rank = 0; rank < ranks; ++rank) {
-    for (size_t source = 0; source < ranks; ++source) {
-      inputs[source] = part_of(operation.parts[source].input, rank, ranks);
-    }
-    memory.sum(inputs, {&operation.parts[rank].output, 1}, abandoned);
-  }
-}
-
-void all_gather(const Operation& operation, RankMemory& memory, const std::atomic<bool>& abandoned) {
-  const size_t ranks = operation.parts.size();
-  for (size_t source = 0; source < ranks; ++source) {
-    for (const Part& part : operation.parts) {
-      memory.copy(operation.parts[source].input, part_of(part.output, source, ranks), abandoned);
-    }
-  }
-}
-
-void broadcast(const Operation& operation, RankMemory& memory, const std::atomic<bool>& abandoned) {
-  const Part& root = operation.parts[static_cast<size_t>(operation.parts[0].root)];
-  for (const Part& part : operation.parts) memory.copy(root.input, part.output, abandoned);
-}
-
 void check_message(const Part& sender, const Part& receiver) {
   if (fits(sender.input, receiver.output)) return;
   throw Error(fmt::format("rank {} sends {} to rank {}, which expects {}", sender.world_rank,
@@ -90,16 +55,57 @@ void check_parts(const Operation& operation) {
   }
 }
 
-void perform(const Operation& operation, RankMemory& memory, const std::atomic<bool>& abandoned) {
-  const std::vector<Part>& parts = operation.parts;
-  switch (operation.kind) {
-    case Kind::message: return memory.copy(parts[0].input, parts[1].output, abandoned);
-    case Kind::all_reduce: return all_reduce(operation, memory, abandoned);
-    case Kind::reduce_scatter: return reduce_scatter(operation, memory, abandoned);
-    case Kind::all_gather: return all_gather(operation, memory, abandoned);
-    case Kind::broadcast: return broadcast(operation, memory, abandoned);
+void Performer::perform(Kind kind, std::span<const Part> parts, const std::atomic<bool>& abandoned) {
+  switch (kind) {
+    case Kind::message: return memory_.copy(parts[0].input, parts[1].output, abandoned);
+    case Kind::all_reduce: return all_reduce(parts, abandoned);
+    case Kind::reduce_scatter: return reduce_scatter(parts, abandoned);
+    case Kind::all_gather: return all_gather(parts, abandoned);
+    case Kind::broadcast: return broadcast(parts, abandoned);
     case Kind::barrier: return;
   }
+}
+
+void Performer::perform_messages(std::span<const Operation> operations, std::span<const size_t> chosen,
+                                 const std::atomic<bool>& abandoned) {
+  copies_.clear();
+  for (const size_t index : chosen) {
+    const std::vector<Part>& parts = operations[index].parts;
+    copies_.push_back({parts[0].input, parts[1].output});
+  }
+  memory_.copy_all(copies_, abandoned);
+}
+
+void Performer::all_reduce(std::span<const Part> parts, const std::atomic<bool>& abandoned) {
+  if (parts.size() == 1) return;
+  inputs_.clear();
+  outputs_.clear();
+  for (const Part& part : parts) {
+    inputs_.push_back(part.input);
+    outputs_.push_back(part.output);
+  }
+  memory_.sum(inputs_, outputs_, abandoned);
+}
+
+void Performer::reduce_scatter(std::span<const Part> parts, const std::atomic<bool>& abandoned) {
+  for (size_t rank = 0; rank < parts.size(); ++rank) {
+    inputs_.clear();
+    for (const Part& source : parts) inputs_.push_back(part_of(source.input, rank, parts.size()));
+    memory_.sum(inputs_, {&parts[rank].output, 1}, abandoned);
+  }
+}
+
+void Performer::all_gather(std::span<const Part> parts, const std::atomic<bool>& abandoned) {
+  for (size_t source = 0; source < parts.size(); ++source) {
+    for (const Part& part : parts) {
+      memory_.copy(parts[source].input, part_of(part.output, source, parts.size()), abandoned);
+    }
+  }
+}
+
+void Performer::broadcast(std::span<const Part> parts, const std::atomic<bool>& abandoned) {
+  const Part& root = parts[static_cast<size_t>(parts[0].root)];
+  for (const Part& part : parts) memory_.copy(root.input, part.output, abandoned);
 }
 
 }  // namespace ringlet::threads

@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "kernels/comm/rank_memory.h"
@@ -26,6 +27,14 @@ struct Part {
   int64_t value = 0;
 };
 
+/// A part on its way from its rank to the progress thread.
+struct Post {
+  Kind kind = Kind::message;
+  Part part;
+  int64_t number = 0;   // of a message the other rank of the group, of a collective the group's call, from 0
+  int event_parts = 1;  // posts of this event: of an exchange as many as messages
+};
+
 /// Parts that belong together: of a message its sender and its receiver, of a collective every rank
 /// in rank order.
 struct Operation {
@@ -36,7 +45,25 @@ struct Operation {
 /// Throws Error that names two ranks and their sizes when the parts do not fit together.
 void check_parts(const Operation& operation);
 
-/// Moves and sums the data. Gives up between two blocks once `abandoned` is true.
-void perform(const Operation& operation, RankMemory& memory, const std::atomic<bool>& abandoned);
+/// Moves and sums the data of operations, one at a time. Keeps what it needs for that from one to the next.
+class Performer {
+ public:
+  explicit Performer(RankMemory& memory) : memory_(memory) {}
+  /// Gives up between two blocks once `abandoned` is true.
+  void perform(Kind kind, std::span<const Part> parts, const std::atomic<bool>& abandoned);
+  /// Messages that do not depend on each other, in one call.
+  void perform_messages(std::span<const Operation> operations, std::span<const size_t> chosen,
+                        const std::atomic<bool>& abandoned);
+
+ private:
+  void all_reduce(std::span<const Part> parts, const std::atomic<bool>& abandoned);
+  void reduce_scatter(std::span<const Part> parts, const std::atomic<bool>& abandoned);
+  void all_gather(std::span<const Part> parts, const std::atomic<bool>& abandoned);
+  void broadcast(std::span<const Part> parts, const std::atomic<bool>& abandoned);
+
+  RankMemory& memory_;
+  std::vector<Tensor> inputs_, outputs_;
+  std::vector<RankMemory::Copy> copies_;
+};
 
 }  // namespace ringlet::threads

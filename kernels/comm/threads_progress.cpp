@@ -1,9 +1,8 @@
-// The progress thread: takes what the ranks have matched, and performs it as soon as it may start.
+// The progress thread: performs each operation as soon as it may start.
 
 #include <sys/prctl.h>
 
 #include <algorithm>
-#include <iterator>
 #include <ranges>
 
 #include <fmt/format.h>
@@ -30,80 +29,85 @@ bool may_start(const Part& part) {
 
 bool has_withdrawn_part(const Operation& operation) {
   return std::ranges::any_of(operation.parts,
-                             [](const Part& part) { return part.timeline->withdrawn; });
+                             [](const Part& part) { return part.timeline->withdrawn.load(); });
 }
 
 }  // namespace
 
 void World::progress() {
   prctl(PR_SET_TIMERSLACK, kTimerSlackNanoseconds, 0, 0, 0);
-  Lock lock(mutex_);
   while (!stopping_) {
-    take_matched();
-    const Next next = advance(lock);
-    if (next == Next::again) continue;
-    const auto has_work = [this] { return work_; };
-    if (next == Next::poll) work_changed_.wait_for(lock, kPollInterval, has_work);
-    else work_changed_.wait(lock, has_work);
-    work_ = false;
+    const uint32_t seen = work_.now();
+    const bool new_end = see_ended_ranks();
+    const bool new_posts = take_posts();
+    if (seen_ends_ > 0 && (new_end || new_posts)) look_for_lost_ranks();
+    const Next next = advance();
+    if (next == Next::sleep) work_.sleep(seen);
+    if (next == Next::poll) work_.sleep(seen, ChangeCount::Clock::now() + kPollInterval);
   }
 }
 
 void World::stop_progress() {
-  const Lock lock(mutex_);
   stopping_ = true;
-  wake_progress();
+  work_.tell();
 }
 
-void World::take_matched() {
-  std::ranges::move(matched_, std::back_inserter(in_hand_));
-  matched_.clear();
-  if (some_withdrawn_) std::erase_if(in_hand_, has_withdrawn_part);
-  some_withdrawn_ = false;
-}
-
-World::Next World::advance(Lock& lock) {
+World::Next World::advance() {
   if (failed_ || in_hand_.empty()) return Next::sleep;
-  busy_ = true;
-  lock.unlock();
-  Search found;
   std::optional<Failure> failure;
+  ready_.clear();
+  rounds_.tell();  // odd: whoever fails or withdraws from now on waits for the end of the round; who did before is seen
+  drop_withdrawn();
   try {
-    found = search();
-    if (!found.ready.empty()) perform_ready(found.ready);
+    if (!failed_) search();
+    if (!ready_.empty()) perform_ready();
   } catch (...) {
     failure = describe_failure(std::current_exception(), "");
   }
-  lock.lock();
-  busy_ = false;
-  ++rounds_;
-  quiet_.notify_all();
-  if (failure) fail_locked(*failure);
+  rounds_.tell();
+  if (failure) fail(*failure);
   if (failed_) return Next::sleep;
-  if (found.ready.empty()) return found.foreign_after ? Next::poll : Next::sleep;
-  for (const size_t index : found.ready) {
-    for (const Part& part : in_hand_[index].parts) finish_part(*part.timeline, part.value);
-  }
-  for (const size_t index : std::views::reverse(found.ready)) {
-    in_hand_.erase(in_hand_.begin() + static_cast<std::ptrdiff_t>(index));
-  }
+  if (ready_.empty()) return foreign_after_ ? Next::poll : Next::sleep;
+  finish_ready();
   return Next::again;
 }
 
-void World::perform_ready(const std::vector<size_t>& ready) const {
-  const auto begin = Trace::Clock::now();
-  if (ready.size() == 1) {
-    perform(in_hand_[ready.front()], memory_, failed_);
-  } else {
-    std::vector<RankMemory::Copy> copies;
-    for (const size_t index : ready) {
-      const std::vector<Part>& parts = in_hand_[index].parts;
-      copies.push_back({parts[0].input, parts[1].output});
+void World::drop_withdrawn() {
+  const int withdrawals = withdrawals_;
+  if (withdrawals == seen_withdrawals_) return;
+  seen_withdrawals_ = withdrawals;
+  std::erase_if(in_hand_, has_withdrawn_part);
+}
+
+void World::search() {
+  foreign_after_ = false;
+  const auto most = static_cast<size_t>(memory_.copies_at_once());
+  for (size_t index = 0; index < in_hand_.size() && ready_.size() < most; ++index) {
+    const Operation& operation = in_hand_[index];
+    if (!ready_.empty() && operation.kind != Kind::message) continue;
+    bool is_ready = true;
+    for (const Part& part : operation.parts) {
+      if (may_start(part)) continue;
+      is_ready = false;
+      const auto* own = dynamic_cast<const RankTimeline*>(part.after.timeline);
+      foreign_after_ = foreign_after_ || own == nullptr || &own->world != this;
     }
-    memory_.copy_all(copies, failed_);
+    if (!is_ready) continue;
+    ready_.push_back(index);
+    if (operation.kind != Kind::message) break;
+  }
+}
+
+void World::perform_ready() {
+  const auto begin = Trace::Clock::now();
+  if (ready_.size() == 1) {
+    const Operation& operation = in_hand_[ready_.front()];
+    performer_.perform(operation.kind, operation.parts, failed_);
+  } else {
+    performer_.perform_messages(in_hand_, ready_, failed_);
   }
   const auto end = Trace::Clock::now();
-  for (const size_t index : ready) tell_observer(in_hand_[index], begin, end);
+  for (const size_t index : ready_) tell_observer(in_hand_[index], begin, end);
 }
 
 void World::tell_observer(const Operation& operation, Trace::Clock::time_point begin,
@@ -118,24 +122,14 @@ void World::tell_observer(const Operation& operation, Trace::Clock::time_point b
   }
 }
 
-World::Search World::search() const {
-  Search found;
-  const size_t most = size_t(memory_.copies_at_once());
-  for (size_t index = 0; index < in_hand_.size() && found.ready.size() < most; ++index) {
-    const Operation& operation = in_hand_[index];
-    if (!found.ready.empty() && operation.kind != Kind::message) continue;
-    bool is_ready = true;
-    for (const Part& part : operation.parts) {
-      if (may_start(part)) continue;
-      is_ready = false;
-      const auto* own = dynamic_cast<const RankTimeline*>(part.after.timeline);
-      found.foreign_after = found.foreign_after || own == nullptr || &own->world != this;
-    }
-    if (!is_ready) continue;
-    found.ready.push_back(index);
-    if (operation.kind != Kind::message) break;
+void World::finish_ready() {
+  for (const size_t index : ready_) {
+    for (const Part& part : in_hand_[index].parts) finish_part(*part.timeline, part.value);
   }
-  return found;
+  for (const size_t index : std::views::reverse(ready_)) {
+    spare_parts_.push_back(std::move(in_hand_[index].parts));
+    in_hand_.erase(in_hand_.begin() + static_cast<std::ptrdiff_t>(index));
+  }
 }
 
 }  // namespace ringlet::threads

@@ -21,30 +21,25 @@ void RankTimeline::wait(int64_t value) {
 }
 
 void World::wait(RankTimeline& timeline, int64_t value) {
-  Lock lock(mutex_);
-  Rank& rank = ranks_[static_cast<size_t>(timeline.world_rank)];
-  rank.trace.set_waiting(++rank.waits > 0);
+  Trace& trace = this->trace(timeline.world_rank);
+  trace.begin_wait();
   auto deadline = Trace::Clock::now() + timeout_;
-  const auto is_over = [&] { return timeline.reached(value) || timeline.withdrawn || failed_; };
-  while (!timeline.changed.wait_until(lock, deadline, is_over)) {
+  while (true) {
+    const uint32_t seen = timeline.changed.now();
+    if (timeline.reached(value) || timeline.withdrawn || failed_) break;
+    if (timeline.changed.sleep(seen, deadline)) continue;
     const std::vector<RankView> ranks = rank_views();
     deadline = end_of_patience(ranks, timeout_);
-    if (deadline <= Trace::Clock::now()) {
-      fail_locked(timeout_failure(ranks, timeline.world_rank, timeout_));
-    }
+    if (deadline <= Trace::Clock::now()) fail(timeout_failure(ranks, timeline.world_rank, timeout_));
   }
-  rank.trace.set_waiting(--rank.waits > 0);
+  trace.end_wait();
   if (timeline.reached(value)) return;
-  if (failed_) throw_failure(lock);
+  if (failed_) throw_failure();
   throw Error("a message was given up, because its Comm was destroyed by an error");
 }
 
 void World::fail(Failure failure) {
-  const Lock lock(mutex_);
-  fail_locked(std::move(failure));
-}
-
-void World::fail_locked(Failure failure) {
+  const std::lock_guard lock(mutex_);
   if (failed_) {
     if (failure_->of_a_peer && !failure.of_a_peer) failure_ = std::move(failure);
     return;
@@ -52,23 +47,22 @@ void World::fail_locked(Failure failure) {
   failure_ = std::move(failure);
   failure_time_ = std::chrono::steady_clock::now();
   failed_ = true;
-  wake_progress();
+  work_.tell();
   rank_ended_.notify_all();
   for (const auto& group : groups_) {
-    for (const auto& timeline : group->timelines) timeline->changed.notify_all();
+    for (const auto& timeline : group->timelines) timeline->changed.tell();
   }
 }
 
-void World::throw_failure(Lock& lock) {
-  quiet_.wait(lock, [this] { return !busy_; });
+void World::throw_failure() {
+  wait_until_quiet();
+  const std::lock_guard lock(mutex_);
   throw PeerFailed(failure_->cause, failure_->advice);
 }
 
-void World::check_peers(Lock& lock) {
-  if (std::ranges::any_of(ranks_, &Rank::ended)) {
-    if (auto lost = find_lost_wait()) fail_locked(*lost);
-  }
-  if (failed_) throw_failure(lock);
+void World::wait_until_quiet() {
+  const uint32_t round = rounds_.now();
+  while (round % 2 == 1 && rounds_.now() == round) rounds_.sleep(round);
 }
 
 std::vector<RankView> World::rank_views() const {
@@ -76,27 +70,42 @@ std::vector<RankView> World::rank_views() const {
   for (const Rank& rank : ranks_) {
     const int number = static_cast<int>(views.size());
     views.push_back(
-        {number, rank.waits > 0, rank.ended, rank.trace.place(), rank.trace.last_sign()});
+        {number, rank.trace.waiting(), rank.ended, rank.trace.place(), rank.trace.last_sign()});
   }
   return views;
 }
 
 void World::end_rank(int world_rank) {
-  const Lock lock(mutex_);
-  ranks_[static_cast<size_t>(world_rank)].ended = true;
-  rank_ended_.notify_all();
-  if (failed_) return;
-  if (auto unfinished = unfinished_of(world_rank)) return fail_locked(*unfinished);
-  if (auto lost = find_lost_wait()) fail_locked(*lost);
+  {
+    const std::lock_guard lock(mutex_);
+    ranks_[static_cast<size_t>(world_rank)].ended = true;
+    rank_ended_.notify_all();
+  }
+  ++ends_;
+  work_.tell();
 }
 
-std::optional<Failure> World::unfinished_of(int world_rank) const {
-  for (const auto& group : groups_) {
+bool World::see_ended_ranks() {
+  const int ends = ends_;
+  if (ends == seen_ends_) return false;
+  seen_ends_ = ends;
+  for (Rank& rank : ranks_) rank.seen_ended = rank.ended;
+  return true;
+}
+
+void World::look_for_lost_ranks() {
+  if (failed_) return;
+  if (auto unfinished = find_unfinished()) return fail(*unfinished);
+  if (auto lost = find_lost_wait()) fail(*lost);
+}
+
+std::optional<Failure> World::find_unfinished() const {
+  for (const Group* group : known_groups_) {
     for (const auto& timeline : group->timelines) {
-      if (timeline->world_rank != world_rank || timeline->unfinished_parts.empty()) continue;
-      const Trace& trace = ranks_[static_cast<size_t>(world_rank)].trace;
-      return make_failure(fmt::format("rank {} ended with messages in flight ({})", world_rank,
-                                      describe_place(trace.place())),
+      const Rank& rank = ranks_[static_cast<size_t>(timeline->world_rank)];
+      if (!rank.seen_ended || timeline->withdrawn || timeline->unfinished_parts.empty()) continue;
+      return make_failure(fmt::format("rank {} ended with messages in flight ({})", timeline->world_rank,
+                                      describe_place(rank.trace.place())),
                           "A rank has to wait for its last events before it returns.");
     }
   }
@@ -104,7 +113,7 @@ std::optional<Failure> World::unfinished_of(int world_rank) const {
 }
 
 std::optional<Failure> World::find_lost_wait() const {
-  for (const auto& group : groups_) {
+  for (const Group* group : known_groups_) {
     const auto world_rank = [&](int rank) { return group->members[static_cast<size_t>(rank)]; };
     for (const auto& [route, parts] : group->sends) {
       if (parts.empty()) continue;
@@ -114,11 +123,12 @@ std::optional<Failure> World::find_lost_wait() const {
       if (parts.empty()) continue;
       if (auto lost = lost_wait(world_rank(route.first), world_rank(route.second))) return lost;
     }
-    for (const auto& [call, operation] : group->collectives) {
+    for (size_t call = 0; call < group->collectives.size(); ++call) {
+      const std::vector<Part>& parts = group->collectives[call].parts;
       const auto is_posted = [](const Part& part) { return part.timeline != nullptr; };
-      const auto waiting = std::ranges::find_if(operation.parts, is_posted);
-      for (size_t rank = 0; rank < operation.parts.size(); ++rank) {
-        if (is_posted(operation.parts[rank])) continue;
+      const auto waiting = std::ranges::find_if(parts, is_posted);
+      for (size_t rank = 0; rank < parts.size(); ++rank) {
+        if (is_posted(parts[rank])) continue;
         if (auto lost = lost_wait(group->members[rank], waiting->world_rank)) return lost;
       }
     }
@@ -127,7 +137,7 @@ std::optional<Failure> World::find_lost_wait() const {
 }
 
 std::optional<Failure> World::lost_wait(int missing_rank, int waiting_rank) const {
-  if (!ranks_[static_cast<size_t>(missing_rank)].ended) return {};
+  if (!ranks_[static_cast<size_t>(missing_rank)].seen_ended) return {};
   const Trace& trace = ranks_[static_cast<size_t>(waiting_rank)].trace;
   return make_failure(fmt::format("rank {} ended while rank {} waits for it ({})", missing_rank,
                                   waiting_rank, describe_place(trace.place())),
@@ -135,19 +145,16 @@ std::optional<Failure> World::lost_wait(int missing_rank, int waiting_rank) cons
 }
 
 void World::wait_for_ranks(std::chrono::milliseconds grace) {
-  Lock lock(mutex_);
-  const auto all_ended = [this] { return std::ranges::all_of(ranks_, &Rank::ended); };
+  std::unique_lock lock(mutex_);
+  const auto all_ended = [this] {
+    return std::ranges::all_of(ranks_, [](const Rank& rank) { return rank.ended.load(); });
+  };
   rank_ended_.wait(lock, [&] { return failed_ || all_ended(); });
   rank_ended_.wait_until(lock, failure_time_ + grace, all_ended);
 }
 
-bool World::ended(int world_rank) {
-  const Lock lock(mutex_);
-  return ranks_[static_cast<size_t>(world_rank)].ended;
-}
-
 std::optional<Failure> World::failure() {
-  const Lock lock(mutex_);
+  const std::lock_guard lock(mutex_);
   return failure_;
 }
 

@@ -14,6 +14,9 @@
 #include <vector>
 
 #include "kernels/comm.h"
+#include "kernels/comm/change_count.h"
+#include "kernels/comm/fifo.h"
+#include "kernels/comm/post_queue.h"
 #include "kernels/comm/threads.h"
 #include "kernels/comm/threads_failure.h"
 #include "kernels/comm/threads_operation.h"
@@ -22,8 +25,8 @@ namespace ringlet::threads {
 
 class World;
 
-/// The events of one rank's Comm. Operations end in any order; `done` counts those of the finished
-/// beginning.
+/// The events of one rank's Comm, and what it has posted for them. Operations end in any order; `done` counts those of
+/// the finished beginning.
 class RankTimeline : public Timeline {
  public:
   RankTimeline(World& owner, int owner_rank) : world(owner), world_rank(owner_rank) {}
@@ -35,23 +38,27 @@ class RankTimeline : public Timeline {
   World& world;
   const int world_rank;
   std::atomic<int64_t> done{0};
-  // The rest is guarded by the world's mutex.
-  std::deque<int> unfinished_parts;  // of the operations done + 1, done + 2, ...
-  bool withdrawn = false;            // its Comm is gone: what it posted must not be touched
-  std::condition_variable changed;
+  std::atomic<bool> withdrawn{false};  // its Comm is gone: what it posted must not be touched
+  ChangeCount changed;                 // of done, of withdrawn, of the world's failure
+  PostQueue posts;
+  int64_t posted = 0, collectives = 0;  // events, collectives among them. Belong to the thread that calls the Comm
+  Fifo<int> unfinished_parts;  // of done + 1, done + 2, ... Belongs to the progress thread
 };
 
-/// The ranks of one Comm and what they have posted so far. Guarded by the world's mutex.
+/// The ranks of one Comm, and what they have posted so far.
 struct Group {
   using Route = std::pair<int, int>;  // source, destination: ranks of this group
   std::vector<int> members;           // world ranks
   std::vector<std::unique_ptr<RankTimeline>> timelines;  // one per member
-  std::map<int64_t, Operation> collectives;  // posted by some, by the number of the call
-  std::map<Route, std::deque<Part>> sends, receives;  // not yet matched
+  // The rest belongs to the progress thread.
+  Fifo<Operation> collectives;        // posted by some: calls first_call, first_call + 1, ...
+  int64_t first_call = 0;
+  std::map<Route, Fifo<Part>> sends, receives;  // not yet matched
 };
 
-/// What the ranks of one run share. Ranks post parts; the progress thread performs an operation
-/// when all its parts are posted and their `after` events are reached. After the first failure
+/// What the ranks of one run share. Ranks post parts; the progress thread takes them, and performs an operation
+/// when all its parts are there and their `after` events are reached. What it has taken belongs to it alone, so a step
+/// takes no lock, and once its queues are as long as they get it allocates nothing. After the first failure
 /// nothing is performed any more, and every call of a rank throws PeerFailed; it throws only when
 /// the progress thread has let go of all tensors, so that they may be freed.
 class World {
@@ -65,13 +72,12 @@ class World {
   Trace& trace(int world_rank) { return ranks_[static_cast<size_t>(world_rank)].trace; }
 
   // ---- called by rank threads ----
-  Event start_exchange(Group& group, int rank, std::span<const Message> sends,
+  Event start_exchange(RankTimeline& timeline, std::span<const Message> sends,
                        std::span<const Message> receives, Event after);
-  /// `call`: the number of this collective among the group's, from 0.
-  Event start_collective(Group& group, int rank, int64_t call, Kind kind, Part part);
+  Event start_collective(RankTimeline& timeline, Kind kind, const Part& part);
   void wait(RankTimeline& timeline, int64_t value);
-  /// The group of the ranks that gave `color` in the split that was call number `call` of `parent`.
-  Group& subgroup(Group& parent, int64_t call, int64_t color, const std::vector<int>& members);
+  /// The group of the ranks that gave `color` in the split number `split` of `parent`.
+  Group& subgroup(Group& parent, int64_t split, int64_t color, const std::vector<int>& members);
   /// After it returns nothing that was posted on this timeline is touched again.
   void withdraw(RankTimeline& timeline);
   bool failed() const { return failed_; }
@@ -84,46 +90,48 @@ class World {
   void end_rank(int world_rank);
   /// Returns when every rank has ended, or `grace` after a failure.
   void wait_for_ranks(std::chrono::milliseconds grace);
-  bool ended(int world_rank);
+  bool ended(int world_rank) const { return ranks_[static_cast<size_t>(world_rank)].ended; }
   /// The first failure, if there was one.
   std::optional<Failure> failure();
 
  private:
-  using Lock = std::unique_lock<std::mutex>;
   struct Rank {
     Trace trace;
-    int waits = 0;  // of its threads
-    bool ended = false;
+    std::atomic<bool> ended{false};
+    bool seen_ended = false;  // by the progress thread, before it took what was posted last
   };
   enum class Next : uint8_t { again, poll, sleep };
-  /// What the progress thread found among the operations in hand.
-  struct Search {
-    std::vector<size_t> ready;   // indices, ascending: messages that are copied together, or one operation
-    bool foreign_after = false;  // some `after` is on a timeline that does not wake this world
-  };
 
-  // threads_world.cpp: the lock is held
-  Part new_part(Group& group, int rank, Event after, int part_count);
-  void post_send(Group& group, Group::Route route, const Part& part);
-  void post_receive(Group& group, Group::Route route, const Part& part);
+  // threads_world.cpp: on ranks' threads
+  Post new_post(RankTimeline& timeline, Event after);
+  void push(RankTimeline& timeline, const Post& post);
+
+  // threads_matching.cpp: on the progress thread
+  bool take_posts();
+  void accept(Group& group, int rank, const Post& post);
+  void accept_message(Group& group, int rank, const Post& post);
+  void accept_collective(Group& group, int rank, const Post& post);
+  Operation new_operation(Kind kind, size_t part_count);
   void match(Operation operation);
   void finish_part(RankTimeline& timeline, int64_t value);
-  void wake_progress();
 
-  // threads_progress.cpp: the lock is held, but for search
-  void take_matched();
-  Next advance(Lock& lock);
-  Search search() const;
-  void perform_ready(const std::vector<size_t>& ready) const;
+  // threads_progress.cpp: on the progress thread
+  Next advance();
+  void drop_withdrawn();
+  void search();
+  void perform_ready();
   void tell_observer(const Operation& operation, Trace::Clock::time_point begin,
                      Trace::Clock::time_point end) const;
+  void finish_ready();
 
-  // threads_watchdog.cpp: the lock is held
-  void fail_locked(Failure failure);
-  [[noreturn]] void throw_failure(Lock& lock);
-  void check_peers(Lock& lock);
+  // threads_watchdog.cpp: on any thread
+  [[noreturn]] void throw_failure();
+  void wait_until_quiet();
   std::vector<RankView> rank_views() const;
-  std::optional<Failure> unfinished_of(int world_rank) const;
+  // threads_watchdog.cpp: on the progress thread
+  bool see_ended_ranks();
+  void look_for_lost_ranks();
+  std::optional<Failure> find_unfinished() const;
   std::optional<Failure> find_lost_wait() const;
   std::optional<Failure> lost_wait(int missing_rank, int waiting_rank) const;
 
@@ -131,21 +139,32 @@ class World {
   TransferObserver* const observer_;  // or absent
   const std::unique_ptr<RankMemory> host_memory_;
   RankMemory& memory_;
-  std::mutex mutex_;
   std::deque<Rank> ranks_;
+
+  // Guarded by the mutex, which a step does not take.
+  std::mutex mutex_;
   std::deque<std::unique_ptr<Group>> groups_;  // the first holds all ranks
   std::map<std::tuple<const Group*, int64_t, int64_t>, Group*> splits_;
-  std::atomic<bool> failed_{false};
   std::optional<Failure> failure_;
   std::chrono::steady_clock::time_point failure_time_;
   std::condition_variable rank_ended_;
 
-  std::vector<Operation> matched_;  // for the progress thread to take
-  std::deque<Operation> in_hand_;   // belongs to the progress thread while busy_
-  bool some_withdrawn_ = false;     // some operations may have to be dropped
-  bool busy_ = false, work_ = false, stopping_ = false;
-  int64_t rounds_ = 0;  // how often busy_ has ended
-  std::condition_variable work_changed_, quiet_;
+  // What the progress thread has to look at. Whoever changes one of these tells `work_`.
+  ChangeCount work_;
+  std::atomic<size_t> group_count_{0};
+  std::atomic<int> withdrawals_{0}, ends_{0};
+  std::atomic<bool> failed_{false}, stopping_{false};
+  /// Odd while the progress thread uses tensors and foreign timelines, even otherwise.
+  ChangeCount rounds_;
+
+  // Belongs to the progress thread.
+  std::vector<Group*> known_groups_;
+  int seen_ends_ = 0, seen_withdrawals_ = 0;
+  std::vector<Operation> in_hand_;  // all their parts are there
+  std::vector<std::vector<Part>> spare_parts_;
+  Performer performer_;
+  std::vector<size_t> ready_;   // of in_hand_, ascending: messages that are copied together, or one operation
+  bool foreign_after_ = false;  // some `after` is on a timeline that does not wake this world
 };
 
 }  // namespace ringlet::threads

@@ -185,7 +185,7 @@ RingRank::RingRank(const CudaInterface& interface, const HeadShape& head_shape,
     : shape(head_shape),
       gpu(interface, {.arena_bytes = arena_bytes_of(shape, layout.max_rows()), .attention = attention},
           ring.rank(), trace),
-      step({*gpu, ring, trace}, {}, ringlet::Pass::training, layout, Mask{}, 1e4, shape.head_dim,
+      step({*gpu, ring, trace}, {}, ringlet::Pass::training, layout, mask, 1e4, shape.head_dim,
            std::vector<int32_t>(size_t(layout.rows(ring.rank()))),
            std::vector<int32_t>(size_t(layout.rows(ring.rank())))) {
   const int64_t rows = step.rows();

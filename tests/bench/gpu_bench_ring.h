@@ -18,6 +18,7 @@ struct RingRank {
 
   HeadShape shape;
   Gpu gpu;
+  const ringlet::Mask mask;
   Step step;
   Tensor q, kv, d_output, output, lse, delta, dq, dkv;  // as in model/ring_attention.h
 };

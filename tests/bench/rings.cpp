@@ -33,8 +33,7 @@ class Rank {
  public:
   Rank(RankContext context, const SequenceLayout& layout)
       : tokens_(size_t(layout.rows(context.ring.rank())), 0),
-        step_(context, {}, Pass::training, layout, Mask{{0}, 0}, 1e4, kShape.head_dim, tokens_,
-              tokens_) {
+        step_(context, {}, Pass::training, layout, mask_, 1e4, kShape.head_dim, tokens_, tokens_) {
     const int64_t rows = step_.rows();
     q_ = filled({kShape.heads, rows, kShape.head_dim, 1});
     kv_ = filled({2 * kShape.kv_heads * rows * kShape.head_dim, 1, 1, 1});
@@ -60,6 +59,7 @@ class Rank {
     return tensor;
   }
   std::vector<int32_t> tokens_;
+  const Mask mask_;
   Step step_;
   Tensor q_, kv_, output_, d_output_, lse_, delta_, dq_, dkv_;
 };

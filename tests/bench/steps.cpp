@@ -71,7 +71,7 @@ class Rank {
 
   void step() {
     double squares =
-        step_.accumulate({1, 1, batch_.window.token_count, [this] { return batch_; }},
+        step_.accumulate({1, 1, batch_.window.token_count, [this] { return &batch_; }},
                          rank_.context.device, [](std::span<const float>, const Batch&) {});
     sum_over_world(rank_, {&squares, 1});
     step_.update(squares, 1.0, {1e-4f, 0.9f, 0.95f, 1e-8f, 0.1f, 1, ++updates_});

@@ -171,7 +171,8 @@ Outcome train(const CudaInterface& interface, const GptConfig& config, Recompute
       const ArenaScope scope(device->arena());
       std::vector<int32_t> tokens(length);
       for (int64_t i = 0; i < length; ++i) tokens[i] = int32_t((7 * i + i * i + window) % config.vocabulary);
-      Step step({*device, world, trace, offload.get()}, {.recompute = policy}, Pass::training, layout, Mask{},
+      const Mask mask;
+      Step step({*device, world, trace, offload.get()}, {.recompute = policy}, Pass::training, layout, mask,
                 config.rope_base, config.heads.head_dim, tokens, tokens);
       gpt.train(step, 0.01f, [](int64_t) {});
       keep(step.losses);

@@ -234,8 +234,9 @@ TEST_F(CudaTrainerTest, TwoHundredGradientsHaveTheSameBits) {
       const std::vector<Piece>& pieces = layout.ranks[ring->rank()];
       for (int i = 0; i < kRepeats; ++i) {
         const ArenaScope scope(device->arena());
-        Step step({*device, *ring, trace}, {Recompute::selective, 256, 256}, Pass::training, layout,
-                  Mask{{0, 300, 301}, 0}, gpt.rope_base, gpt.heads.head_dim, take_rows(window.tokens, pieces),
+        const Mask mask{{0, 300, 301}, 0};
+        Step step({*device, *ring, trace}, {Recompute::selective, 256, 256}, Pass::training, layout, mask,
+                  gpt.rope_base, gpt.heads.head_dim, take_rows(window.tokens, pieces),
                   take_rows(window.labels, pieces));
         repeats[ring->rank()].add(gradients_of_step(model, parameters, step));
       }

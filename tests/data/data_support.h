@@ -11,6 +11,7 @@
 #include "data/corpus.h"
 #include "data/corpus_writer.h"
 #include "data/tasks.h"
+#include "tests/support/sanitized.h"
 
 namespace ringlet::test {
 
@@ -60,18 +61,5 @@ void expect_error(const std::function<void()>& act, const std::vector<std::strin
 /// Runs `act` in a forked child; its return value is the child's exit status, 255 stands for an end
 /// by a signal, 254 for an exception.
 int run_in_child(const std::function<int()>& act);
-
-/// Tests that count memory or flip thousands of bytes do less, or nothing, under sanitizers.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-inline constexpr bool kSanitized = true;
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-inline constexpr bool kSanitized = true;
-#else
-inline constexpr bool kSanitized = false;
-#endif
-#else
-inline constexpr bool kSanitized = false;
-#endif
 
 }  // namespace ringlet::test

@@ -54,7 +54,8 @@ void train_once(Backend& device, Comm& ring, Trace& trace) {
   parameters.zero_gradients();
   Gpt gpt(parameters);
   const std::vector<int32_t> rows(layout.rows(ring.rank()), 3);
-  Step step({device, ring, trace}, {Recompute::selective, 16, 16}, Pass::training, layout, Mask{{0}, 0},
+  const Mask mask;
+  Step step({device, ring, trace}, {Recompute::selective, 16, 16}, Pass::training, layout, mask,
             config.rope_base, config.heads.head_dim, rows, rows);
   gpt.train(step, 1, [](int64_t) {});
   device.synchronize();

@@ -1,14 +1,50 @@
-// A training step after the first ones works in memory that it has: nothing is mapped, nothing touched for the first time.
-// (Sanitizers keep memory of their own for every access.)
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+// A training step after the first ones works in memory that it has, and its ranks and their threads find each other without
+// a lock: nothing is allocated, nothing mapped or touched for the first time, no mutex taken.
+#include <dlfcn.h>
 #include <gtest/gtest.h>
+#include <pthread.h>
 #include <sys/resource.h>
 
+#include <algorithm>
+#include <atomic>
 #include <limits>
+#include <memory>
+#include <mutex>
+#include <vector>
 
 #include "kernels/comm/threads.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "tests/support/sanitized.h"
 #include "train/train_step.h"
+
+namespace {
+
+// Of the whole process.
+std::atomic<int64_t> allocations{0}, locks{0};
+
+}  // namespace
+
+// In this program these stand before the C library's. A sanitizer has its own.
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+extern "C" void* __libc_malloc(size_t bytes);
+extern "C" void* __libc_memalign(size_t alignment, size_t bytes);
+
+extern "C" void* malloc(size_t bytes) {
+  ++allocations;
+  return __libc_malloc(bytes);
+}
+
+extern "C" void* aligned_alloc(size_t alignment, size_t bytes) {
+  ++allocations;
+  return __libc_memalign(alignment, bytes);
+}
+
+extern "C" int pthread_mutex_lock(pthread_mutex_t* mutex) {
+  static const auto lock = reinterpret_cast<int (*)(pthread_mutex_t*)>(dlsym(RTLD_NEXT, "pthread_mutex_lock"));
+  ++locks;
+  return lock(mutex);
+}
+#endif
 
 namespace ringlet::test {
 namespace {
@@ -25,54 +61,93 @@ GptConfig small_model() {
   return gpt;
 }
 
-int64_t page_faults() {
-  rusage used{};
-  getrusage(RUSAGE_SELF, &used);
-  return used.ru_minflt + used.ru_majflt;
-}
+struct Ranks {
+  int ranks, threads_per_rank;
+  Layout layout = Layout::zigzag;
+  Recompute recompute = Recompute::none;
+};
 
-/// Page faults of all ranks' threads in the steadiest two of twelve steps: a helper that came late to all work before, or
-/// the system that moved pages, may cost some in others.
-int64_t fewest_faults(int ranks, int threads_per_rank) {
-  const SequenceLayout layout = make_layout(Layout::zigzag, kLength, ranks);
-  int64_t fewest = std::numeric_limits<int64_t>::max(), before = 0;
-  run_ranks({ranks, std::chrono::minutes(1)}, [&](Comm& world, Trace& trace) {
-    const std::unique_ptr<Backend> device = make_cpu_backend(int64_t{1} << 32, trace, threads_per_rank);
-    Parameters parameters(small_model(), *device, {world.rank(), ranks}, Parameters::Gradients::present);
+/// What two steps ask of the system.
+struct Costs {
+  int64_t page_faults, allocations, locks;
+
+  static Costs so_far() {
+    rusage used{};
+    getrusage(RUSAGE_SELF, &used);
+    return {used.ru_minflt + used.ru_majflt, ::allocations, ::locks};
+  }
+  Costs operator-(const Costs& before) const {
+    return {page_faults - before.page_faults, allocations - before.allocations, locks - before.locks};
+  }
+  void lower_to(const Costs& other) {
+    page_faults = std::min(page_faults, other.page_faults);
+    allocations = std::min(allocations, other.allocations);
+    locks = std::min(locks, other.locks);
+  }
+};
+
+/// The least of each, of all ranks' threads together, in any two of twelve steps: a helper that came late to all work
+/// before, or the system that moved pages, may cost some in others.
+Costs steadiest_two_steps(const Ranks& setup) {
+  constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
+  const SequenceLayout layout = make_layout(setup.layout, kLength, setup.ranks);
+  Costs least{kMost, kMost, kMost}, before{};
+  run_ranks({setup.ranks, std::chrono::minutes(1)}, [&](Comm& world, Trace& trace) {
+    const std::unique_ptr<Backend> device = make_cpu_backend(int64_t{1} << 32, trace, setup.threads_per_rank);
+    Parameters parameters(small_model(), *device, {world.rank(), setup.ranks}, Parameters::Gradients::present);
     Gpt gpt(parameters);
-    const StepSettings settings{Recompute::none, 512, 1024};
+    const StepSettings settings{setup.recompute, 512, 1024};
     const ModelRank rank{{*device, world, trace}, world, layout, settings, gpt};
     ShardedAdamW optimizer(parameters, world);
     TrainStep step(rank, parameters, optimizer, MaskRule::document, 0);
     parameters.initialise(1);
     Batch batch;
     batch.window.token_count = kLength;
-    batch.window.document_starts = {0};
+    batch.window.document_starts = {0, 100, 3000};
     for (int64_t i = 0; i < layout.rows(world.rank()); ++i) batch.tokens.push_back(int32_t(i * 7919 % kVocabulary));
     batch.labels = batch.tokens;
     for (int i = 0; i < 12; ++i) {
       const double squares =
-          step.accumulate({1, 1, kLength, [&] { return batch; }}, *device, [](std::span<const float>, const Batch&) {});
+          step.accumulate({1, 1, kLength, [&] { return &batch; }}, *device, [](std::span<const float>, const Batch&) {});
       step.update(squares, 1.0, {1e-4f, 0.9f, 0.95f, 1e-8f, 0.1f, 1, i + 1});
       if (i % 2 == 0) continue;
       world.barrier();
       if (world.rank() == 0) {
-        const int64_t now = page_faults();
-        fewest = std::min(fewest, now - before);
+        const Costs now = Costs::so_far();
+        if (i > 1) least.lower_to(now - before);
         before = now;
       }
       world.barrier();
     }
   });
-  return fewest;
+  return least;
 }
 
-TEST(SteadyStepTest, TouchesNoNewMemory) {
-  for (const auto& [ranks, threads] : {std::pair{1, 1}, {1, 2}, {2, 1}, {4, 2}}) {
-    EXPECT_LE(fewest_faults(ranks, threads), 8) << ranks << " ranks of " << threads << " threads";
+TEST(SteadyStepTest, TouchesNoNewMemoryAllocatesNothingAndTakesNoLock) {
+  if (kSanitized) GTEST_SKIP() << "a sanitizer has memory and locks of its own for every access";
+  for (const Ranks& setup : {Ranks{1, 1}, Ranks{1, 2}, Ranks{2, 1}, Ranks{4, 2},
+                             Ranks{3, 1, Layout::contiguous, Recompute::selective},
+                             Ranks{2, 2, Layout::striped, Recompute::full}}) {
+    SCOPED_TRACE(testing::Message() << setup.ranks << " ranks of " << setup.threads_per_rank << " threads, "
+                                    << name_of(setup.layout));
+    const Costs costs = steadiest_two_steps(setup);
+    EXPECT_LE(costs.page_faults, 8);
+    EXPECT_EQ(costs.allocations, 0);
+    EXPECT_EQ(costs.locks, 0);
   }
+}
+
+TEST(SteadyStepTest, CountsAllocationsAndLocks) {
+  if (kSanitized) GTEST_SKIP() << "a sanitizer has memory and locks of its own for every access";
+  const Costs before = Costs::so_far();
+  std::mutex mutex;
+  const std::lock_guard lock(mutex);
+  const std::vector<int> list(100, 1);
+  EXPECT_EQ(list.back(), 1);
+  const Costs costs = Costs::so_far() - before;
+  EXPECT_GE(costs.allocations, 1);
+  EXPECT_GE(costs.locks, 1);
 }
 
 }  // namespace
 }  // namespace ringlet::test
-#endif

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "tests/support/program.h"
+#include "tests/support/sanitized.h"
 #include "tests/support/training_case.h"
 
 namespace ringlet::test {
@@ -16,11 +17,7 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::json;
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr double kRefusalSeconds = 30;  // instrumented code says nothing about time
-#else
-constexpr double kRefusalSeconds = 2;
-#endif
+constexpr double kRefusalSeconds = kSanitized ? 30 : 2;  // instrumented code says nothing about time
 
 struct ProgramTest : testing::Test {
   TemporaryFolder temporary;

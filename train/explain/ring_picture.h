@@ -52,7 +52,7 @@ class RingPicture {
   int64_t held(int rank, int64_t begin, int64_t end) const;
 
  private:
-  std::vector<std::vector<Piece>> runs_;  // of each rank's queries
+  std::vector<std::pmr::vector<Piece>> runs_;  // of each rank's queries
   std::vector<RingWork> of_ranks_, of_hops_;
   std::vector<int64_t> largest_pairs_;  // by hop
   RingWork in_all_;

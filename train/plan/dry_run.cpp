@@ -59,12 +59,12 @@ struct Rehearsal {
     const int ring_size = layout.ring_size();
     const int64_t rings = run.config.run.ranks / ring_size;
     const auto next = [&, batch = made_up_batch(run, layout, world_rank % ring_size),
-                       place = int64_t(world_rank / ring_size), rings]() mutable {
-      if (run.windows.empty()) return batch;
+                       place = int64_t(world_rank / ring_size), rings]() mutable -> const Batch* {
+      if (run.windows.empty()) return &batch;
       batch.window = run.windows[size_t(place)];
       mask = mask_of(batch.window, MaskRule::document, run.mask.window);
       place += rings;
-      return batch;
+      return &batch;
     };
     return {count.own, count.most, layout.length, next};
   }
@@ -134,7 +134,7 @@ void rehearse_step(const DryRun& run, RankContext context, Comm& world, const Se
                    RehearsedWindows windows, const std::function<void(Parameters&)>& initialise,
                    const std::function<bool()>& again) {
   const Batch batch = made_up_batch(run, layout, context.ring.rank());
-  rehearse_step(run, context, world, layout, {windows.own, windows.most, layout.length, [&] { return batch; }},
+  rehearse_step(run, context, world, layout, {windows.own, windows.most, layout.length, [&] { return &batch; }},
                 initialise, again);
 }
 

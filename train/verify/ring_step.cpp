@@ -139,15 +139,16 @@ class RankStep {
     const bool everything = watch_ == Watch::everything;
     size_t next = 0;
     PositionBins bins(problem_.length());
-    const Batch first = own_windows_.empty() ? Batch{} : batch_of(own_windows_.front());
+    Batch in_hand = own_windows_.empty() ? Batch{} : batch_of(own_windows_.front());
     TrainStep step(rank_, parameters_, optimizer_, problem_.rule, problem_.sliding_window,
-                   parts_.rules(first));
+                   parts_.rules(in_hand));
     const StepWindows windows{std::ssize(own_windows_), (std::ssize(problem_.windows) + setup_.rings - 1) / setup_.rings,
                               problem_.scored_tokens(),
                               [&] {
                                 const int64_t window = own_windows_[next];
                                 samples.begin_window(problem_.mask(problem_.windows[size_t(window)]));
-                                return batch_of(window);
+                                in_hand = batch_of(window);
+                                return &in_hand;
                               }};
     double squares = step.accumulate(
         windows, everything ? static_cast<Backend&>(watcher) : samples,
