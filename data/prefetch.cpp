@@ -12,9 +12,9 @@ Prefetcher::Prefetcher(const WindowReader& reader, std::vector<Piece> pieces,
     : reader_(reader),
       pieces_(std::move(pieces)),
       window_at_(std::move(window_at)),
-      depth_(depth),
-      slots_(size_t(depth) + 1) {
+      depth_(depth) {
   CHECK(depth >= 1, "depth ", depth);
+  slots_.resize(size_t(depth) + 1);
   thread_ = std::thread([this, first_k] { read_ahead(first_k); });
 }
 
@@ -30,15 +30,16 @@ void Prefetcher::read_ahead(int64_t first_k) {
   for (int64_t count = 0;; ++count) {
     for (int64_t given = given_; !stopping_ && count - given >= depth_; given = given_) given_.wait(given);
     if (stopping_) return;
+    Slot& here = slot(count);
     try {
-      reader_.read(window_at_(first_k + count), pieces_, slot(count));
+      reader_.read(window_at_(first_k + count), pieces_, here.batch);
     } catch (...) {
-      error_ = std::current_exception();
-      error_at_ = count;
+      here.error = std::current_exception();
     }
+    const bool ended = here.error != nullptr;
     ++read_;
     read_.notify_one();
-    if (error_) return;
+    if (ended) return;
   }
 }
 
@@ -47,10 +48,11 @@ const Batch& Prefetcher::next() {
   const int64_t count = given_;
   read_.wait(count);  // as long as no more than those have been read
   waited_ += std::chrono::steady_clock::now() - start;
-  if (error_at_ == count) std::rethrow_exception(error_);
+  const Slot& here = slot(count);
+  if (here.error) std::rethrow_exception(here.error);
   ++given_;
   given_.notify_one();
-  return slot(count);
+  return here.batch;
 }
 
 }  // namespace ringlet

@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <exception>
 #include <functional>
-#include <limits>
 #include <thread>
 #include <vector>
 
@@ -34,16 +33,18 @@ class Prefetcher {
 
  private:
   void read_ahead(int64_t first_k);
-  Batch& slot(int64_t count) { return slots_[size_t(count) % slots_.size()]; }
+  struct Slot {
+    Batch batch;
+    std::exception_ptr error;  // instead of it
+  };
+  Slot& slot(int64_t count) { return slots_[size_t(count) % slots_.size()]; }
 
   const WindowReader& reader_;
   const std::vector<Piece> pieces_;
   const std::function<int64_t(int64_t)> window_at_;
   const int64_t depth_;
-  std::vector<Batch> slots_;                   // those ahead, and the one that was given last
-  std::atomic<int64_t> read_{0}, given_{0};    // batches; of `read_` the last may be the error
-  std::atomic<int64_t> error_at_{std::numeric_limits<int64_t>::max()};  // stands where this batch would
-  std::exception_ptr error_;
+  std::vector<Slot> slots_;                  // those ahead, and the one that was given last
+  std::atomic<int64_t> read_{0}, given_{0};  // so many slots, from the first on
   std::atomic<bool> stopping_{false};
   std::chrono::nanoseconds waited_{0};
   std::thread thread_;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cstddef>
@@ -9,7 +10,8 @@
 namespace ringlet {
 
 /// Host memory for the small lists of a step: what was freed is given out again, in sizes that are powers of two, and
-/// nothing goes back to the system before the end. A step that asks for what the one before asked for allocates nothing.
+/// nothing goes back to the system before the end, large pieces neither (std::pmr's pools hand those on). A step that asks
+/// for what the one before asked for allocates nothing.
 /// One thread at a time.
 class RecycledMemory final : public std::pmr::memory_resource {
  public:
@@ -29,7 +31,7 @@ class RecycledMemory final : public std::pmr::memory_resource {
   };
   static constexpr std::align_val_t kAlignment{64};
 
-  static size_t class_of(size_t bytes) { return size_t(std::bit_width(bytes < sizeof(FreeBlock) ? sizeof(FreeBlock) - 1 : bytes - 1)); }
+  static size_t class_of(size_t bytes) { return size_t(std::bit_width(std::max(bytes, sizeof(FreeBlock)) - 1)); }
   void* take(size_t size_class) {
     FreeBlock* const block = free_[size_class];
     if (block != nullptr) free_[size_class] = block->next;

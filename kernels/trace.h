@@ -43,8 +43,9 @@ class Trace {
 
   /// Is a thread of the rank in a wait for a message? (Who is not is the one waited for.)
   bool waiting() const { return waits_ > 0; }
-  void begin_wait() { ++waits_; sign_of_life(); }
-  void end_wait() { --waits_; sign_of_life(); }
+  // The sign comes first: who looks in between must not find an old one beside the new state.
+  void begin_wait() { sign_of_life(); ++waits_; }
+  void end_wait() { sign_of_life(); --waits_; }
 
  private:
   std::atomic<int64_t> step_{0}, exposed_ns_{0}, link_ns_{0};

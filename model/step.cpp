@@ -13,7 +13,8 @@ const char* name_of(Recompute policy) {
 }
 
 Step::Step(RankContext context, const StepSettings& step_settings, Pass step_pass,
-           const SequenceLayout& sequence_layout, std::reference_wrapper<const Mask> step_mask, double rope_base, int64_t head_dim,
+           const SequenceLayout& sequence_layout, std::reference_wrapper<const Mask> step_mask,
+           double rope_base, int64_t head_dim,
            std::span<const int32_t> host_tokens, std::span<const int32_t> host_labels)
     : device(context.device),
       ring(context.ring),

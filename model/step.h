@@ -36,7 +36,7 @@ struct RankContext {
   Comm& ring;
   Trace& trace;
   Offload* offload = nullptr;  // where block inputs wait for the backward pass; absent: in the arena
-  std::pmr::memory_resource* host_memory = std::pmr::get_default_resource();  // of lists that end with the step, or before
+  std::pmr::memory_resource* host_memory = std::pmr::get_default_resource();  // of lists that end with the step
 };
 
 /// One window of tokens as this rank sees it, and how to run it: what every layer gets to know.

@@ -34,6 +34,16 @@ CudaMachine working_gpus(const CudaInterface& module, std::optional<int> local_r
   return machine;
 }
 
+/// On stderr, once: several parts of a command may ask for the processor.
+void warn_of_slow_kernels() {
+  static const bool done = [] {
+    const std::string warning = cpu_isa_warning();
+    if (!warning.empty()) print_error("warning: " + warning + "\n");
+    return true;
+  }();
+  static_cast<void>(done);
+}
+
 }  // namespace
 
 Devices::Devices(DeviceKind kind, HostThreads threads, CudaAttention attention, std::optional<int> local_rank)
@@ -41,7 +51,10 @@ Devices::Devices(DeviceKind kind, HostThreads threads, CudaAttention attention, 
       threads_(threads),
       attention_(attention),
       own_gpu_(kind == DeviceKind::cuda && local_rank.has_value()) {
-  if (kind == DeviceKind::cpu) return;
+  if (kind == DeviceKind::cpu) {
+    warn_of_slow_kernels();
+    return;
+  }
   const CudaModule module = open_cuda_module();
   if (module.interface == nullptr) {
     throw Error("no CUDA: " + module.trouble,

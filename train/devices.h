@@ -21,6 +21,7 @@ struct HostThreads {
 /// What the ranks of this process compute on: the processor, or the GPUs of this machine, which they share out in turn.
 class Devices {
  public:
+  /// cpu: the program's first says on stderr, in one line, when the kernels run on a slow path.
   /// cuda: opens the module and asks the driver. Throws Error when there is no GPU that this program can use.
   /// local_rank: this process has one GPU for itself, the others of the machine belong to other processes (NCCL).
   explicit Devices(DeviceKind kind, HostThreads threads = {}, CudaAttention attention = CudaAttention::automatic,

@@ -28,11 +28,11 @@ struct StepRules {
 
 /// What one ring trains in a step.
 struct StepWindows {
-  int64_t count = 0;            // of this ring; may be 0
-  int64_t most = 0;             // of the ring that has the most
-  int64_t scored_tokens = 0;    // of all rings together
+  int64_t count = 0;                   // of this ring; may be 0
+  int64_t most = 0;                    // of the ring that has the most
+  int64_t scored_tokens = 0;           // of all rings together
   std::function<const Batch*()> next;  // this rank's rows of the next window, until the next call
-  int64_t tokens = 0;           // of all rings, whether they are scored or not
+  int64_t tokens = 0;                  // of all rings, whether they are scored or not
 };
 
 /// One optimizer step of one rank: the gradient over its windows, the sum over the world, the update. Shared by

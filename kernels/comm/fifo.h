@@ -15,7 +15,6 @@ class Fifo {
   T& operator[](size_t index) { return slots_[(first_ + index) % slots_.size()]; }
   const T& operator[](size_t index) const { return slots_[(first_ + index) % slots_.size()]; }
   T& front() { return (*this)[0]; }
-  const T& front() const { return (*this)[0]; }
 
   void push_back(T value) {
     if (size_ == slots_.size()) grow();
@@ -25,9 +24,6 @@ class Fifo {
     front() = T();
     first_ = (first_ + 1) % slots_.size();
     --size_;
-  }
-  void clear() {
-    while (!empty()) pop_front();
   }
 
  private:

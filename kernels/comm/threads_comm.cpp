@@ -68,7 +68,7 @@ std::unique_ptr<Comm> ThreadsComm::split(int color) {
     if (static_cast<int>(rank) == rank_) new_rank = static_cast<int>(members.size());
     members.push_back(group_.members[rank]);
   }
-  Group& group = world_.subgroup(group_, splits_++, color, members);
+  Group& group = world_.subgroup(group_, split_count_++, color, members);
   return std::make_unique<ThreadsComm>(world_, group, new_rank);
 }
 

@@ -35,7 +35,7 @@ class ThreadsComm : public Comm {
   Group& group_;
   RankTimeline& timeline_;
   const int rank_;
-  int64_t splits_ = 0;
+  int64_t split_count_ = 0;
   Performer performer_;  // of collectives on a group of one
 };
 

@@ -7,11 +7,6 @@
 #include "kernels/comm/threads_world.h"
 
 namespace ringlet::threads {
-namespace {
-
-bool is_posted(const Part& part) { return part.timeline != nullptr; }
-
-}  // namespace
 
 bool World::take_posts() {
   if (group_count_ != known_groups_.size()) {
@@ -65,13 +60,13 @@ void World::accept_collective(Group& group, int rank, const Post& post) {
   if (operation.kind != post.kind) {
     return fail(make_failure(
         fmt::format("rank {} calls {} where rank {} calls {}", post.part.world_rank, name_of(post.kind),
-                    std::ranges::find_if(operation.parts, is_posted)->world_rank,
+                    std::ranges::find_if(operation.parts, &Part::is_posted)->world_rank,
                     name_of(operation.kind)),
         "All ranks have to call the same operations in the same order."));
   }
   operation.parts[static_cast<size_t>(rank)] = post.part;
-  if (!std::ranges::all_of(operation.parts, is_posted)) return;
-  match(std::move(group.collectives.front()));  // nobody is further, so it is the first
+  if (!std::ranges::all_of(operation.parts, &Part::is_posted)) return;
+  match(std::move(group.collectives.front()));  // all have posted it, and so all calls before it
   group.collectives.pop_front();
   ++group.first_call;
 }

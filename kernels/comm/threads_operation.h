@@ -25,6 +25,7 @@ struct Part {
   int world_rank = 0;
   RankTimeline* timeline = nullptr;  // told when the operation is done; null: not yet posted
   int64_t value = 0;
+  bool is_posted() const { return timeline != nullptr; }
 };
 
 /// A part on its way from its rank to the progress thread.

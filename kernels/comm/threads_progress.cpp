@@ -27,6 +27,18 @@ bool may_start(const Part& part) {
   }
 }
 
+/// Makes the count odd as long as it lives.
+class Round {
+ public:
+  explicit Round(ChangeCount& rounds) : rounds_(rounds) { rounds_.tell(); }
+  ~Round() { rounds_.tell(); }
+  Round(const Round&) = delete;
+  Round& operator=(const Round&) = delete;
+
+ private:
+  ChangeCount& rounds_;
+};
+
 bool has_withdrawn_part(const Operation& operation) {
   return std::ranges::any_of(operation.parts,
                              [](const Part& part) { return part.timeline->withdrawn.load(); });
@@ -36,12 +48,18 @@ bool has_withdrawn_part(const Operation& operation) {
 
 void World::progress() {
   prctl(PR_SET_TIMERSLACK, kTimerSlackNanoseconds, 0, 0, 0);
-  while (!stopping_) {
-    const uint32_t seen = work_.now();
-    const bool new_end = see_ended_ranks();
-    const bool new_posts = take_posts();
-    if (seen_ends_ > 0 && (new_end || new_posts)) look_for_lost_ranks();
-    const Next next = advance();
+  while (true) {
+    const uint32_t seen = work_.now();  // before any look at what it counts
+    if (stopping_) return;
+    Next next = Next::sleep;
+    try {
+      const bool new_end = see_ended_ranks();
+      const bool new_posts = take_posts();
+      if (some_ended_ && (new_end || new_posts)) look_for_lost_ranks();
+      next = advance();
+    } catch (...) {
+      fail(describe_failure(std::current_exception(), ""));
+    }
     if (next == Next::sleep) work_.sleep(seen);
     if (next == Next::poll) work_.sleep(seen, ChangeCount::Clock::now() + kPollInterval);
   }
@@ -54,29 +72,18 @@ void World::stop_progress() {
 
 World::Next World::advance() {
   if (failed_ || in_hand_.empty()) return Next::sleep;
-  std::optional<Failure> failure;
-  ready_.clear();
-  rounds_.tell();  // odd: whoever fails or withdraws from now on waits for the end of the round; who did before is seen
-  drop_withdrawn();
-  try {
+  {
+    // Whoever fails or withdraws from now on waits for the end of the round; who did before is seen here.
+    const Round round(rounds_);
+    std::erase_if(in_hand_, has_withdrawn_part);
+    ready_.clear();
     if (!failed_) search();
     if (!ready_.empty()) perform_ready();
-  } catch (...) {
-    failure = describe_failure(std::current_exception(), "");
   }
-  rounds_.tell();
-  if (failure) fail(*failure);
   if (failed_) return Next::sleep;
   if (ready_.empty()) return foreign_after_ ? Next::poll : Next::sleep;
   finish_ready();
   return Next::again;
-}
-
-void World::drop_withdrawn() {
-  const int withdrawals = withdrawals_;
-  if (withdrawals == seen_withdrawals_) return;
-  seen_withdrawals_ = withdrawals;
-  std::erase_if(in_hand_, has_withdrawn_part);
 }
 
 void World::search() {

@@ -81,16 +81,16 @@ void World::end_rank(int world_rank) {
     ranks_[static_cast<size_t>(world_rank)].ended = true;
     rank_ended_.notify_all();
   }
-  ++ends_;
   work_.tell();
 }
 
 bool World::see_ended_ranks() {
-  const int ends = ends_;
-  if (ends == seen_ends_) return false;
-  seen_ends_ = ends;
-  for (Rank& rank : ranks_) rank.seen_ended = rank.ended;
-  return true;
+  bool any_new = false;
+  for (Rank& rank : ranks_) {
+    if (rank.seen_ended || !rank.ended) continue;
+    rank.seen_ended = any_new = some_ended_ = true;
+  }
+  return any_new;
 }
 
 void World::look_for_lost_ranks() {
@@ -125,10 +125,9 @@ std::optional<Failure> World::find_lost_wait() const {
     }
     for (size_t call = 0; call < group->collectives.size(); ++call) {
       const std::vector<Part>& parts = group->collectives[call].parts;
-      const auto is_posted = [](const Part& part) { return part.timeline != nullptr; };
-      const auto waiting = std::ranges::find_if(parts, is_posted);
+      const auto waiting = std::ranges::find_if(parts, &Part::is_posted);
       for (size_t rank = 0; rank < parts.size(); ++rank) {
-        if (is_posted(parts[rank])) continue;
+        if (parts[rank].is_posted()) continue;
         if (auto lost = lost_wait(group->members[rank], waiting->world_rank)) return lost;
       }
     }

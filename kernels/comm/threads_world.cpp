@@ -94,7 +94,7 @@ Post World::new_post(RankTimeline& timeline, Event after) {
 void World::push(RankTimeline& timeline, const Post& post) {
   constexpr std::chrono::milliseconds kLook{1};
   while (!timeline.posts.push(post)) {
-    // The progress thread is in a long copy; it does not tell when it takes posts.
+    // The progress thread is in a long copy; it does not tell when it takes posts. Nor does this count as waiting.
     if (failed_) throw_failure();
     work_.tell();
     timeline.changed.sleep(timeline.changed.now(), ChangeCount::Clock::now() + kLook);
@@ -103,9 +103,7 @@ void World::push(RankTimeline& timeline, const Post& post) {
 
 void World::withdraw(RankTimeline& timeline) {
   timeline.withdrawn = true;
-  ++withdrawals_;
   timeline.changed.tell();
-  work_.tell();
   wait_until_quiet();
 }
 

@@ -117,7 +117,6 @@ class World {
 
   // threads_progress.cpp: on the progress thread
   Next advance();
-  void drop_withdrawn();
   void search();
   void perform_ready();
   void tell_observer(const Operation& operation, Trace::Clock::time_point begin,
@@ -149,17 +148,16 @@ class World {
   std::chrono::steady_clock::time_point failure_time_;
   std::condition_variable rank_ended_;
 
-  // What the progress thread has to look at. Whoever changes one of these tells `work_`.
-  ChangeCount work_;
+  // What the progress thread has to look at. Whoever changes it tells `work_`.
+  ChangeCount work_;  // these, posts, ends of ranks
   std::atomic<size_t> group_count_{0};
-  std::atomic<int> withdrawals_{0}, ends_{0};
   std::atomic<bool> failed_{false}, stopping_{false};
   /// Odd while the progress thread uses tensors and foreign timelines, even otherwise.
   ChangeCount rounds_;
 
   // Belongs to the progress thread.
   std::vector<Group*> known_groups_;
-  int seen_ends_ = 0, seen_withdrawals_ = 0;
+  bool some_ended_ = false;
   std::vector<Operation> in_hand_;  // all their parts are there
   std::vector<std::vector<Part>> spare_parts_;
   Performer performer_;

@@ -23,7 +23,7 @@ TEST_F(PrefetchTest, GivesTheWindowsOfTheOrderFromTheFirstOn) {
   for (const int depth : {1, 2, 16}) {
     Prefetcher prefetcher(reader_, pieces_, order, 7, depth);
     for (int64_t k = 7; k < 60; ++k) {
-      const Batch batch = prefetcher.next();
+      const Batch& batch = prefetcher.next();
       EXPECT_EQ(batch.window.index, order(k));
       EXPECT_EQ(batch.tokens, reader_.read(order(k), pieces_).tokens);
     }
@@ -41,6 +41,16 @@ TEST_F(PrefetchTest, ReadsNoFurtherAheadThanItsDepth) {
     (void)prefetcher.next();
     std::this_thread::sleep_for(std::chrono::milliseconds(20));  // time to go too far
     EXPECT_LE(asked, k + 1 + 3);
+  }
+}
+
+TEST_F(PrefetchTest, AWindowStaysUntilTheNextIsAskedFor) {
+  Prefetcher prefetcher(reader_, pieces_, [](int64_t k) { return k % 100; }, 0, 2);
+  for (int64_t k = 0; k < 20; ++k) {
+    const Batch& batch = prefetcher.next();
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));  // the reader fills all that it may
+    EXPECT_EQ(batch.window.index, k);
+    EXPECT_EQ(batch.tokens, reader_.read(k, pieces_).tokens);
   }
 }
 

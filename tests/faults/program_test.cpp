@@ -352,6 +352,30 @@ TEST_F(ProgramTest, EvaluatesAndGeneratesOnTheDeviceThatIsAskedFor) {
   }
 }
 
+#if defined(__x86_64__)
+TEST_F(ProgramTest, EveryCommandThatComputesSaysOnceWhenItsKernelsAreSlow) {
+  const std::string warning = "warning: without AVX2 or AVX-512 training is several times slower\n";
+  const auto run_slowly = [&](std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), {"RINGLET_ISA=portable", RINGLET_PROGRAM});
+    return run_program("/usr/bin/env", arguments, folder);
+  };
+  const std::vector<std::vector<std::string>> commands{
+      training("slow", {"--set", "train.steps=1"}), {"eval", "runs/slow"}, {"generate", "runs/slow", "--tokens", "2"},
+      {"verify", "--quick"}, {"profile", "slow.toml", "--steps", "1", "-o", "profile"},
+      {"scale", "slow.toml", "--seq-len", "96", "--ranks", "1,2", "--steps", "1", "-o", "scale"}};
+  for (const std::vector<std::string>& arguments : commands) {
+    const ProgramResult result = run_slowly(arguments);
+    EXPECT_EQ(result.exit_code, 0) << arguments[0] << ": " << result.errors;
+    const size_t at = result.errors.find(warning);
+    ASSERT_NE(at, std::string::npos) << arguments[0] << ": " << result.errors;
+    EXPECT_EQ(result.errors.find(warning, at + 1), std::string::npos) << arguments[0];
+  }
+  const ProgramResult usual = run({"eval", "runs/slow"});
+  EXPECT_EQ(usual.exit_code, 0) << usual.errors;
+  EXPECT_EQ(usual.errors.find(warning), std::string::npos) << usual.errors;
+}
+#endif
+
 TEST_F(ProgramTest, RefusesBadCorpora) {
   const auto with_corpus = [&](const std::string& path) {
     return run(training("bad", {"--set", "data.corpus=" + path}));

@@ -9,7 +9,6 @@
 #include <set>
 
 #include "data/corpus.h"
-#include "kernels/cpu/cpu_backend.h"
 #include "train/console.h"
 #include "train/devices.h"
 #include "train/machine.h"
@@ -104,8 +103,6 @@ void say_start(Console& console, const Config& config, const RunData& data,
   for (const StageParts& stage : stages) shortest = std::min(shortest, stage.config.run.seq_len);
   say_answers(console, data, shortest);
   if (!run.link.empty()) console.say("between the ranks an emulated link: " + run.link);
-  const std::string warning = run.device == DeviceKind::cpu ? cpu_isa_warning() : "";
-  if (!warning.empty()) console.say("warning: " + warning);
 }
 
 using Say = std::function<void(const std::string& line)>;

@@ -127,6 +127,7 @@ void RankRecorder::on_exchange(Event event, int ring_size, std::span<const Messa
   add(sends, Direction::out);
   add(receives, Direction::in);
   post.message_count = messages.size() - post.first_message;
+  if (post.message_count == 0) return;  // its event may be that of the post before
   posts.push_back(post);
 }
 
