@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -19,6 +20,16 @@ class Fifo {
   void push_back(T value) {
     if (size_ == slots_.size()) grow();
     (*this)[size_++] = std::move(value);
+  }
+  /// Takes out the elements with these indices, ascending. Costs as many moves as the last of them: little at the front.
+  void erase(std::span<const size_t> indices) {
+    if (indices.empty()) return;
+    size_t kept = indices.back() + 1;  // all behind it stay where they are
+    for (size_t at = indices.back() + 1, left = indices.size(); at-- > 0;) {
+      if (left > 0 && indices[left - 1] == at) --left;
+      else (*this)[--kept] = std::move((*this)[at]);
+    }
+    for (size_t i = 0; i < indices.size(); ++i) pop_front();
   }
   void pop_front() {
     front() = T();

@@ -81,13 +81,18 @@ Operation World::new_operation(Kind kind, size_t part_count) {
   return operation;
 }
 
+bool World::has_withdrawn_part(const Operation& operation) {
+  return std::ranges::any_of(operation.parts, [](const Part& part) { return part.timeline->withdrawn.load(); });
+}
+
 void World::match(Operation operation) {
   try {
     check_parts(operation);
   } catch (const Error& error) {
     return fail(make_failure(error.what(), error.advice));
   }
-  in_hand_.push_back(std::move(operation));
+  // A part may have been given up long before the other one came. Those given up later drop_withdrawn() finds.
+  if (!has_withdrawn_part(operation)) in_hand_.push_back(std::move(operation));
 }
 
 void World::finish_part(RankTimeline& timeline, int64_t value) {

@@ -66,16 +66,6 @@ void Performer::perform(Kind kind, std::span<const Part> parts, const std::atomi
   }
 }
 
-void Performer::perform_messages(std::span<const Operation> operations, std::span<const size_t> chosen,
-                                 const std::atomic<bool>& abandoned) {
-  copies_.clear();
-  for (const size_t index : chosen) {
-    const std::vector<Part>& parts = operations[index].parts;
-    copies_.push_back({parts[0].input, parts[1].output});
-  }
-  memory_.copy_all(copies_, abandoned);
-}
-
 void Performer::all_reduce(std::span<const Part> parts, const std::atomic<bool>& abandoned) {
   if (parts.size() == 1) return;
   inputs_.clear();

@@ -52,9 +52,6 @@ class Performer {
   explicit Performer(RankMemory& memory) : memory_(memory) {}
   /// Gives up between two blocks once `abandoned` is true.
   void perform(Kind kind, std::span<const Part> parts, const std::atomic<bool>& abandoned);
-  /// Messages that do not depend on each other, in one call.
-  void perform_messages(std::span<const Operation> operations, std::span<const size_t> chosen,
-                        const std::atomic<bool>& abandoned);
 
  private:
   void all_reduce(std::span<const Part> parts, const std::atomic<bool>& abandoned);
@@ -64,7 +61,6 @@ class Performer {
 
   RankMemory& memory_;
   std::vector<Tensor> inputs_, outputs_;
-  std::vector<RankMemory::Copy> copies_;
 };
 
 }  // namespace ringlet::threads

@@ -3,7 +3,6 @@
 #include <sys/prctl.h>
 
 #include <algorithm>
-#include <ranges>
 
 #include <fmt/format.h>
 
@@ -39,11 +38,6 @@ class Round {
   ChangeCount& rounds_;
 };
 
-bool has_withdrawn_part(const Operation& operation) {
-  return std::ranges::any_of(operation.parts,
-                             [](const Part& part) { return part.timeline->withdrawn.load(); });
-}
-
 }  // namespace
 
 void World::progress() {
@@ -75,7 +69,7 @@ World::Next World::advance() {
   {
     // Whoever fails or withdraws from now on waits for the end of the round; who did before is seen here.
     const Round round(rounds_);
-    std::erase_if(in_hand_, has_withdrawn_part);
+    drop_withdrawn();
     ready_.clear();
     if (!failed_) search();
     if (!ready_.empty()) perform_ready();
@@ -84,6 +78,17 @@ World::Next World::advance() {
   if (ready_.empty()) return foreign_after_ ? Next::poll : Next::sleep;
   finish_ready();
   return Next::again;
+}
+
+void World::drop_withdrawn() {
+  const int withdrawals = withdrawals_;
+  if (withdrawals == seen_withdrawals_) return;
+  seen_withdrawals_ = withdrawals;
+  ready_.clear();
+  for (size_t index = 0; index < in_hand_.size(); ++index) {
+    if (has_withdrawn_part(in_hand_[index])) ready_.push_back(index);
+  }
+  in_hand_.erase(ready_);
 }
 
 void World::search() {
@@ -111,7 +116,12 @@ void World::perform_ready() {
     const Operation& operation = in_hand_[ready_.front()];
     performer_.perform(operation.kind, operation.parts, failed_);
   } else {
-    performer_.perform_messages(in_hand_, ready_, failed_);
+    copies_.clear();
+    for (const size_t index : ready_) {
+      const std::vector<Part>& parts = in_hand_[index].parts;
+      copies_.push_back({parts[0].input, parts[1].output});
+    }
+    memory_.copy_all(copies_, failed_);
   }
   const auto end = Trace::Clock::now();
   for (const size_t index : ready_) tell_observer(in_hand_[index], begin, end);
@@ -132,11 +142,9 @@ void World::tell_observer(const Operation& operation, Trace::Clock::time_point b
 void World::finish_ready() {
   for (const size_t index : ready_) {
     for (const Part& part : in_hand_[index].parts) finish_part(*part.timeline, part.value);
-  }
-  for (const size_t index : std::views::reverse(ready_)) {
     spare_parts_.push_back(std::move(in_hand_[index].parts));
-    in_hand_.erase(in_hand_.begin() + static_cast<std::ptrdiff_t>(index));
   }
+  in_hand_.erase(ready_);
 }
 
 }  // namespace ringlet::threads

@@ -103,6 +103,7 @@ void World::push(RankTimeline& timeline, const Post& post) {
 
 void World::withdraw(RankTimeline& timeline) {
   timeline.withdrawn = true;
+  ++withdrawals_;
   timeline.changed.tell();
   wait_until_quiet();
 }

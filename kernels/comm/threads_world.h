@@ -113,10 +113,12 @@ class World {
   void accept_collective(Group& group, int rank, const Post& post);
   Operation new_operation(Kind kind, size_t part_count);
   void match(Operation operation);
+  static bool has_withdrawn_part(const Operation& operation);
   void finish_part(RankTimeline& timeline, int64_t value);
 
   // threads_progress.cpp: on the progress thread
   Next advance();
+  void drop_withdrawn();
   void search();
   void perform_ready();
   void tell_observer(const Operation& operation, Trace::Clock::time_point begin,
@@ -151,6 +153,7 @@ class World {
   // What the progress thread has to look at. Whoever changes it tells `work_`.
   ChangeCount work_;  // these, posts, ends of ranks
   std::atomic<size_t> group_count_{0};
+  std::atomic<int> withdrawals_{0};
   std::atomic<bool> failed_{false}, stopping_{false};
   /// Odd while the progress thread uses tensors and foreign timelines, even otherwise.
   ChangeCount rounds_;
@@ -158,10 +161,12 @@ class World {
   // Belongs to the progress thread.
   std::vector<Group*> known_groups_;
   bool some_ended_ = false;
-  std::vector<Operation> in_hand_;  // all their parts are there
+  int seen_withdrawals_ = 0;
+  Fifo<Operation> in_hand_;  // all their parts are there
   std::vector<std::vector<Part>> spare_parts_;
   Performer performer_;
   std::vector<size_t> ready_;   // of in_hand_, ascending: messages that are copied together, or one operation
+  std::vector<RankMemory::Copy> copies_;
   bool foreign_after_ = false;  // some `after` is on a timeline that does not wake this world
 };
 

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <memory>
@@ -72,6 +73,23 @@ TEST(FifoTest, KeepsTheOrderWhileItGrows) {
     }
     ASSERT_EQ(fifo.size(), size_t(pushed - popped));
     for (size_t i = 0; i < fifo.size(); ++i) ASSERT_EQ(fifo[i], popped + int(i));
+  }
+}
+
+TEST(FifoTest, ErasesAnywhereAndKeepsTheOrderOfTheRest) {
+  for (const std::vector<size_t>& indices : {std::vector<size_t>{}, {0}, {4}, {0, 1, 2}, {1, 3}, {0, 4}, {0, 1, 2, 3, 4}}) {
+    threads::Fifo<int> fifo;
+    std::vector<int> expected;
+    for (int i = -3; i < 5; ++i) fifo.push_back(i);
+    for (int i = 0; i < 3; ++i) fifo.pop_front();  // so that the elements stand round the end of its memory
+    for (size_t i = 0; i < 5; ++i) {
+      if (std::ranges::find(indices, i) == indices.end()) expected.push_back(int(i));
+    }
+    fifo.erase(indices);
+    fifo.push_back(7);
+    expected.push_back(7);
+    ASSERT_EQ(fifo.size(), expected.size());
+    for (size_t i = 0; i < expected.size(); ++i) EXPECT_EQ(fifo[i], expected[i]);
   }
 }
 
