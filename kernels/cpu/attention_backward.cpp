@@ -13,6 +13,7 @@
 
 #include "kernels/cpu/attention_simd.h"
 #include "kernels/cpu/simd.h"
+#include "kernels/cpu/transpose.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace ringlet::cpu::HWY_NAMESPACE {
@@ -24,6 +25,7 @@ struct BackwardScratch {
   alignas(64) float q[kPanelFloats];  // transposed, times log2(e) / sqrt(head_dim)
   alignas(64) float d_output_transposed[kPanelFloats];
   alignas(64) float d_output[kPanelFloats];
+  alignas(64) float dq[kPanelFloats];  // transposed
   alignas(64) float lse[kMaxGroup][kTile];  // times log2(e)
   alignas(64) float delta[kMaxGroup][kTile];
   alignas(64) float weights[kTile * kTile];   // [keys, queries]: scores, then probabilities
@@ -82,10 +84,20 @@ class BackwardGroup {
   int64_t lowest_visible() const { return tiles_[0].lowest_visible(); }
   int64_t last_position() const { return tiles_[count_ - 1].rows.last_position(); }
 
-  void add(const KeyTile& keys) {
+  /// The `next_rows` rows before `keys` are added to next.
+  void add(const KeyTile& keys, int64_t next_rows) {
+    const int64_t next = next_rows * head_dim_;
+    ahead_ = Ahead<4>({keys.k - next, keys.v - next, keys.dk - next, keys.dv - next}, next, count_ * kBlocksOfTile);
     for (int64_t i = 0; i < count_; ++i) {
       const Visible visible = visibility(tiles_[i], keys.rows);
       if (visible != Visible::none) add_tile(i, visible, keys);
+    }
+  }
+
+  void store() {
+    for (int64_t i = 0; i < count_; ++i) {
+      transpose(scratch_.dq + panel(i), kTile, head_dim_, tiles_[i].rows.row_count, dq_ + row(tiles_[i]) * head_dim_,
+                head_dim_);
     }
   }
 
@@ -98,10 +110,9 @@ class BackwardGroup {
     const int64_t queries = tile.rows.row_count, stride = gradient_.d_output.row_stride;
     const float* const d_output = gradient_.d_output.row<float>(tile.row) + tile.head * head_dim_;
     const float scale = std::numbers::log2e_v<float> / std::sqrt(float(head_dim_));
-    transpose_rows(q_ + row(tile) * head_dim_, head_dim_, queries, head_dim_, scale,
-                   scratch_.q + panel(i));
-    transpose_rows(d_output, stride, queries, head_dim_, 1.0f,
-                   scratch_.d_output_transposed + panel(i));
+    transpose(q_ + row(tile) * head_dim_, head_dim_, queries, head_dim_, scratch_.q + panel(i), kTile, scale);
+    transpose(dq_ + row(tile) * head_dim_, head_dim_, queries, head_dim_, scratch_.dq + panel(i), kTile);
+    transpose(d_output, stride, queries, head_dim_, scratch_.d_output_transposed + panel(i), kTile);
     for (int64_t lane = 0; lane < queries; ++lane) {
       std::copy_n(d_output + lane * stride, head_dim_,
                   scratch_.d_output + panel(i) + lane * head_dim_);
@@ -121,11 +132,10 @@ class BackwardGroup {
     const int64_t queries = tiles_[i].rows.row_count, columns = whole_vectors(queries);
     const int64_t key_count = keys.rows.row_count, n = head_dim_;
     float *const weights = scratch_.weights, *const d_scores = scratch_.d_scores;
-    multiply<Left::plain>({key_count, columns, n}, {keys.k, n}, {scratch_.q + panel(i), kTile},
-                          {weights, kTile}, SetResult{});
-    multiply<Left::plain>({key_count, columns, n}, {keys.v, n},
-                          {scratch_.d_output_transposed + panel(i), kTile}, {d_scores, kTile},
-                          SetResult{});
+    multiply<Left::plain>({key_count, columns, n}, {keys.k, n}, {scratch_.q + panel(i), kTile}, {weights, kTile},
+                          SetResult{}, ahead_);
+    multiply<Left::plain>({key_count, columns, n}, {keys.v, n}, {scratch_.d_output_transposed + panel(i), kTile},
+                          {d_scores, kTile}, SetResult{}, ahead_);
     if (visible == Visible::all) {
       differentiate_tile<Visible::all>(key_count, columns, nullptr, scratch_.lse[i],
                                        scratch_.delta[i], scratch_);
@@ -134,14 +144,13 @@ class BackwardGroup {
       differentiate_tile<Visible::some>(key_count, columns, &rows, scratch_.lse[i],
                                         scratch_.delta[i], scratch_);
     }
-    const AddScaled scaled{1 / std::sqrt(float(n))};
-    const int64_t row_offset = row(tiles_[i]) * n;
-    multiply<Left::plain>({key_count, n, queries}, {weights, kTile},
-                          {scratch_.d_output + panel(i), n}, {keys.dv, n}, AddScaled{1});
-    multiply<Left::plain>({key_count, n, queries}, {d_scores, kTile}, {q_ + row_offset, n},
-                          {keys.dk, n}, scaled);
-    multiply<Left::transposed>({queries, n, key_count}, {d_scores, kTile}, {keys.k, n},
-                               {dq_ + row_offset, n}, scaled);
+    const float one = 1, scale = 1 / std::sqrt(float(n));
+    multiply<Left::plain>({key_count, n, queries}, {weights, kTile}, {scratch_.d_output + panel(i), n}, {keys.dv, n},
+                          AddScaled{&one}, ahead_);
+    multiply<Left::plain>({key_count, n, queries}, {d_scores, kTile}, {q_ + row(tiles_[i]) * n, n}, {keys.dk, n},
+                          AddScaled{&scale}, ahead_);
+    multiply<Left::transposed>({n, columns, key_count}, {keys.k, n}, {d_scores, kTile}, {scratch_.dq + panel(i), kTile},
+                               AddScaled{&scale}, ahead_);
   }
 
   int64_t head_dim_, rows_;
@@ -151,6 +160,7 @@ class BackwardGroup {
   BackwardScratch& scratch_;
   std::array<QueryTile, kMaxGroup> tiles_;
   int64_t count_ = 0;
+  Ahead<4> ahead_;
 };
 
 /// The part of one group of query tiles in all gradients of a KV head. Gradients of keys are
@@ -171,11 +181,13 @@ void backward(const AttentionStep& step, const Tensor& q, const Tensor& kv,
   const Range seen = tiles_between(step.keys, group.lowest_visible(), group.last_position());
   for (int64_t tile = seen.end - 1; tile >= seen.begin; --tile) {
     const Piece rows = tile_at(step.keys, tile);
+    const int64_t next_rows = tile > seen.begin ? tile_at(step.keys, tile - 1).row_count : 0;
     const int64_t at = (kv_head * step.keys.row_count + rows.first_row) * head_dim;
     before.wait_until_below(tile + 1);
-    group.add({rows, k + at, k + values + at, dk + at, dk + values + at});
+    group.add({rows, k + at, k + values + at, dk + at, dk + values + at}, next_rows);
     own.come_to(tile);
   }
+  group.store();
   // Whoever waits for this group waits for those before it, also where it has added nothing.
   if (seen.begin >= seen.end) before.wait_until_done();
 }

@@ -12,6 +12,7 @@
 
 #include "kernels/cpu/attention_simd.h"
 #include "kernels/cpu/simd.h"
+#include "kernels/cpu/transpose.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace ringlet::cpu::HWY_NAMESPACE {
@@ -21,9 +22,10 @@ namespace {
 constexpr float kUnseen = -1e30f;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-/// Lanes are queries: everything about a row is a plain vector, and only q has to be transposed.
+/// Lanes are queries: everything about a row is a plain vector, and only q and the output are transposed, once a group.
 struct ForwardScratch {
   alignas(64) float q[kPanelFloats];  // of a group, transposed, times log2(e) / sqrt(head_dim)
+  alignas(64) float output[kPanelFloats];  // transposed
   alignas(64) float maximum[kMaxGroup][kTile];
   alignas(64) float sum[kMaxGroup][kTile];
   alignas(64) float scores[kTile * kTile];  // [keys, queries], then probabilities
@@ -100,8 +102,8 @@ class ForwardGroup {
     const float scale = std::numbers::log2e_v<float> / std::sqrt(float(head_dim_));
     for (int64_t i = 0; i < count; ++i) {
       const QueryTile& tile = tiles_[i] = tiles[first + i];
-      transpose_rows(q_ + row(tile) * head_dim_, head_dim_, tile.rows.row_count, head_dim_, scale,
-                     panel(i));
+      transpose(q_ + row(tile) * head_dim_, head_dim_, tile.rows.row_count, head_dim_, q(i), kTile, scale);
+      transpose(output_ + row(tile) * head_dim_, head_dim_, tile.rows.row_count, head_dim_, output(i), kTile);
       std::fill_n(scratch_.maximum[i], kTile, 0.0f);
       std::fill_n(scratch_.sum[i], kTile, 0.0f);
       for (int64_t lane = 0; lane < tile.rows.row_count; ++lane) {
@@ -115,7 +117,10 @@ class ForwardGroup {
   int64_t lowest_visible() const { return tiles_[0].lowest_visible(); }
   int64_t last_position() const { return tiles_[count_ - 1].rows.last_position(); }
 
-  void fold(const Piece& keys, const float* k, const float* v) {
+  /// The `next_rows` rows before `k` and `v` are folded next.
+  void fold(const Piece& keys, const float* k, const float* v, int64_t next_rows) {
+    const int64_t next = next_rows * head_dim_;
+    ahead_ = Ahead<2>({k - next, v - next}, next, count_ * kBlocksOfTile);
     for (int64_t i = 0; i < count_; ++i) {
       const Visible visible = visibility(tiles_[i], keys);
       if (visible != Visible::none) fold_tile(i, visible, keys, k, v);
@@ -124,6 +129,7 @@ class ForwardGroup {
 
   void store() {
     for (int64_t i = 0; i < count_; ++i) {
+      transpose(output(i), kTile, head_dim_, tiles_[i].rows.row_count, output_ + row(tiles_[i]) * head_dim_, head_dim_);
       for (int64_t lane = 0; lane < tiles_[i].rows.row_count; ++lane) {
         const float sum = scratch_.sum[i][lane];
         maximum_[row(tiles_[i]) + lane] = sum == 0 ? -kInfinity : scratch_.maximum[i][lane];
@@ -134,13 +140,14 @@ class ForwardGroup {
 
  private:
   int64_t row(const QueryTile& tile) const { return tile.head * rows_ + tile.row; }
-  float* panel(int64_t i) const { return scratch_.q + i * kTile * head_dim_; }
+  float* q(int64_t i) const { return scratch_.q + i * kTile * head_dim_; }
+  float* output(int64_t i) const { return scratch_.output + i * kTile * head_dim_; }
 
   void fold_tile(int64_t i, Visible visible, const Piece& keys, const float* k, const float* v) {
     const int64_t queries = tiles_[i].rows.row_count, columns = whole_vectors(queries);
     const int64_t key_count = keys.row_count;
-    multiply<Left::plain>({key_count, columns, head_dim_}, {k, head_dim_}, {panel(i), kTile},
-                          {scratch_.scores, kTile}, SetResult{});
+    multiply<Left::plain>({key_count, columns, head_dim_}, {k, head_dim_}, {q(i), kTile},
+                          {scratch_.scores, kTile}, SetResult{}, ahead_);
     float* const maximum = scratch_.maximum[i];
     float* const sum = scratch_.sum[i];
     if (visible == Visible::all && key_count % 4 == 0) {
@@ -150,9 +157,8 @@ class ForwardGroup {
       const VisibleRows rows(tiles_[i], keys);
       softmax_tile<Visible::some>((key_count + 3) / 4 * 4, columns, &rows, scratch_, maximum, sum);
     }
-    multiply<Left::transposed>({queries, head_dim_, key_count}, {scratch_.scores, kTile},
-                               {v, head_dim_}, {output_ + row(tiles_[i]) * head_dim_, head_dim_},
-                               RescaleAndAdd{scratch_.rescale});
+    multiply<Left::transposed>({head_dim_, columns, key_count}, {v, head_dim_}, {scratch_.scores, kTile},
+                               {output(i), kTile}, RescaleAndAdd{scratch_.rescale}, ahead_);
   }
 
   int64_t head_dim_, rows_;
@@ -161,6 +167,7 @@ class ForwardGroup {
   ForwardScratch& scratch_;
   std::array<QueryTile, kMaxGroup> tiles_;
   int64_t count_ = 0;
+  Ahead<2> ahead_;
 };
 
 /// Folds all keys of a KV head into one group of query tiles.
@@ -177,8 +184,9 @@ void forward(const AttentionStep& step, const Tensor& q, const Tensor& kv,
   const Range seen = tiles_between(step.keys, group.lowest_visible(), group.last_position());
   for (int64_t tile = seen.end - 1; tile >= seen.begin; --tile) {
     const Piece keys = tile_at(step.keys, tile);
+    const int64_t next_rows = tile > seen.begin ? tile_at(step.keys, tile - 1).row_count : 0;
     const int64_t offset = (kv_head * step.keys.row_count + keys.first_row) * head_dim;
-    group.fold(keys, k + offset, v + offset);
+    group.fold(keys, k + offset, v + offset, next_rows);
   }
   group.store();
 }

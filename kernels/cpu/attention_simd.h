@@ -1,5 +1,7 @@
 // Small matrix products and masks of the attention kernels, compiled once per instruction set (see
 // simd.h).
+#include <algorithm>
+#include <array>
 #include <cstdint>
 
 #include "kernels/cpu/attention_tiles.h"
@@ -34,27 +36,50 @@ struct Product {
   Matrix<float> result;
 };
 
+/// Stretches of memory that are read next, equally long: fetched into the L2 cache a few lines with each block of sums,
+/// since many at once would hold up the loads of the block. Lines beyond the end are the last one again.
+template <size_t kCount>
+class Ahead {
+ public:
+  Ahead() = default;
+  /// `floats` from each of `from`, in about `blocks` blocks.
+  Ahead(const std::array<const float*, kCount>& from, int64_t floats, int64_t blocks)
+      : from_(from), last_(std::max<int64_t>(floats - kLine, 0)), lines_((floats / kLine + blocks - 1) / blocks) {}
+
+  HWY_INLINE void fetch_some() {
+    for (int64_t line = 0; line < lines_; ++line) {
+      for (const float* from : from_) __builtin_prefetch(from + at_, 0, 2);
+      at_ = std::min(at_ + kLine, last_);
+    }
+  }
+
+ private:
+  static constexpr int64_t kLine = 16;  // floats
+  std::array<const float*, kCount> from_{};
+  int64_t at_ = 0, last_ = 0, lines_ = 0;
+};
+
 enum class Left : uint8_t { plain, transposed };
 
-/// What becomes of a product: each writes one vector of `row`.
+/// What becomes of a product: each writes one vector, from `column` on.
 struct SetResult {
   template <class D>
   HWY_INLINE void operator()(D d, int64_t, hn::Vec<D> product, float* to) const {
     hn::StoreU(product, d, to);
   }
 };
-struct AddScaled {  // result += scale * product
-  float scale;
+struct AddScaled {  // result += *scale * product; in memory, which leaves its register to a sum
+  const float* scale;
   template <class D>
   HWY_INLINE void operator()(D d, int64_t, hn::Vec<D> product, float* to) const {
-    hn::StoreU(hn::MulAdd(product, hn::Set(d, scale), hn::LoadU(d, to)), d, to);
+    hn::StoreU(hn::MulAdd(product, hn::Set(d, *scale), hn::LoadU(d, to)), d, to);
   }
 };
-struct RescaleAndAdd {  // result = result * factor[row] + product
+struct RescaleAndAdd {  // result = result * factor[column] + product
   const float* factor;
   template <class D>
-  HWY_INLINE void operator()(D d, int64_t row, hn::Vec<D> product, float* to) const {
-    hn::StoreU(hn::MulAdd(hn::LoadU(d, to), hn::Set(d, factor[row]), product), d, to);
+  HWY_INLINE void operator()(D d, int64_t column, hn::Vec<D> product, float* to) const {
+    hn::StoreU(hn::MulAdd(hn::LoadU(d, to), hn::LoadU(d, factor + column), product), d, to);
   }
 };
 
@@ -88,29 +113,32 @@ HWY_INLINE void multiply_block(D d, const Product& p, int64_t row, int64_t colum
   for (int r = 0; r < kRows; ++r) {
     HWY_UNROLL(16)
     for (int v = 0; v < kVectors; ++v) {
-      write(d, row + r, sums[r][v], result + r * p.result.stride + v * lanes);
+      write(d, column + v * lanes, sums[r][v], result + r * p.result.stride + v * lanes);
     }
   }
 }
 
 /// All rows from `row`, in blocks of kRows, then of fewer: eight sums still hide the latency of the multiply-add, so four
 /// rows that are left go as 2 + 2, not as 3 + 1.
-template <Left kLeft, int kRows, int kVectors, int kHeld, class D, class Write>
-HWY_INLINE void multiply_rows(D d, const Product& p, int64_t row, int64_t column, Write write) {
+template <Left kLeft, int kRows, int kVectors, int kHeld, class D, class Write, size_t kCount>
+HWY_INLINE void multiply_rows(D d, const Product& p, int64_t row, int64_t column, Write write,
+                              Ahead<kCount>& ahead) {
   for (; row + kRows <= p.extent.rows && !(kRows == 3 && row + 4 == p.extent.rows); row += kRows) {
+    ahead.fetch_some();
     multiply_block<kLeft, kRows, kVectors, kHeld>(d, p, row, column, write);
   }
   if constexpr (kRows > 1) {
     constexpr int kFewer = kRows > 4 ? 4 : (kRows + 1) / 2;
-    if (row < p.extent.rows) multiply_rows<kLeft, kFewer, kVectors, kHeld>(d, p, row, column, write);
+    if (row < p.extent.rows) multiply_rows<kLeft, kFewer, kVectors, kHeld>(d, p, row, column, write, ahead);
   }
 }
 
-/// Blocks of 16 sums (12 where registers are few) hide the latency of the multiply-add, and use what they load often:
-/// with another thread on the same core it is instructions that are scarce, not multiply-adds.
-template <Left kLeft, class Write>
-HWY_NOINLINE void multiply(const Extent& extent, Matrix<const float> left,
-                           Matrix<const float> right, Matrix<float> result, Write write) {
+/// Blocks of 24 sums (12 where registers are few) hide the latency of the multiply-add, and use what they load often:
+/// loads cost power, which is what limits the clock, and with another thread on the same core it is instructions that are
+/// scarce, not multiply-adds.
+template <Left kLeft, class Write, size_t kCount>
+HWY_NOINLINE void multiply(const Extent& extent, Matrix<const float> left, Matrix<const float> right,
+                           Matrix<float> result, Write write, Ahead<kCount>& ahead) {
   const Product p{extent, left, right, result};
   const hn::ScalableTag<float> d;
   const hn::CappedTag<float, 8> d8;
@@ -118,17 +146,17 @@ HWY_NOINLINE void multiply(const Extent& extent, Matrix<const float> left,
   int64_t column = 0;
   if constexpr (kWideBlocks) {
     for (; column + 4 * lanes <= p.extent.columns; column += 4 * lanes) {
-      multiply_rows<kLeft, kManyRegisters ? 4 : 3, 4, kManyRegisters ? 4 : 3>(d, p, 0, column, write);
+      multiply_rows<kLeft, kManyRegisters ? 6 : 3, 4, kManyRegisters ? 4 : 3>(d, p, 0, column, write, ahead);
     }
   }
   for (; column + 2 * lanes <= p.extent.columns; column += 2 * lanes) {
-    multiply_rows<kLeft, kManyRegisters ? 8 : 6, 2, 2>(d, p, 0, column, write);
+    multiply_rows<kLeft, kManyRegisters ? 8 : 6, 2, 2>(d, p, 0, column, write, ahead);
   }
   for (; column + lanes <= p.extent.columns; column += lanes) {
-    multiply_rows<kLeft, 8, 1, 1>(d, p, 0, column, write);
+    multiply_rows<kLeft, 8, 1, 1>(d, p, 0, column, write, ahead);
   }
   for (; column < p.extent.columns; column += int64_t(hn::Lanes(d8))) {
-    multiply_rows<kLeft, 8, 1, 1>(d8, p, 0, column, write);
+    multiply_rows<kLeft, 8, 1, 1>(d8, p, 0, column, write, ahead);
   }
 }
 

@@ -9,6 +9,8 @@
 namespace ringlet::cpu {
 
 inline constexpr int64_t kTile = 64;
+/// Blocks of sums that are computed for a tile, at least.
+inline constexpr int64_t kBlocksOfTile = 16;
 /// Transposed query tiles that share one sweep over the keys: as many as fit, so that they stay in
 /// the L2 cache.
 inline constexpr int64_t kPanelFloats = kTile * shapes::kMaxHeadDim;
@@ -110,15 +112,5 @@ struct VisibleRows {
     }
   }
 };
-
-/// Transposes `count` <= kTile rows into [columns, kTile], times `scale`; the rest of each row
-/// becomes 0.
-inline void transpose_rows(const float* rows, int64_t row_stride, int64_t count, int64_t columns,
-                           float scale, float* to) {
-  for (int64_t column = 0; column < columns; ++column, to += kTile) {
-    for (int64_t i = 0; i < count; ++i) to[i] = rows[i * row_stride + column] * scale;
-    std::fill(to + count, to + kTile, 0.0f);
-  }
-}
 
 }  // namespace ringlet::cpu

@@ -4,7 +4,6 @@
 #include <chrono>
 
 #include "kernels/cpu/isa.h"
-#include "kernels/cpu/thread_team.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/fma_peak.cpp"
@@ -48,10 +47,10 @@ namespace ringlet::cpu {
 
 HWY_EXPORT(multiply_add);
 
-double fma_peak_gflops(int threads) {
+double fma_peak_gflops(ThreadTeam& team) {
   choose_isa_once();  // the kernels' own
   constexpr int64_t kRounds = 500'000;
-  ThreadTeam team(threads);
+  const int threads = team.size();
   std::atomic<double> gflops = 0;
   std::atomic<int> started = 0;
   team.run(threads, [&](int64_t) {

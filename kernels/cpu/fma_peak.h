@@ -1,11 +1,13 @@
 #pragma once
 
+#include "kernels/cpu/thread_team.h"
+
 namespace ringlet::cpu {
 
-/// Fused multiply-adds of this processor at this moment, in GFLOP/s over `threads` threads (the
-/// caller and threads - 1 others), with the widest vectors that the kernels use here. Takes 2 ms.
-/// Machines are shared: what a kernel reaches is told as a share of this, measured right before and
-/// after it.
-double fma_peak_gflops(int threads);
+/// Fused multiply-adds of this processor at this moment, in GFLOP/s over the threads of a team, with the widest vectors
+/// that the kernels use here. Takes 1 to 2 ms. Machines are shared, and their clock follows the power that they draw: what
+/// a kernel reaches is told as a share of this, measured right before and after it. A longer loop, which loads nothing,
+/// would raise the clock beyond what the kernel had.
+double fma_peak_gflops(ThreadTeam& team);
 
 }  // namespace ringlet::cpu

@@ -55,11 +55,12 @@ HWY_BEFORE_NAMESPACE();
 namespace ringlet::cpu::HWY_NAMESPACE {
 namespace {
 
-// A block of sums fills the registers: 12 x 2 vectors of 32, or of 16 on AVX2 3 x 4 (few instructions for a
-// multiply-add, which are what is scarce with another thread on the same core; see multiply_step), else 6 x 2.
+// A block of sums fills the registers: 6 x 4 vectors of 32, or of 16 on AVX2 3 x 4, which load little for a multiply-add
+// (loads cost power, which is what limits the clock, and instructions, which are what is scarce with another thread on the
+// same core; see multiply_step), else 6 x 2.
 constexpr bool kAvx2 = HWY_TARGET == HWY_AVX2;
-constexpr int kBlockRows = kManyRegisters ? 12 : kAvx2 ? 3 : 6;
-constexpr int kBlockVectors = kAvx2 ? 4 : 2, kHeldVectors = kAvx2 ? 3 : 2;
+constexpr int kBlockRows = kAvx2 ? 3 : 6;
+constexpr int kBlockVectors = kManyRegisters || kAvx2 ? 4 : 2;
 // Steps of the sum at a time: one where a product needs a register of its own before it is added.
 constexpr int kSteps = kManyRegisters || kAvx2 ? 2 : 1;
 static_assert(kStripeRows % kBlockRows == 0);
@@ -73,37 +74,38 @@ constexpr int64_t kRightStrip = 16, kLeftStrip = 8;
 /// Rows of op(a): where they are, the steps of the sum side by side, or packed, those of a block side by side.
 enum class Rows : uint8_t { in_place, packed };
 
-/// kRows x kBlockVectors vectors of the result; `right` is packed, a row of the block per step. Not inlined: the
-/// compiler would keep sums in memory.
-template <Rows kLeft, int kRows>
+/// kRows x kVectors vectors of the result; `right` is packed, the row of a panel per step. Not inlined: the compiler would
+/// keep sums in memory.
+template <Rows kLeft, int kRows, int kVectors>
 HWY_NOINLINE void multiply_block(const float* a, int64_t a_row_step, const float* HWY_RESTRICT right, int64_t depth,
                                  bool add, float* out, int64_t out_stride) {
   const Floats d;
-  const int64_t lanes = float_lanes(), width = kBlockVectors * lanes;
+  const int64_t lanes = float_lanes(), width = panel_columns();
   const int64_t row_step = kLeft == Rows::packed ? 1 : a_row_step;
+  constexpr int kHeld = kAvx2 ? std::min(kVectors, 3) : kVectors;
   constexpr int64_t kDepthStep = kLeft == Rows::packed ? kBlockRows : 1;
   // The result is used once a block of the sum: it arrives while the sums are made.
   HWY_UNROLL(16)
   for (int r = 0; r < kRows; ++r) {
-    for (int v = 0; v < kBlockVectors; ++v) __builtin_prefetch(out + r * out_stride + v * lanes, 1);
+    for (int v = 0; v < kVectors; ++v) __builtin_prefetch(out + r * out_stride + v * lanes, 1);
   }
-  FloatVector sums[kRows][kBlockVectors];
+  FloatVector sums[kRows][kVectors];
   HWY_UNROLL(16)
   for (int r = 0; r < kRows; ++r) {
     HWY_UNROLL(16)
-    for (int v = 0; v < kBlockVectors; ++v) sums[r][v] = hn::Zero(d);
+    for (int v = 0; v < kVectors; ++v) sums[r][v] = hn::Zero(d);
   }
   for (; kSteps == 2 && depth >= 2; depth -= 2, a += 2 * kDepthStep, right += 2 * width) {
-    multiply_step<kRows, kBlockVectors, kHeldVectors>(d, a, row_step, right, sums);
-    multiply_step<kRows, kBlockVectors, kHeldVectors>(d, a + kDepthStep, row_step, right + width, sums);
+    multiply_step<kRows, kVectors, kHeld>(d, a, row_step, right, sums);
+    multiply_step<kRows, kVectors, kHeld>(d, a + kDepthStep, row_step, right + width, sums);
   }
   for (; depth > 0; --depth, a += kDepthStep, right += width) {
-    multiply_step<kRows, kBlockVectors, kHeldVectors>(d, a, row_step, right, sums);
+    multiply_step<kRows, kVectors, kHeld>(d, a, row_step, right, sums);
   }
   HWY_UNROLL(16)
   for (int r = 0; r < kRows; ++r, out += out_stride) {
     HWY_UNROLL(16)
-    for (int v = 0; v < kBlockVectors; ++v) {
+    for (int v = 0; v < kVectors; ++v) {
       float* const to = out + v * lanes;
       hn::StoreU(add ? hn::Add(hn::LoadU(d, to), sums[r][v]) : sums[r][v], d, to);
     }
@@ -111,18 +113,18 @@ HWY_NOINLINE void multiply_block(const float* a, int64_t a_row_step, const float
 }
 
 /// Fewer than 2 * kRows rows.
-template <Rows kLeft, int kRows>
-HWY_INLINE void multiply_rows(const float* a, int64_t a_row_step, int64_t rows, const float* right, int64_t depth,
+template <Rows kLeft, int kVectors, int kRows>
+void multiply_rows(const float* a, int64_t a_row_step, int64_t rows, const float* right, int64_t depth,
                               bool add, float* out, int64_t out_stride) {
   if (rows >= kRows) {
-    multiply_block<kLeft, kRows>(a, a_row_step, right, depth, add, out, out_stride);
+    multiply_block<kLeft, kRows, kVectors>(a, a_row_step, right, depth, add, out, out_stride);
     a += kRows * a_row_step;
     out += kRows * out_stride;
     rows -= kRows;
   }
   if constexpr (kRows > 1) {
-    constexpr int kFewer = kRows > 8 ? 8 : kRows > 4 ? 4 : (kRows + 1) / 2;
-    if (rows > 0) multiply_rows<kLeft, kFewer>(a, a_row_step, rows, right, depth, add, out, out_stride);
+    constexpr int kFewer = kRows > 4 ? 4 : (kRows + 1) / 2;
+    if (rows > 0) multiply_rows<kLeft, kVectors, kFewer>(a, a_row_step, rows, right, depth, add, out, out_stride);
   }
 }
 
@@ -156,7 +158,7 @@ void pack_right(const Product& p, int64_t panel_count, float* panels) {
 /// are read and written, beyond the rows where kBlockRows asks for it.
 template <bool kWhole>
 HWY_INLINE void pack_steps(const float* from, int64_t depth_step, int64_t rows, int64_t steps, float* to) {
-  const hn::CappedTag<float, 4> d;
+  const hn::CappedTag<float, (kBlockRows > 4 ? 8 : 4)> d;
   for (int64_t k = 0; k < steps; ++k, from += depth_step, to += kBlockRows) {
     if constexpr (kWhole) {
       for (int64_t i = 0; i < kBlockRows; i += int64_t(hn::Lanes(d)))
@@ -169,7 +171,7 @@ HWY_INLINE void pack_steps(const float* from, int64_t depth_step, int64_t rows, 
 
 /// Packs rows of a transposed left operand, block by block.
 void pack_left(const Product& p, int64_t first_row, int64_t rows, float* to) {
-  constexpr int64_t kRead = (kBlockRows + 3) / 4 * 4;
+  constexpr int64_t kRead = kBlockRows > 4 ? 8 : 4;
   for (int64_t strip = 0; strip < p.depth; strip += kLeftStrip) {
     // What a step writes beyond its rows, the next one overwrites; the last step of the sum would spoil the next block.
     const int64_t steps = std::min(kLeftStrip, p.depth - strip), last = strip + steps == p.depth ? 1 : 0;
@@ -238,8 +240,9 @@ void multiply_part(const Product& p, const float* panels, int64_t panel_count, i
       float* const out = p.out + (first_row + row) * p.out_stride + panel * width;
       const bool whole = columns == width;
       if (!whole && p.add) copy_block(out, p.out_stride, block_rows, columns, narrow, width);
-      multiply_rows<kLeft, kBlockRows>(left, p.a_row_step, block_rows, right, p.depth, p.add, whole ? out : narrow,
-                                       whole ? p.out_stride : width);
+      const auto multiply = columns > width / 2 ? multiply_rows<kLeft, kBlockVectors, kBlockRows>
+                                                : multiply_rows<kLeft, kBlockVectors / 2, kBlockRows>;
+      multiply(left, p.a_row_step, block_rows, right, p.depth, p.add, whole ? out : narrow, whole ? p.out_stride : width);
       if (!whole) copy_block(narrow, width, block_rows, columns, out, p.out_stride);
     }
   }

@@ -15,21 +15,21 @@ namespace ringlet::cpu::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
-/// to [columns, to_width] = transposed from [rows, columns], rows `row_step` apart; rows <=
-/// to_width, what lies beyond them becomes 0. Blocks of 4 x 4 are turned in registers.
-HWY_INLINE void transpose(const float* HWY_RESTRICT from, int64_t row_step, int64_t rows,
-                          int64_t columns, float* HWY_RESTRICT to, int64_t to_width) {
+/// to [columns, to_width] = scale * transposed from [rows, columns], rows `row_step` apart; rows <= to_width, what lies
+/// beyond them becomes 0. Blocks of 4 x 4 are turned in registers.
+HWY_INLINE void transpose(const float* HWY_RESTRICT from, int64_t row_step, int64_t rows, int64_t columns,
+                          float* HWY_RESTRICT to, int64_t to_width, float scale = 1) {
   int64_t first_row = 0;
 #if HWY_TARGET != HWY_SCALAR
   const hn::FixedTag<float, 4> d;
+  const auto scales = hn::Set(d, scale);
   for (; first_row + 4 <= rows; first_row += 4) {
     const float* const row = from + first_row * row_step;
     float* const out = to + first_row;
     int64_t column = 0;
     for (; column + 4 <= columns; column += 4) {
-      const auto a = hn::LoadU(d, row + column), b = hn::LoadU(d, row + row_step + column);
-      const auto c = hn::LoadU(d, row + 2 * row_step + column),
-                 e = hn::LoadU(d, row + 3 * row_step + column);
+      const auto load = [&](int64_t i) { return hn::Mul(hn::LoadU(d, row + i * row_step + column), scales); };
+      const auto a = load(0), b = load(1), c = load(2), e = load(3);
       const auto ac_low = hn::InterleaveLower(d, a, c), ac_high = hn::InterleaveUpper(d, a, c);
       const auto be_low = hn::InterleaveLower(d, b, e), be_high = hn::InterleaveUpper(d, b, e);
       hn::StoreU(hn::InterleaveLower(d, ac_low, be_low), d, out + column * to_width);
@@ -38,13 +38,13 @@ HWY_INLINE void transpose(const float* HWY_RESTRICT from, int64_t row_step, int6
       hn::StoreU(hn::InterleaveUpper(d, ac_high, be_high), d, out + (column + 3) * to_width);
     }
     for (; column < columns; ++column) {
-      for (int64_t i = 0; i < 4; ++i) out[column * to_width + i] = row[i * row_step + column];
+      for (int64_t i = 0; i < 4; ++i) out[column * to_width + i] = row[i * row_step + column] * scale;
     }
   }
 #endif
   for (int64_t row = first_row; row < to_width; ++row) {
     for (int64_t column = 0; column < columns; ++column) {
-      to[column * to_width + row] = row < rows ? from[row * row_step + column] : 0.0f;
+      to[column * to_width + row] = row < rows ? from[row * row_step + column] * scale : 0.0f;
     }
   }
 }

@@ -32,13 +32,14 @@ template <class Body>
 void measure(benchmark::State& state, int threads, double flops, const Body& body) {
   using Clock = std::chrono::steady_clock;
   std::vector<double> rates, peaks, shares;
+  cpu::ThreadTeam team(threads);
   body();  // memory is touched, threads are awake
-  double before = cpu::fma_peak_gflops(threads);
+  double before = cpu::fma_peak_gflops(team);
   for (auto _ : state) {
     const auto start = Clock::now();
     body();
     const std::chrono::duration<double> seconds = Clock::now() - start;
-    const double after = cpu::fma_peak_gflops(threads), peak = (before + after) / 2;
+    const double after = cpu::fma_peak_gflops(team), peak = (before + after) / 2;
     state.SetIterationTime(seconds.count());
     rates.push_back(flops / seconds.count() / 1e9);
     peaks.push_back(peak);

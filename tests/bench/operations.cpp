@@ -161,7 +161,8 @@ void measure_elements(benchmark::State& state, int64_t elements, int64_t floats,
     state.SetIterationTime(
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   }
-  state.counters["FMA_peak"] = cpu::fma_peak_gflops(int(state.range(0)));
+  cpu::ThreadTeam team(int(state.range(0)));
+  state.counters["FMA_peak"] = cpu::fma_peak_gflops(team);
   state.SetItemsProcessed(state.iterations() * elements);
   state.SetBytesProcessed(state.iterations() * elements * floats * 4);
 }

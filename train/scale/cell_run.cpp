@@ -25,9 +25,9 @@ constexpr double kBytesOfComparison = 16;  // two gradients in double, of each w
 /// Of the processor's cores at this moment; GPUs have had theirs since the plan.
 double peak_gflops_of(const PlannedCell& planned) {
   if (planned.config.run.device == DeviceKind::cuda) return planned.cell.peak_gflops;
-  const int cores = int(planned.cell.cores);
+  cpu::ThreadTeam team(int(planned.cell.cores));
   std::vector<double> samples;
-  for (int i = 0; i < kPeakSamples; ++i) samples.push_back(cpu::fma_peak_gflops(cores));
+  for (int i = 0; i < kPeakSamples; ++i) samples.push_back(cpu::fma_peak_gflops(team));
   return quantile(samples, 0.5);
 }
 
