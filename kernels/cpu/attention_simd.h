@@ -29,7 +29,7 @@ struct Matrix {
   int64_t stride;
 };
 
-/// result [rows, columns] <- left [rows, depth] * right [depth, columns]; columns: a multiple of 8.
+/// result [rows, columns] <- left [rows, depth] * right [depth, columns]; columns: whole vectors, or a multiple of 8.
 struct Product {
   Extent extent;
   Matrix<const float> left, right;
@@ -37,26 +37,29 @@ struct Product {
 };
 
 /// Stretches of memory that are read next, equally long: fetched into the L2 cache a few lines with each block of sums,
-/// since many at once would hold up the loads of the block. Lines beyond the end are the last one again.
+/// since many at once would hold up the loads of the block.
 template <size_t kCount>
 class Ahead {
  public:
   Ahead() = default;
-  /// `floats` from each of `from`, in about `blocks` blocks.
-  Ahead(const std::array<const float*, kCount>& from, int64_t floats, int64_t blocks)
-      : from_(from), last_(std::max<int64_t>(floats - kLine, 0)), lines_((floats / kLine + blocks - 1) / blocks) {}
+  /// `floats` from each of `from`, spread over `tiles` tiles of queries.
+  Ahead(const std::array<const float*, kCount>& from, int64_t floats, int64_t tiles, int64_t head_dim)
+      : from_(from), end_(floats) {
+    // Two products, of kTile rows and of head_dim, make about this many blocks, or more.
+    const int64_t blocks = tiles * (kTile + head_dim) / 8;
+    step_ = (floats + blocks * kLine - 1) / (blocks * kLine) * kLine;
+  }
 
   HWY_INLINE void fetch_some() {
-    for (int64_t line = 0; line < lines_; ++line) {
+    for (const int64_t until = std::min(at_ + step_, end_); at_ < until; at_ += kLine) {
       for (const float* from : from_) __builtin_prefetch(from + at_, 0, 2);
-      at_ = std::min(at_ + kLine, last_);
     }
   }
 
  private:
   static constexpr int64_t kLine = 16;  // floats
   std::array<const float*, kCount> from_{};
-  int64_t at_ = 0, last_ = 0, lines_ = 0;
+  int64_t at_ = 0, end_ = 0, step_ = 0;
 };
 
 enum class Left : uint8_t { plain, transposed };
@@ -118,8 +121,8 @@ HWY_INLINE void multiply_block(D d, const Product& p, int64_t row, int64_t colum
   }
 }
 
-/// All rows from `row`, in blocks of kRows, then of fewer: eight sums still hide the latency of the multiply-add, so four
-/// rows that are left go as 2 + 2, not as 3 + 1.
+/// All rows from `row`, in blocks of kRows, then of fewer: eight sums still hide the latency of the multiply-add, so of
+/// blocks of three, four rows that are left go as 2 + 2, not as 3 + 1.
 template <Left kLeft, int kRows, int kVectors, int kHeld, class D, class Write, size_t kCount>
 HWY_INLINE void multiply_rows(D d, const Product& p, int64_t row, int64_t column, Write write,
                               Ahead<kCount>& ahead) {
@@ -133,9 +136,8 @@ HWY_INLINE void multiply_rows(D d, const Product& p, int64_t row, int64_t column
   }
 }
 
-/// Blocks of 24 sums (12 where registers are few) hide the latency of the multiply-add, and use what they load often:
-/// loads cost power, which is what limits the clock, and with another thread on the same core it is instructions that are
-/// scarce, not multiply-adds.
+/// Blocks of up to 24 sums (12 where registers are few) hide the latency of the multiply-add, and load little for each:
+/// see matmul.cpp.
 template <Left kLeft, class Write, size_t kCount>
 HWY_NOINLINE void multiply(const Extent& extent, Matrix<const float> left, Matrix<const float> right,
                            Matrix<float> result, Write write, Ahead<kCount>& ahead) {

@@ -9,8 +9,6 @@
 namespace ringlet::cpu {
 
 inline constexpr int64_t kTile = 64;
-/// Blocks of sums that are computed for a tile, at least.
-inline constexpr int64_t kBlocksOfTile = 16;
 /// Transposed query tiles that share one sweep over the keys: as many as fit, so that they stay in
 /// the L2 cache.
 inline constexpr int64_t kPanelFloats = kTile * shapes::kMaxHeadDim;

@@ -55,12 +55,11 @@ HWY_BEFORE_NAMESPACE();
 namespace ringlet::cpu::HWY_NAMESPACE {
 namespace {
 
-// A block of sums fills the registers: 6 x 4 vectors of 32, or of 16 on AVX2 3 x 4, which load little for a multiply-add
-// (loads cost power, which is what limits the clock, and instructions, which are what is scarce with another thread on the
-// same core; see multiply_step), else 6 x 2.
+// A block of sums fills the registers: 6 x 4 vectors of 32, or of 16 on AVX2 3 x 4, else 6 x 2. It loads little for a
+// multiply-add: loads seem to cost power, and so clock (6 x 4 is faster than 12 x 2, whose panels stay in L1), and
+// instructions, which are what is scarce with another thread on the same core (see multiply_step).
 constexpr bool kAvx2 = HWY_TARGET == HWY_AVX2;
-constexpr int kBlockRows = kAvx2 ? 3 : 6;
-constexpr int kBlockVectors = kManyRegisters || kAvx2 ? 4 : 2;
+constexpr int kBlockRows = kAvx2 ? 3 : 6, kBlockVectors = kManyRegisters || kAvx2 ? 4 : 2;
 // Steps of the sum at a time: one where a product needs a register of its own before it is added.
 constexpr int kSteps = kManyRegisters || kAvx2 ? 2 : 1;
 static_assert(kStripeRows % kBlockRows == 0);
@@ -114,8 +113,8 @@ HWY_NOINLINE void multiply_block(const float* a, int64_t a_row_step, const float
 
 /// Fewer than 2 * kRows rows.
 template <Rows kLeft, int kVectors, int kRows>
-void multiply_rows(const float* a, int64_t a_row_step, int64_t rows, const float* right, int64_t depth,
-                              bool add, float* out, int64_t out_stride) {
+void multiply_rows(const float* a, int64_t a_row_step, int64_t rows, const float* right, int64_t depth, bool add,
+                   float* out, int64_t out_stride) {
   if (rows >= kRows) {
     multiply_block<kLeft, kRows, kVectors>(a, a_row_step, right, depth, add, out, out_stride);
     a += kRows * a_row_step;
@@ -161,8 +160,7 @@ HWY_INLINE void pack_steps(const float* from, int64_t depth_step, int64_t rows, 
   const hn::CappedTag<float, (kBlockRows > 4 ? 8 : 4)> d;
   for (int64_t k = 0; k < steps; ++k, from += depth_step, to += kBlockRows) {
     if constexpr (kWhole) {
-      for (int64_t i = 0; i < kBlockRows; i += int64_t(hn::Lanes(d)))
-        hn::StoreU(hn::LoadU(d, from + i), d, to + i);
+      for (int64_t i = 0; i < kBlockRows; i += int64_t(hn::Lanes(d))) hn::StoreU(hn::LoadU(d, from + i), d, to + i);
     } else {
       std::copy_n(from, rows, to);
     }
@@ -192,8 +190,7 @@ class Prefetch {
  public:
   /// `columns` of each of `rows` rows, in at most `calls` calls.
   Prefetch(const float* from, int64_t row_step, int64_t rows, int64_t columns, int64_t calls)
-      : next_(from), row_step_(row_step), rows_(rows), columns_(columns),
-        rows_a_call_((rows + calls - 1) / calls) {}
+      : next_(from), row_step_(row_step), rows_(rows), columns_(columns), rows_a_call_((rows + calls - 1) / calls) {}
 
   HWY_INLINE void go_on() {
     if (rows_ <= 0) return;
@@ -227,21 +224,21 @@ void multiply_part(const Product& p, const float* panels, int64_t panel_count, i
   // next block arrive while this one is computed.
   Prefetch next(p.a + first_row + p.depth * p.a_depth_step, p.a_depth_step, kPacked ? next_depth : 0, rows,
                 panel_count * ((rows + kBlockRows - 1) / kBlockRows));
-  // The last panel may be narrower than a block, which stores whole vectors: with stores of parts the compiler spills
-  // sums of the inner loop.
+  // The last panel may be narrower than a block, or half a one; both store whole vectors: with stores of parts the compiler
+  // spills sums of the inner loop.
   float narrow[kBlockRows * kBlockVectors * HWY_MAX_BYTES / sizeof(float)] = {};
   for (int64_t panel = 0; panel < panel_count; ++panel) {
     const float* const right = panels + panel * width * p.depth;
     const int64_t columns = std::min(width, p.columns - panel * width);
+    const bool wide = columns > width / 2, whole = columns == (wide ? width : width / 2);
+    const auto multiply = wide ? multiply_rows<kLeft, kBlockVectors, kBlockRows>
+                               : multiply_rows<kLeft, kBlockVectors / 2, kBlockRows>;
     for (int64_t row = 0; row < rows; row += kBlockRows) {
       next.go_on();
       const float* const left = kPacked ? packed + row * p.depth : p.a + (first_row + row) * p.a_row_step;
       const int64_t block_rows = std::min<int64_t>(kBlockRows, rows - row);
       float* const out = p.out + (first_row + row) * p.out_stride + panel * width;
-      const bool whole = columns == width;
       if (!whole && p.add) copy_block(out, p.out_stride, block_rows, columns, narrow, width);
-      const auto multiply = columns > width / 2 ? multiply_rows<kLeft, kBlockVectors, kBlockRows>
-                                                : multiply_rows<kLeft, kBlockVectors / 2, kBlockRows>;
       multiply(left, p.a_row_step, block_rows, right, p.depth, p.add, whole ? out : narrow, whole ? p.out_stride : width);
       if (!whole) copy_block(narrow, width, block_rows, columns, out, p.out_stride);
     }

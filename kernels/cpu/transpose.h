@@ -8,6 +8,7 @@
 
 #include <hwy/highway.h>
 
+#include <algorithm>
 #include <cstdint>
 
 HWY_BEFORE_NAMESPACE();
@@ -42,10 +43,9 @@ HWY_INLINE void transpose(const float* HWY_RESTRICT from, int64_t row_step, int6
     }
   }
 #endif
-  for (int64_t row = first_row; row < to_width; ++row) {
-    for (int64_t column = 0; column < columns; ++column) {
-      to[column * to_width + row] = row < rows ? from[row * row_step + column] * scale : 0.0f;
-    }
+  for (int64_t column = 0; column < columns; ++column, to += to_width) {
+    for (int64_t row = first_row; row < rows; ++row) to[row] = from[row * row_step + column] * scale;
+    std::fill(to + rows, to + to_width, 0.0f);
   }
 }
 

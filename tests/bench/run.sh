@@ -13,9 +13,9 @@ set -euo pipefail
 [ -z "${BENCH_PYTHON:-}" ] || BENCH_PYTHON=$(realpath -s "$BENCH_PYTHON")  # a link of a virtual environment, as it is
 cd "$(dirname "$0")/../.."
 
-lengths="2048 8192 32768" growth=1k,2k,4k,8k,16k,32k,64k
+lengths="2048 8192 32768" growth=1k,2k,4k,8k,16k,32k,64k operation_seconds=2
 if [ "${1:-}" = --quick ]; then
-  lengths="2048 8192" growth=1k,2k,4k,8k,16k
+  lengths="2048 8192" growth=1k,2k,4k,8k,16k operation_seconds=0.3
   shift
 fi
 file=${1:-tests/bench/results/speed.md}
@@ -59,7 +59,7 @@ export OPENBLAS_THREAD_TIMEOUT=4  # its threads must not spin while the peak is 
 if grep -q avx512bw /proc/cpuinfo; then export OPENBLAS_CORETYPE=SkylakeX
 elif grep -q avx2 /proc/cpuinfo; then export OPENBLAS_CORETYPE=Haswell; fi
 if wants operations; then
-  "$bin/operations" --benchmark_min_time=0.3 --benchmark_out="$raw/operations.json" --benchmark_out_format=json
+  "$bin/operations" --benchmark_min_time=$operation_seconds --benchmark_out="$raw/operations.json" --benchmark_out_format=json
 fi
 
 if wants rings; then "$bin/rings" >"$raw/rings.jsonl"; fi

@@ -16,6 +16,7 @@
 
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/fma_peak.h"
 #include "tests/support/host_tensor.h"
 #include "tests/support/training_case.h"
 
@@ -50,6 +51,16 @@ TEST(ThreadTeamTest, SplitsIntoWholeGrainsThatCoverEverything) {
         for (int64_t i = first; i < first + count; ++i) ++covered[size_t(i)];
       });
       EXPECT_EQ(covered, std::vector<int>(size_t(size), 1)) << size << " by " << grain;
+    }
+  }
+}
+
+TEST(ThreadTeamTest, MeasuresThePeakAgainAndAgain) {
+  for (const int threads : {1, 2, 5}) {
+    ThreadTeam team(threads);
+    for (int round = 0; round < 3; ++round) {
+      const double peak = cpu::fma_peak_gflops(team);
+      EXPECT_TRUE(std::isfinite(peak) && peak > 0) << peak;
     }
   }
 }

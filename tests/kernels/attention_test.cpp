@@ -259,7 +259,7 @@ TEST_P(AttentionTest, ZigzagPieces) {
 }
 
 TEST_P(AttentionTest, BitsDoNotDependOnTheCut) {
-  for (const int64_t head_dim : {32, 40}) {
+  for (const int64_t head_dim : {32, 40, 128}) {  // the last in several groups of query tiles
     AttentionCase whole = one_piece({4, 2, head_dim}, 300);
     for (const bool documents : {false, true}) {
       if (documents)
@@ -377,9 +377,11 @@ TEST_P(AttentionTest, NanReachesThoseWhoSeeItOnly) {
                                      : layer.kv[0].reshaped({300, 16, 1, 1}).slice(row, 1);
     bench.device->fill(std::numeric_limits<float>::quiet_NaN(), poisoned);
     layer.forward({0});
-    const std::vector<float> lse = layer.result().lse;
+    const Result result = layer.result();
     for (int64_t i = 0; i < 150; ++i) {
-      EXPECT_EQ(std::isnan(lse[i]), in_query ? i == row : i >= row) << i;
+      const bool sees = in_query ? i == row : i >= row;
+      EXPECT_EQ(std::isnan(result.lse[i]), sees) << i;
+      for (int64_t j = 0; j < 16; ++j) EXPECT_EQ(std::isnan(result.output[i * 16 + j]), sees) << i << ' ' << j;
     }
   }
 }

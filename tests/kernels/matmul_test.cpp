@@ -52,6 +52,8 @@ TEST_P(MatmulTest, SetsAndAddsAsTheLoopDoes) {
   for (const auto& [m, n, k] : {std::array<int64_t, 3>{1, 1, 1},
                                 {1, 65, 64},
                                 {7, 1, 63},
+                                {9, 32, 40},
+                                {70, 96, 33},
                                 {64, 64, 64},
                                 {65, 63, 127},
                                 {130, 257, 31},
@@ -90,15 +92,18 @@ TEST_P(MatmulTest, ReadsAndWritesColumnSlices) {
 TEST_P(MatmulTest, LeavesTheColumnsBesideASliceAlone) {
   const auto [transpose_a, transpose_b, target] = GetParam();
   Bench bench;
-  const Tensor wide = bench.put(random_values(20 * 30, 6), {20, 30, 1, 1});
-  const auto before = bench.get(wide);
-  const Tensor a = bench.put(random_values(20 * 9, 7), matrix(20, 9, transpose_a));
-  const Tensor b = bench.put(random_values(9 * 11, 8), matrix(9, 11, transpose_b));
-  bench.device->matmul(a, transpose_a, b, transpose_b, Write::add, wide.columns(4, 11));
-  const auto after = bench.get(wide);
-  for (size_t i = 0; i < before.size(); ++i) {
-    const bool inside = i % 30 >= 4 && i % 30 < 15;
-    EXPECT_EQ(before[i] != after[i], inside) << i;
+  for (const int64_t width : {11, 16, 32}) {  // the last two are half a block somewhere
+    const int64_t all = width + 19;
+    const Tensor wide = bench.put(random_values(20 * all, 6), {20, all, 1, 1});
+    const auto before = bench.get(wide);
+    const Tensor a = bench.put(random_values(20 * 9, 7), matrix(20, 9, transpose_a));
+    const Tensor b = bench.put(random_values(9 * width, 8), matrix(9, width, transpose_b));
+    bench.device->matmul(a, transpose_a, b, transpose_b, Write::add, wide.columns(4, width));
+    const auto after = bench.get(wide);
+    for (int64_t i = 0; i < std::ssize(before); ++i) {
+      const bool inside = i % all >= 4 && i % all < 4 + width;
+      EXPECT_EQ(before[size_t(i)] != after[size_t(i)], inside) << width << ' ' << i;
+    }
   }
 }
 
