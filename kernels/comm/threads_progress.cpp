@@ -2,8 +2,6 @@
 
 #include <sys/prctl.h>
 
-#include <algorithm>
-
 #include <fmt/format.h>
 
 #include "kernels/comm/threads_world.h"

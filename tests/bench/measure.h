@@ -33,7 +33,7 @@ void measure(benchmark::State& state, int threads, double flops, const Body& bod
   using Clock = std::chrono::steady_clock;
   std::vector<double> rates, peaks, shares;
   cpu::ThreadTeam team(threads);
-  body();  // memory is touched, threads are awake
+  body();  // memory is touched, the threads of the body are awake
   double before = cpu::fma_peak_gflops(team);
   for (auto _ : state) {
     const auto start = Clock::now();
