@@ -86,8 +86,7 @@ class BackwardGroup {
 
   /// The `next_rows` rows before `keys` are added to next.
   void add(const KeyTile& keys, int64_t next_rows) {
-    const int64_t next = next_rows * head_dim_;
-    ahead_ = Ahead<4>({keys.k - next, keys.v - next, keys.dk - next, keys.dv - next}, next, count_, head_dim_);
+    ahead_ = Ahead<4>({keys.k, keys.v, keys.dk, keys.dv}, next_rows * head_dim_, count_, head_dim_);
     for (int64_t i = 0; i < count_; ++i) {
       const Visible visible = visibility(tiles_[i], keys.rows);
       if (visible != Visible::none) add_tile(i, visible, keys);

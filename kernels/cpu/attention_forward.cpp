@@ -119,8 +119,7 @@ class ForwardGroup {
 
   /// The `next_rows` rows before `k` and `v` are folded next.
   void fold(const Piece& keys, const float* k, const float* v, int64_t next_rows) {
-    const int64_t next = next_rows * head_dim_;
-    ahead_ = Ahead<2>({k - next, v - next}, next, count_, head_dim_);
+    ahead_ = Ahead<2>({k, v}, next_rows * head_dim_, count_, head_dim_);
     for (int64_t i = 0; i < count_; ++i) {
       const Visible visible = visibility(tiles_[i], keys);
       if (visible != Visible::none) fold_tile(i, visible, keys, k, v);

@@ -1,11 +1,11 @@
 // Small matrix products and masks of the attention kernels, compiled once per instruction set (see
 // simd.h).
-#include <algorithm>
 #include <array>
 #include <cstdint>
 
 #include "kernels/cpu/attention_tiles.h"
 #include "kernels/cpu/multiply_step.h"
+#include "kernels/cpu/prefetch.h"
 #include "kernels/cpu/simd.h"
 
 #if defined(RINGLET_CPU_ATTENTION_SIMD_H) == defined(HWY_TARGET_TOGGLE)
@@ -36,30 +36,23 @@ struct Product {
   Matrix<float> result;
 };
 
-/// Stretches of memory that are read next, equally long: fetched into the L2 cache a few lines with each block of sums,
-/// since many at once would hold up the loads of the block.
+/// The `floats` before each of several places, fetched line by line while `tiles` tiles of queries are computed.
 template <size_t kCount>
 class Ahead {
  public:
   Ahead() = default;
-  /// `floats` from each of `from`, spread over `tiles` tiles of queries.
-  Ahead(const std::array<const float*, kCount>& from, int64_t floats, int64_t tiles, int64_t head_dim)
-      : from_(from), end_(floats) {
+  Ahead(const std::array<const float*, kCount>& ends, int64_t floats, int64_t tiles, int64_t head_dim) {
+    constexpr int64_t kLine = Prefetch::kLineFloats;
     // Two products, of kTile rows and of head_dim, make about this many blocks, or more.
     const int64_t blocks = tiles * (kTile + head_dim) / 8;
-    step_ = (floats + blocks * kLine - 1) / (blocks * kLine) * kLine;
+    for (size_t i = 0; i < kCount; ++i) lines_[i] = Prefetch(ends[i] - floats, kLine, floats / kLine, 1, blocks);
   }
-
   HWY_INLINE void fetch_some() {
-    for (const int64_t until = std::min(at_ + step_, end_); at_ < until; at_ += kLine) {
-      for (const float* from : from_) __builtin_prefetch(from + at_, 0, 2);
-    }
+    for (Prefetch& lines : lines_) lines.go_on();
   }
 
  private:
-  static constexpr int64_t kLine = 16;  // floats
-  std::array<const float*, kCount> from_{};
-  int64_t at_ = 0, end_ = 0, step_ = 0;
+  std::array<Prefetch, kCount> lines_;
 };
 
 enum class Left : uint8_t { plain, transposed };

@@ -4,6 +4,7 @@
 #include <array>
 #include <atomic>
 
+#include "kernels/cpu/prefetch.h"
 #include "kernels/op_shapes.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -184,27 +185,6 @@ void pack_left(const Product& p, int64_t first_row, int64_t rows, float* to) {
     }
   }
 }
-
-/// Fetches rows into the cache a few at a time, while something else is computed.
-class Prefetch {
- public:
-  /// `columns` of each of `rows` rows, in at most `calls` calls.
-  Prefetch(const float* from, int64_t row_step, int64_t rows, int64_t columns, int64_t calls)
-      : next_(from), row_step_(row_step), rows_(rows), columns_(columns), rows_a_call_((rows + calls - 1) / calls) {}
-
-  HWY_INLINE void go_on() {
-    if (rows_ <= 0) return;
-    for (int64_t row = 0; row < rows_a_call_; ++row, next_ += row_step_) {
-      for (int64_t i = 0; i < columns_; i += kLineFloats) __builtin_prefetch(next_ + i, 0, 2);
-    }
-    rows_ -= rows_a_call_;
-  }
-
- private:
-  static constexpr int64_t kLineFloats = 16;
-  const float* next_;
-  int64_t row_step_, rows_, columns_, rows_a_call_;
-};
 
 void copy_block(const float* from, int64_t from_stride, int64_t rows, int64_t columns, float* to, int64_t to_stride) {
   for (int64_t row = 0; row < rows; ++row) {
